@@ -2,9 +2,10 @@
 
     python -m benchmarks.model_coverage [--types llama,qwen3] [--methods best,layers] [--write docs/models.md]
 
-proven: its MLPs were found, and removing channels equals setting them to zero. narrower, shorter: a model made from the
-changed config, saved and loaded by stock code, gives the same logits. A method: a quarter was removed by it, and the
-result, saved and loaded, answers alike. Types that see what they are to predict are left out.
+proven: its MLPs or experts were found, and removing channels equals setting them to zero. narrower, shorter, fewer
+experts, narrower experts: a model made from the changed config, saved and loaded by stock code, gives the same logits.
+A method: a quarter was removed by it, and the result, saved and loaded, answers alike. Types that see what they are to
+predict are left out.
 """
 
 import tempfile
@@ -18,6 +19,7 @@ from transformers.utils import logging
 
 import sparsedash
 from benchmarks.arguments import parser_of
+from sparsedash.catalog.presets import method_named
 from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.engine.models.structure_proof import (
     NotProvenError,
@@ -39,7 +41,7 @@ _UNSTATED = {
 }
 """Sizes that some default configs leave open; published configs state them."""
 _TOLERANCE = 2e-5
-_HEAD = ("proven", "narrower", "shorter")
+_HEAD = ("proven", "narrower", "shorter", "fewer experts", "narrower experts")
 
 
 def main():
@@ -47,7 +49,7 @@ def main():
     arguments = parser_of(
         __doc__,
         types=(",".join(TYPES), "of transformers, with commas between"),
-        methods=("best,layers", "run at a quarter; empty for none"),
+        methods=("best,layers,experts,expert-channels", "run at a quarter; empty for none"),
         write=("", "a file of docs/ whose table is written anew"),
     ).parse_args()
     logging.set_verbosity_error()
@@ -90,7 +92,12 @@ def coverage_of(kind, methods):
         "narrower": structure.width_problem or "yes",
         "shorter": structure.layers_problem or "yes",
     }
+    if structure.mixtures:
+        row["fewer experts"] = structure.experts_problem or "yes"
+        row["narrower experts"] = structure.expert_width_problem or "yes"
     for method in methods:
+        if method_named(method).prunes_experts and not structure.mixtures:
+            continue
         row[method] = problem_of(require_pruned, model, method) or "yes"
     return row
 
@@ -114,7 +121,7 @@ def require_pruned(model, method):
     texts = [
         "The lamp and the boat and the letter went home, and the dog ran after them. " * 4
     ] * 60
-    options = {"width_multiple": 8} if method != "layers" else {}
+    options = {"width_multiple": 8} if method_named(method).uses("width_multiple") else {}
     pruned = sparsedash.prune(
         model,
         tiny_tokenizer(),

@@ -18,6 +18,7 @@ from tests.engine.tiny_gguf import write_tiny_gguf
 OPTIONS = {
     "coverage": "--methods random --sparsity 30,50 --passages 40 --draws 100 --sizes 30,400 --power-draws 10 "
     "--model {model} --data-dir {folder}",
+    "experts": "--minutes 0.05 --seeds 1 --samples 24 --shares 50 --methods reap,experts",
     "find": "--evaluation builtin:cloze --calibration builtin:cloze --passages 40 --samples 40 --length 32 --seeds 0,1 "
     "--within 100 --within-points 50 --model {model} --data-dir {folder}",
     "judged": "--draws 20",
@@ -25,7 +26,7 @@ OPTIONS = {
     "mixes": "--evaluation builtin:cloze --passages 8 --calibration builtin:cloze --samples 40 --length 32 "
     "--sparsity 25 --method random --mixes none,default --task-limit 6 --divergence builtin:smollm2-text "
     "--tokens 512 --model {model} --keep {folder}",
-    "model_coverage": "--types llama,gpt2,phi3,bloom,moshi,gemma3,bart,qwen3_5_text,granitemoeshared,qwen3_moe,bert "
+    "model_coverage": "--types llama,gpt2,phi3,bloom,moshi,gemma3,bart,qwen3_5_text,qwen2_moe,qwen3_moe,glm4_moe "
     "--methods random",
     "pages": "--methods 1 --passages 200 --reruns 2 --steps 4 --questions 5",
     "protocol": "--evaluation builtin:cloze --passages 8 --samples 40 --length 32 --sparsity 25,50 "

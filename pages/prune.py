@@ -5,7 +5,15 @@ repeat a row.
 import streamlit as st
 
 from sparsedash.reporting.html import paragraph
-from sparsedash.ui import form_fields, form_run, frame, navigation, prune_published, widgets
+from sparsedash.ui import (
+    form_fields,
+    form_model,
+    form_run,
+    frame,
+    navigation,
+    prune_published,
+    widgets,
+)
 from sparsedash.ui.address_bar import choose_view
 
 backend = frame.page("Prune")
@@ -15,7 +23,7 @@ if choose_view({"": "Set up a run", "published": "Published results"}) == "publi
     prune_published.show_row(backend)
     st.stop()
 
-widgets.opening("Choose a model and a sparsity, or search for the largest within your limits.")
+widgets.opening("How much of a model can go?")
 
 form, aside = st.columns([3, 2], gap="medium")
 with form:
@@ -32,9 +40,19 @@ def start() -> None:
 
 
 with aside, st.container(key="estimate"):
-    ready = form_fields.show_estimate(backend, settings)
+    check = form_fields.show_estimate(backend, settings)
+    ready = check.is_possible and not form_model.was_refused(settings)
+    label = f"Start · {check.takes}" if check.takes else "Start"
     with st.container(key="start"):
-        pressed = st.button("Start", type="primary", width="stretch", disabled=not ready)
+        if ready and check.doubts:
+            # What is likely to fail, or takes long, is confirmed.
+            with st.popover(label, width="stretch", key="start-anyway"):
+                widgets.show(*(paragraph(doubt) for doubt in check.doubts))
+                pressed = st.button("Start anyway", type="primary", key="start-run")
+        else:
+            pressed = st.button(
+                label, type="primary", width="stretch", disabled=not ready, key="start-run"
+            )
         if not ready:
             # On a phone the reason is far from the button, which stays in view.
             widgets.show(

@@ -32,7 +32,7 @@ from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, default_torch_modes
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.models.structure import model_of, set_values_, with_values
-from sparsedash.engine.run.model_making import prune_model, pruning_warning
+from sparsedash.engine.run.model_making import kept_numbers, prune_model, pruning_warning
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.search import find_sparsity
@@ -187,7 +187,8 @@ def prune(
             widths=sparse_model.kept.widths,
             dense_widths=run.shape.widths,
             removed_layers=sparse_model.kept.removed_layers,
-            experts=tuple(tuple(narrow.kept.tolist()) for narrow in sparse_model.experts),
+            experts=kept_numbers(sparse_model),
+            expert_widths=sparse_model.kept.expert_widths,
             expert_use=tuple(narrow.use for narrow in sparse_model.experts),
             reached=sparse_model.reached(),
             layer_errors=(),
@@ -456,7 +457,7 @@ def _with_fewer_experts(sparse_model: SparseModel) -> PreTrainedModel:
     for index, mixture in loaded.experts.items():
         for name, tensor in mixture.sliced(sparse_model.experts[index]).items():
             state[f"{loaded.structure.blocks}.{index}.{name}"] = tensor
-    values = loaded.structure.experts_values(sparse_model.kept.experts)
+    values = loaded.structure.experts_values(sparse_model.kept)
     sparse = model_of(with_values(loaded.model.config, values))
     sparse.to(device=loaded.model.device, dtype=loaded.model.dtype)
     sparse.load_state_dict(state)

@@ -14,6 +14,7 @@ from sparsedash.catalog.model_sizes import (
     multiplied_weights,
     parameter_count,
     removed_channels,
+    removed_expert_channels,
     removed_experts,
     removed_weights,
 )
@@ -48,7 +49,9 @@ def channel_share(shape: ModelShape, method: MethodSettings, permille: int) -> f
     """The share of channels to remove for so many per mille of the budget; at most 1."""
     if method.removes_layers:
         return n_layers_gone(shape, method, permille) / len(shape.widths)
-    whole = (experts_share if method.removes_experts else mlp_share)(shape, method.budget)
+    whole = mlp_share(shape, method.budget)
+    if method.prunes_experts:
+        whole = reached(shape, _without_experts(shape, method))[method.budget]
     return min(1.0, permille / 1000 / whole) if whole else float(permille > 0)
 
 
@@ -60,10 +63,12 @@ def n_layers_gone(shape: ModelShape, method: MethodSettings, permille: int) -> i
     return min(len(shape.widths) - 1, max(1, nearest))
 
 
-def experts_share(shape: ModelShape, budget: Budget) -> float:
-    """The share of a budget that all experts take, 0 to 1."""
-    none_left = KeptParts(widths=shape.widths, experts=(0,) * len(shape.widths))
-    return reached(shape, none_left)[budget] if shape.structure.mixtures else 0.0
+def _without_experts(shape: ModelShape, method: MethodSettings) -> KeptParts:
+    """What would be left without all experts, or without all of their channels."""
+    nothing = (0,) * len(shape.widths)
+    if method.removes_experts:
+        return KeptParts(widths=shape.widths, experts=nothing)
+    return KeptParts(widths=shape.widths, expert_widths=nothing)
 
 
 def n_experts_kept(layout: ExpertsLayout, share: float) -> int:
@@ -80,9 +85,20 @@ def n_experts_kept(layout: ExpertsLayout, share: float) -> int:
     return layout.n_groups * max(in_group - n_gone, min(least, in_group))
 
 
+def _nearest(width: int, share: float, multiple: int) -> int:
+    """The multiple nearest to what this share leaves of a width: at least one, at most all."""
+    n_multiples = int(round(width * (1 - share), 6) / multiple + 0.5)
+    return min(width, max(1, n_multiples) * multiple)
+
+
 def fewer_experts(shape: ModelShape, method: MethodSettings, permille: int) -> KeptParts:
-    """What is left without so many per mille of the budget in experts."""
+    """What is left without so many per mille of the budget in experts, or in channels of them."""
     share = channel_share(shape, method, permille)
+    if not method.removes_experts:
+        widths = []
+        for layout in shape.structure.experts:
+            widths.append(_nearest(layout.width, share, method.width_multiple) if layout else 0)
+        return KeptParts(widths=shape.widths, expert_widths=tuple(widths))
     experts = tuple(
         n_experts_kept(layout, share) if layout else 0 for layout in shape.structure.experts
     )
@@ -102,6 +118,9 @@ def reached(shape: ModelShape, kept: KeptParts) -> Reached:
         channels = len(kept.removed_layers) / len(kept.widths)
     elif kept.experts:
         channels = removed_experts(shape, kept) / max(1, sum(shape.experts))
+    elif kept.expert_widths:
+        n_channels = sum(layout.n * layout.width for layout in shape.structure.mixtures.values())
+        channels = removed_expert_channels(shape, kept) / max(1, n_channels)
     else:
         channels = removed_channels(shape, kept) / max(1, sum(shape.widths))
     return Reached(
@@ -125,7 +144,7 @@ def most_permille(shape: ModelShape, method: MethodSettings) -> int:
     Of channels as much as a run may ask for, since widths are rounded to what is possible; 0 where
     the only layer would go.
     """
-    if method.removes_experts:
+    if method.prunes_experts:
         kept = fewer_experts(shape, method, MAX_SPARSITY_PERMILLE)
         return min(MAX_SPARSITY_PERMILLE, int(1000 * reached(shape, kept)[method.budget]))
     if method.budget == "channels" and not (method.removes_layers and len(shape.widths) == 1):

@@ -73,6 +73,9 @@ def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, An
         changed["per_layer_config"] = {
             place: of_layers[index] for place, index in enumerate(kept) if index in of_layers
         }
+    for name in _FIRST_LAYERS:
+        if type(config.get(name)) is int:
+            changed[name] = sum(index < config[name] for index in kept)
     if "max_window_layers" in config:
         # The list says it of each layer; vLLM's Qwen 2 wants the number to be that of all.
         changed["max_window_layers"] = len(kept)
@@ -82,5 +85,7 @@ def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, An
     return changed
 
 
+_FIRST_LAYERS = ("first_k_dense_replace", "moe_layer_start_index")
+"""Keys that say how many layers there are before the first mixture."""
 _NOT_OF_LAYERS = ("architectures", "attention_types")
 """Lists that may be as long as a model is deep, and say nothing of its layers."""

@@ -184,7 +184,7 @@ def _prune_s(run: Workload, spec: SparseSpec) -> float:
     sample_s = run.token_s * n_sample + run.text_walk_s
     if not method.is_structured:
         return sample_s + _mask_s(run, method)
-    if method.removes_experts:
+    if method.prunes_experts:
         return _experts_s(run, method)
     hidden = run.shape.hidden
     n_projection = hidden * run.widths()
@@ -448,7 +448,7 @@ def _sequential_bytes(run: Workload) -> int:
 
 def _expert_bytes(run: Workload) -> int:
     """Of the stream before and after a block, and what its experts get and give for every token."""
-    if not any(method.removes_experts for method in run.settings.methods):
+    if not any(method.prunes_experts for method in run.settings.methods):
         return 0
     token_bytes = run.shape.hidden * (3 * run.itemsize + 4)
     return 2 * _stream_bytes(run) + run.n_calibrated * token_bytes

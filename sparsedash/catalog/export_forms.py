@@ -132,13 +132,15 @@ def _problem(form: Form, spec: SparseSpec, shape: ModelShape | None, *, is_even:
         if form in ("padded", "masked"):
             return "whole layers are gone, and nothing is left to fill up"
         return ""
-    if method.removes_experts:
+    if method.prunes_experts:
         if form != "uniform":
-            return "whole experts are gone, and only a model with fewer of them can be written"
-        if structure and structure.experts_problem:
-            problem = structure.experts_problem
-            return f"stock code makes no {model_type} model of fewer experts: {problem}"
-        return ""
+            return "only a folder with fewer or narrower experts can be written"
+        problem = ""
+        if structure:
+            problem = structure.expert_width_problem
+            if method.removes_experts:
+                problem = structure.experts_problem
+        return problem and f"stock code makes no such {model_type} model: {problem}"
     if form == "gguf" and structure and (structure.mixtures or not all(structure.mlps)):
         return "not every block is one MLP, which is all that can be written for llama.cpp here"
     if form == "gguf" and (problem := _bias_problem(method, model_type)):

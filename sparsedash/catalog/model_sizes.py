@@ -53,10 +53,26 @@ def removed_experts(shape: ModelShape, kept: KeptParts) -> int:
     return sum(n for index, n in enumerate(differences) if index not in kept.removed_layers)
 
 
+def removed_expert_channels(shape: ModelShape, kept: KeptParts, *, chosen: bool = False) -> int:
+    """Inner channels of experts that are gone, those of removed layers not counted.
+
+    chosen: only of as many experts as are chosen for a token.
+    """
+    if not kept.expert_widths:
+        return 0
+    n_gone = 0
+    for index, layout in shape.structure.mixtures.items():
+        if index not in kept.removed_layers:
+            n_experts = layout.n_chosen if chosen else layout.n
+            n_gone += n_experts * (layout.width - kept.expert_widths[index])
+    return n_gone
+
+
 def removed_weights(shape: ModelShape, kept: KeptParts) -> int:
     """Weights of projections and experts that are gone."""
     of_layers = sum(shape.other_weights[index] for index in kept.removed_layers)
     of_experts = removed_experts(shape, kept) * shape.per_expert
+    of_experts += removed_expert_channels(shape, kept) * shape.per_expert_channel
     return removed_channels(shape, kept) * shape.per_channel + of_layers + of_experts
 
 
@@ -65,6 +81,29 @@ def parameter_count(shape: ModelShape, kept: KeptParts) -> int:
     beside = removed_channels(shape, kept) * shape.bias_per_channel
     beside += sum(shape.other_parameters[index] for index in kept.removed_layers)
     return shape.n_parameters - removed_weights(shape, kept) - beside
+
+
+def expert_parameters(
+    shape: ModelShape, kept: KeptParts, index: int, *, chosen: bool = False
+) -> int:
+    """Parameters of what is left of a block's experts. chosen: of those chosen for a token."""
+    layout = shape.structure.mixtures.get(index)
+    if layout is None or index in kept.removed_layers:
+        return 0
+    n_experts = kept.experts[index] if kept.experts else layout.n
+    if chosen:
+        n_experts = layout.n_chosen
+    width = kept.expert_widths[index] if kept.expert_widths else layout.width
+    return n_experts * (shape.per_expert - (layout.width - width) * shape.per_expert_channel)
+
+
+def active_count(shape: ModelShape, kept: KeptParts) -> int:
+    """Parameters that are read for a token: all, of the experts those that are chosen for it."""
+    n_active = parameter_count(shape, kept)
+    for index in shape.structure.mixtures:
+        n_active -= expert_parameters(shape, kept, index)
+        n_active += expert_parameters(shape, kept, index, chosen=True)
+    return n_active
 
 
 def weight_bytes(shape: ModelShape, kept: KeptParts, dtype: str) -> int:
@@ -105,6 +144,7 @@ def decode_ceiling(shape: ModelShape, kept: KeptParts, *, batch: int, n_tokens: 
 def multiplied_weights(shape: ModelShape, kept: KeptParts) -> int:
     """Weights that a token is multiplied with. Fewer experts to choose from save none of them."""
     n_removed = removed_channels(shape, kept) * shape.per_channel
+    n_removed += removed_expert_channels(shape, kept, chosen=True) * shape.per_expert_channel
     for index in kept.removed_layers:
         layout = shape.structure.mixtures.get(index)
         n_idle = layout.n - layout.n_chosen if layout else 0

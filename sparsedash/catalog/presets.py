@@ -109,6 +109,12 @@ METHODS = (
         _EXPERTS,
     ),
     Method(
+        "expert-channels",
+        "the same share of the channels of every expert, each time the one that the rest can best replace; the others "
+        "are refitted",
+        replace(_EXPERTS, pattern="expert-channel", saliency="obs"),
+    ),
+    Method(
         "reap",
         "whole experts that add least where they are chosen, nothing refitted (published by Cerebras)",
         replace(_EXPERTS, saliency="reap", compensation="none"),

@@ -21,6 +21,10 @@ from sparsedash.schema.settings import (
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import mix_share
 
+_REMOVED = {"layer": "layers", "expert": "experts", "expert-channel": "channels of experts"}
+EXPERT_WIDTH_MULTIPLE = 8
+"""Widths of experts are multiples of: what torch's grouped product takes of 16-bit numbers."""
+
 
 def require_possible(settings: RunSettings, shape: ModelShape) -> None:
     """Raise SettingsError where a method cannot remove so much of this model."""
@@ -41,8 +45,8 @@ def _require_samples_for_mix(spec: SparseSpec, calibration: CalibrationSettings)
 
 
 def _require_removable(method: MethodSettings, permille: int, shape: ModelShape) -> None:
-    if method.removes_experts:
-        _require_experts(shape)
+    if method.prunes_experts:
+        _require_experts(method, shape)
     elif method.removes_channels and not any(shape.widths):
         raise SettingsError(
             "method",
@@ -63,7 +67,7 @@ def _require_removable(method: MethodSettings, permille: int, shape: ModelShape)
     most = most_permille(shape, method)
     if permille <= most:
         return
-    what = {"layer": "layers", "expert": "experts"}.get(method.pattern, "MLP channels")
+    what = _REMOVED.get(method.pattern, "MLP channels")
     budget = (BUDGET_TITLES | {"channels": what})[method.budget]
     if not most and not method.removes_layers:
         raise SettingsError(
@@ -79,18 +83,31 @@ def _require_removable(method: MethodSettings, permille: int, shape: ModelShape)
     )
 
 
-def _require_experts(shape: ModelShape) -> None:
-    """Raise SettingsError where a model has no experts that can be removed."""
+def _require_experts(method: MethodSettings, shape: ModelShape) -> None:
+    """Raise SettingsError where a model has no experts that can be removed or narrowed."""
     if not shape.structure.mixtures:
         raise SettingsError(
             "method",
             message="This model is no mixture of experts that can be removed.",
             advice="Choose a method that removes channels, layers or single weights.",
         )
-    if problem := shape.structure.experts_problem:
+    structure = shape.structure
+    removed = "Experts" if method.removes_experts else "Channels of experts"
+    problem = structure.experts_problem
+    if not method.removes_experts:
+        problem = structure.expert_width_problem
+        if method.width_multiple % EXPERT_WIDTH_MULTIPLE:
+            allowed = f"a multiple of {EXPERT_WIDTH_MULTIPLE} for channels of experts"
+            advice = "The products of several experts are computed at once, in such steps."
+            raise SettingsError("width multiple", method.width_multiple, allowed, advice)
+        narrowest = min(layout.width for layout in structure.mixtures.values())
+        if method.width_multiple >= narrowest:
+            allowed = f"less than the {narrowest:,} channels of an expert"
+            raise SettingsError("width multiple", method.width_multiple, allowed)
+    if problem:
         raise SettingsError(
             "method",
-            message=f"Experts of this model cannot be removed: {problem}.",
+            message=f"{removed} of this model cannot be removed: {problem}.",
             advice="Choose another method.",
         )
 

@@ -60,14 +60,20 @@ def layer_strip(pruned: Pruned) -> Html:
     """A bar for each layer, as high as what was kept of it; whole layers that went are crossed
     out.
     """
+    noun = "experts" if pruned.method.removes_experts else "channels"
     bars = []
-    for i, (width, dense) in enumerate(zip(pruned.widths, pruned.dense_widths, strict=True), 1):
-        kept = 100 * width / dense
-        tip = f"Layer {i}: {width:,} of {dense:,} channels kept"
-        if not width:
-            tip = f"Layer {i}: gone"
-        bar = element("i", style=f"height: {kept:.1f}%")
-        bars.append(element("span", bar, css="" if width else "sd-gone", title=tip))
+    for i, (kept, dense) in enumerate(pruned.kept_of_dense):
+        height = 100 * kept / dense if dense else 100.0
+        tip = f"Layer {i + 1}: {kept:,} of {dense:,} {noun} kept"
+        css = ""
+        if i in pruned.removed_layers:
+            height = 0.0
+            tip = f"Layer {i + 1}: gone"
+            css = "sd-gone"
+        elif not dense:
+            tip = f"Layer {i + 1}: no {noun}, nothing removed"
+        bar = element("i", style=f"height: {height:.1f}%")
+        bars.append(element("span", bar, css=css, title=tip))
     n_layers = quantity(len(pruned.widths), "layer")
     return element(
         "div",
@@ -80,20 +86,35 @@ def layer_strip(pruned: Pruned) -> Html:
 
 def strip_words(pruned: Pruned) -> str:
     """How much each layer kept, in a sentence."""
-    gone = sum(not width for width in pruned.widths)
-    shares = []
-    for width, dense in zip(pruned.widths, pruned.dense_widths, strict=True):
-        if width:
-            shares.append(100 * width / dense)
+    gone = len(pruned.removed_layers)
     if gone:
         return f"{quantity(gone, 'layer')} of {len(pruned.widths)} gone."
     if not pruned.method.is_structured:
         return "Zeros only: every layer keeps its shape."
+    cut = [(kept, dense) for kept, dense in pruned.kept_of_dense if dense]
+    if not cut:
+        return "Nothing was removed."
+    if pruned.method.removes_experts:
+        return _experts_words(cut, len(pruned.widths))
+    shares = [100 * kept / dense for kept, dense in cut]
     least = min(shares)
     most = max(shares)
     if most - least < 1:
         return f"Every layer keeps {most:.0f}{NBSP}%."
     return f"Layers keep {least:.0f} to {most:.0f}{NBSP}%."
+
+
+def _experts_words(mixtures: Sequence[tuple[int, int]], n_layers: int) -> str:
+    """How many experts the mixtures keep of how many, in a sentence."""
+    counts = dict.fromkeys(f"{kept:,} of {dense:,}" for kept, dense in mixtures)
+    subject = "Every layer keeps"
+    if len(mixtures) < n_layers:
+        subject = f"{quantity(len(mixtures), 'layer')} of {n_layers} with experts: each keeps"
+    if len(counts) > 1:
+        n_kept = sum(kept for kept, _ in mixtures)
+        n_dense = sum(dense for _, dense in mixtures)
+        return f"{n_kept:,} of {n_dense:,} experts kept."
+    return f"{subject} {next(iter(counts))} experts."
 
 
 def answer_kinds(dense: Record, sparse: Record) -> dict[Kind, list[int]]:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
 
-Pattern = Literal["channelx1", "layer", "expert", "1x1", "2:4", "4:8"]
+Pattern = Literal["channelx1", "layer", "expert", "expert-channel", "1x1", "2:4", "4:8"]
 Scope = Literal["mlp", "decoder"]
 Saliency = Literal[
     "activation-aware",
@@ -53,6 +53,9 @@ _EXPERT_CHOICES: dict[str, tuple[str, ...]] = {
     "scope": ("mlp",),
     "budget": get_args(Budget),
 }
+_EXPERT_CHANNEL_CHOICES: dict[str, tuple[str, ...]] = _EXPERT_CHOICES | {
+    "saliency": ("activation-aware", "magnitude", "obs", "random"),
+}
 _WEIGHT_CHOICES: dict[str, tuple[str, ...]] = {
     "saliency": ("activation-aware", "magnitude", "obs"),
     "compensation": ("none", "least-squares", "sequential"),
@@ -64,7 +67,12 @@ _WEIGHT_CHOICES: dict[str, tuple[str, ...]] = {
 
 def allowed_choices(pattern: Pattern) -> Mapping[str, tuple[str, ...]]:
     """The possible other choices of a method with this pattern, by name."""
-    choices = {"channelx1": _CHANNEL_CHOICES, "layer": _LAYER_CHOICES, "expert": _EXPERT_CHOICES}
+    choices = {
+        "channelx1": _CHANNEL_CHOICES,
+        "layer": _LAYER_CHOICES,
+        "expert": _EXPERT_CHOICES,
+        "expert-channel": _EXPERT_CHANNEL_CHOICES,
+    }
     return choices.get(pattern, _WEIGHT_CHOICES)
 
 
@@ -91,7 +99,8 @@ class MethodSettings:
         "channelx1",
         label="Pattern: what to remove",
         help="channelx1: whole channels of the MLPs. layer: whole layers, attention included. "
-        "expert: whole experts of a mixture. 1x1: single weights. "
+        "expert: whole experts of a mixture. expert-channel: channels of every expert, as many of each. "
+        "1x1: single weights. "
         "2:4, 4:8: 2 of 4 weights, 4 of 8.",
     )
     compensation: Compensation = setting(
@@ -210,7 +219,7 @@ class MethodSettings:
         """Whether channels, experts or whole layers are removed; else single weights are set to
         zero.
         """
-        return self.pattern in ("channelx1", "layer", "expert")
+        return self.pattern in ("channelx1", "layer") or self.prunes_experts
 
     @property
     def removes_channels(self) -> bool:
@@ -226,6 +235,11 @@ class MethodSettings:
     def removes_experts(self) -> bool:
         """Whether whole experts are removed."""
         return self.pattern == "expert"
+
+    @property
+    def prunes_experts(self) -> bool:
+        """Whether experts are removed, or channels of them."""
+        return self.pattern in ("expert", "expert-channel")
 
     @property
     def removes_layers(self) -> bool:
@@ -281,14 +295,14 @@ class MethodSettings:
     def solves(self) -> bool:
         """Whether the method needs full second moments, not only their diagonals."""
         solves = self.refits or self.eliminates or self.needs_curves
-        return solves and not self.removes_experts
+        return solves and not self.prunes_experts
 
     @property
     def needs_later_blocks(self) -> bool:
         """Whether a pruned block depends on more than the first pass of the calibration text up to
         it.
         """
-        later = self.in_sequence or self.removes_layers or self.removes_experts
+        later = self.in_sequence or self.removes_layers or self.prunes_experts
         return later or self.by_gradient or not self.is_block_local
 
     def sparsities(self, requested: tuple[int, ...]) -> tuple[int, ...]:
@@ -319,9 +333,9 @@ def uses_parameter(
     # A compensation that is not named here counts as damped, so that its damping is in the keys.
     damped = compensation not in ("none", "bias")
     measured = allocation == "curves"
-    single = pattern not in ("channelx1", "layer", "expert")
+    single = pattern not in ("channelx1", "layer", "expert", "expert-channel")
     conditions = {
-        "width_multiple": pattern == "channelx1",
+        "width_multiple": pattern in ("channelx1", "expert-channel"),
         "budget": not single,
         "scope": single,
         **dict.fromkeys(("rounds", "schedule"), saliency == "fisher"),

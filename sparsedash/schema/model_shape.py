@@ -4,7 +4,7 @@ Found and counted from its config by `engine.models.model_inspection`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -41,7 +41,10 @@ class ExpertsLayout:
     path, router: paths from the block to their module and to the one with a row for each expert.
     tensors: by their names in the block, the axis that has an entry for each expert. n: experts.
     width: inner channels of one. n_chosen: for each token. n_groups: equal parts of which the
-    router first chooses some. key: of the config, the one that says their number.
+    router first chooses some. key: of the config, the one that says their number. inner: by its
+    name, the axis of each tensor with entries for each inner channel. width_key: of the config, the
+    one that says the width of the experts and nothing else; empty where none does. width_value:
+    what it says, in proportion to the width.
     """
 
     path: str
@@ -52,6 +55,24 @@ class ExpertsLayout:
     n_chosen: int
     n_groups: int
     key: str
+    inner: dict[str, int] = field(default_factory=dict)
+    width_key: str = ""
+    width_value: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptParts:
+    """What is left of a model.
+
+    widths: inner channels of each block's MLP; 0 where there is none. removed_layers: blocks that
+    are gone as a whole, ascending. experts: of each block; empty where all of them stay.
+    expert_widths: inner channels of each expert, by block; empty where all of them stay.
+    """
+
+    widths: tuple[int, ...]
+    removed_layers: tuple[int, ...] = ()
+    experts: tuple[int, ...] = ()
+    expert_widths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +81,10 @@ class ModelStructure:
 
     blocks: path from the model to their list. mlps: of each block; None where it has none that can
     be pruned. experts: of each block; None where it is no mixture. list_keys: keys of the config
-    that say a value for each block. width_problem, layers_problem, experts_problem: why stock code
-    makes no model of narrower MLPs, of fewer layers or of fewer experts from a changed config, as a
-    clause; empty where it does. plain_cache: whether earlier tokens are remembered by their keys
-    and values alone.
+    that say a value for each block. width_problem, layers_problem, experts_problem,
+    expert_width_problem: why stock code makes no model of narrower MLPs, of fewer layers, of fewer
+    or of narrower experts from a changed config, as a clause; empty where it does. plain_cache:
+    whether earlier tokens are remembered by their keys and values alone.
     """
 
     blocks: str
@@ -73,6 +94,7 @@ class ModelStructure:
     width_problem: str = ""
     layers_problem: str = ""
     experts_problem: str = ""
+    expert_width_problem: str = ""
     plain_cache: bool = True
 
     @property
@@ -110,9 +132,16 @@ class ModelStructure:
                 return None
         return changes
 
-    def experts_values(self, experts: Sequence[int]) -> dict[str, int]:
-        """What the config must say where the blocks have so many experts, by key."""
-        return {layout.key: experts[index] for index, layout in self.mixtures.items()}
+    def experts_values(self, kept: KeptParts) -> dict[str, int]:
+        """What the config must say of the experts that are left, by key."""
+        values = {}
+        for index, layout in self.mixtures.items():
+            if kept.experts:
+                values[layout.key] = kept.experts[index]
+            if kept.expert_widths:
+                value = layout.width_value * kept.expert_widths[index] // layout.width
+                values[layout.width_key] = value
+        return values
 
     def file_widths(self, widths: Sequence[int]) -> tuple[int, ...]:
         """Widths of the MLPs in files for stock code, where those that one key says are as wide as
@@ -135,26 +164,14 @@ class ModelStructure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptParts:
-    """What is left of a model.
-
-    widths: inner channels of each block's MLP; 0 where there is none. removed_layers: blocks that
-    are gone as a whole, ascending. experts: of each block; empty where all of them stay.
-    """
-
-    widths: tuple[int, ...]
-    removed_layers: tuple[int, ...] = ()
-    experts: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelShape:
     """Counts of one dense model.
 
     family: its model_type. hidden: width of the residual stream, d. vocabulary: tokens it can
     predict. widths: inner channels of each block, m; 0 where a block has no MLP. per_channel:
     weights that leave with one channel. bias_per_channel: biases that leave with it. per_expert:
-    parameters that leave with one expert, its row of the router included. n_matmul: weights that a
+    parameters that leave with one expert, its row of the router included; per_expert_channel: with
+    one inner channel of it. n_matmul: weights that a
     token is multiplied with: of Linear and Conv layers, the output head included even where it
     shares the embedding's, and of the experts that are chosen for it. n_head: of that head.
     n_parameters: everything; what is shared counts once. attention: width of all heads of one block
@@ -162,6 +179,7 @@ class ModelShape:
     other_weights: of each block, weights of projections outside its MLP, experts included.
     other_parameters: of each block, parameters that are neither weights of its MLP or of
     projections, nor biases of its channels. stored_bytes: of one weight in the checkpoint.
+    n_beside: parameters outside the language model, as of a vision tower, which stay as they are.
     """
 
     family: str
@@ -180,6 +198,8 @@ class ModelShape:
     stored_bytes: int
     structure: ModelStructure
     per_expert: int = 0
+    per_expert_channel: int = 0
+    n_beside: int = 0
 
     @property
     def whole(self) -> KeptParts:
@@ -196,11 +216,6 @@ class ModelShape:
         """Parameters of the experts that are not chosen for a token."""
         n_idle = sum(layout.n - layout.n_chosen for layout in self.structure.mixtures.values())
         return n_idle * self.per_expert
-
-    @property
-    def n_active(self) -> int:
-        """Parameters that are read for a token: all, of the experts those that are chosen."""
-        return self.n_parameters - self.n_idle
 
     @property
     def n_mlp(self) -> int:

@@ -222,6 +222,7 @@ class Pruned:
     widths: kept inner channels of each block's MLP, 0 where it has none or the whole layer is gone;
     dense_widths: before pruning. removed_layers: those that are gone, at least all whose MLP keeps
     no channel. experts: numbers of the kept ones of each block; empty where none is removed.
+    expert_widths: kept inner channels of each expert, by block; empty where none is removed.
     expert_use: share of the dense router's choices on calibration text that went to each expert, by
     block. few_tokens: experts that saw too few tokens to be refitted.
     layer_errors: share of each block's MLP output that is lost, on calibration text, where single
@@ -248,6 +249,7 @@ class Pruned:
     alone: tuple[NotNegative, ...] = ()
     removed_layers: tuple[Count, ...] = ()
     experts: tuple[tuple[Count, ...], ...] = ()
+    expert_widths: tuple[Count, ...] = ()
     expert_use: tuple[tuple[Share, ...], ...] = ()
     few_tokens: Count = 0
     healed: Healed | None = None
@@ -263,6 +265,7 @@ class Pruned:
             self.passage_errors,
             self.alone,
             self.experts,
+            self.expert_widths,
             self.expert_use,
         )
         is_consistent = all(len(values) in (0, n_layers) for values in measured)
@@ -294,7 +297,18 @@ class Pruned:
             widths=self.widths,
             removed_layers=self.removed_layers,
             experts=tuple(map(len, self.experts)),
+            expert_widths=self.expert_widths,
         )
+
+    @property
+    def kept_of_dense(self) -> tuple[tuple[int, int], ...]:
+        """How much of how much each layer keeps: channels of its MLP, or experts where those are
+        removed; 0 of 0 where it has none.
+        """
+        if not self.method.removes_experts:
+            return tuple(zip(self.widths, self.dense_widths, strict=True))
+        pairs = zip(self.experts, self.expert_use, strict=True)
+        return tuple((len(kept), len(use)) for kept, use in pairs)
 
     @property
     def lost_without(self) -> tuple[float, ...]:

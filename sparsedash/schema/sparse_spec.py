@@ -129,11 +129,11 @@ def relevant_parameters(method: MethodSettings) -> dict[str, Any]:
         "curves": method.needs_curves,
         "order": method.removes_layers and method.reads_text,
         "allocation": method.allocation in ("global", "standardised"),
-        "pruned": method.in_sequence or method.removes_experts,
+        "pruned": method.in_sequence or method.prunes_experts,
         "solve": method.uses("damping"),
         "elimination": method.eliminates and method.is_structured,
         "random": method.saliency == "random"
-        and not (method.removes_layers or method.removes_experts),
+        and not (method.removes_layers or method.prunes_experts),
     }
     used = {name: value for name, value in asdict(method).items() if method.uses(name)}
     versions = {

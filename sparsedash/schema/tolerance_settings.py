@@ -30,7 +30,7 @@ class Tolerance:
         high=1000.0,
         key="within",
         flag="--within",
-        label="Word perplexity, at most times dense's",
+        label="The right word may become this many times less likely",
         flag_help="word perplexity may be at most this many times the dense model's",
     )
     points: float = setting(

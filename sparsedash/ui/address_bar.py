@@ -219,13 +219,14 @@ def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ())
         widgets.note(rule)
 
 
-def tolerance_fields(allowed: Tolerance) -> bool:
-    """Draw the fields of the tolerance: the ratio of word perplexity, and the points of accuracy.
+def tolerance_fields(allowed: Tolerance, names: Sequence[str] = ("ratio", "points")) -> bool:
+    """Draw these fields of the tolerance: the ratio of word perplexity, the points of accuracy.
 
-    Returns whether both values are possible; one that is not stays in its field, over the reason.
+    Returns whether their values are possible; one that is not stays in its field, over the reason.
     """
     fields = []
-    for row in field_rows(Tolerance).values():
+    rows = field_rows(Tolerance)
+    for row in (rows[name] for name in names):
         value = getattr(allowed, row.name)
         step = 0.05 if row.name == "ratio" else 0.5
         changed = partial(_with_limit, allowed, row.name)

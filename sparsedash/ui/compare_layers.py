@@ -10,7 +10,9 @@ import streamlit as st
 from sparsedash.catalog.gguf_names import tensor_types
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.bar_charts import layers_chart
+from sparsedash.reporting.charts.experts_chart import experts_chart
 from sparsedash.reporting.deployment import block_shapes, shapes_table
+from sparsedash.reporting.experts_table import layer_experts_table
 from sparsedash.reporting.html import Cell, Html, Table, card, cards, file_name
 from sparsedash.reporting.kind_words import kinds_table
 from sparsedash.reporting.run_answer import missing_records, run_ending
@@ -18,6 +20,7 @@ from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.service.backend import Backend
+from sparsedash.stats.expert_use import expert_uses, removed_choices
 from sparsedash.stats.mean_intervals import MISMATCH_ALARM, layer_mismatch, median_error_ratio
 from sparsedash.ui import frame, widgets
 from sparsedash.ui.browser_scripts import show_chart
@@ -67,6 +70,8 @@ def show_layers_of(
             widgets.show(cards(numbers))
         figure = layers_chart(pruned, frame.theme())
         show_chart(figure, f"{stem}-layers", sentence, "layers", "ignore")
+    if pruned.method.removes_experts:
+        _show_experts(pruned, stem)
     if pruned.healed:
         healing = f"Healed: {wording.healing_words(pruned.healed)}."
         if not pruned.method.removes_layers:
@@ -109,6 +114,7 @@ def layers_sentence(pruned: Pruned) -> str:
         verb = "are" if len(removed) > 1 else "is"
         subject = wording.first_upper(name) if removed else "No layer"
         return f"{subject} of {len(pruned.widths)} {verb} gone, attention and MLP."
+    output = "experts' output" if pruned.method.removes_experts else "output"
     mismatch = layer_mismatch(pruned)
     if mismatch is not None and mismatch >= MISMATCH_ALARM:
         times = f"half of the layers lose at least {mismatch:.1f} times as much on the passages"
@@ -129,11 +135,11 @@ def layers_sentence(pruned: Pruned) -> str:
         return "The loss of the layers was not measured."
     loss = f"{wording.percent(median(_of_cut(pruned, errors)))} of"
     where = "" if pruned.layer_errors else " on the passages"
-    sentence = f"{_cut_words(pruned)} lost {loss} its output{where}."
+    sentence = f"{_cut_words(pruned)} lost {loss} its {output}{where}."
     if len(_cut(pruned)) > 1:
         worst = max(range(len(errors)), key=errors.__getitem__)
         sentence = (
-            f"half of {_cut_words(pruned)} lost at most {loss} their output{where}; "
+            f"half of {_cut_words(pruned)} lost at most {loss} their {output}{where}; "
             f"layer {worst + 1} lost the most, {wording.percent(errors[worst])}."
         )
     if pruned.healed:
@@ -145,7 +151,7 @@ def layers_sentence(pruned: Pruned) -> str:
 
 def _cut(pruned: Pruned) -> list[int]:
     """The layers that something was removed from, where that differs; else all."""
-    narrower = [i for i, width in enumerate(pruned.widths) if width < pruned.dense_widths[i]]
+    narrower = [i for i, (kept, dense) in enumerate(pruned.kept_of_dense) if kept < dense]
     return narrower or list(range(len(pruned.widths)))
 
 
@@ -174,15 +180,24 @@ def _layers_table(pruned: Pruned, stem: str) -> Table:
     """Every layer with all that is known of it."""
     rows = []
     losses = {name: getattr(pruned, field) for name, field in _LOSSES.items()}
-    for i, (width, dense) in enumerate(zip(pruned.widths, pruned.dense_widths, strict=True)):
-        kept = f"{width:,} of {dense:,}" if dense else "no MLP"
-        removed = 1 - width / dense if dense else 0.0
+    noun = "channels"
+    none = "no MLP"
+    if pruned.method.removes_experts:
+        noun = "experts"
+        none = "no experts"
+    for i, (n_kept, dense) in enumerate(pruned.kept_of_dense):
+        kept = f"{n_kept:,} of {dense:,}" if dense else none
+        removed = 1 - n_kept / dense if dense else 0.0
         if i in pruned.removed_layers:
             kept = "gone, with its attention"
             removed = 1.0
         row = [
             Cell("Layer", str(i + 1), {"layer": i + 1}),
-            Cell("Channels kept", kept, {"channels_kept": width, "channels_dense": dense}),
+            Cell(
+                f"{wording.first_upper(noun)} kept",
+                kept,
+                {f"{noun}_kept": n_kept, f"{noun}_dense": dense},
+            ),
             Cell("Removed", wording.percent(removed), {"removed_percent": 100 * removed}),
         ]
         for name, errors in losses.items():
@@ -199,7 +214,11 @@ def _layers_table(pruned: Pruned, stem: str) -> Table:
             nats = {"divergence_alone_nats": pruned.alone[i]}
             row.append(Cell("Divergence alone, nats", f"{pruned.alone[i]:.4f}", nats))
         rows.append(row)
-    output = "the MLP's" if pruned.method.is_structured else "the projections'"
+    output = "the projections'"
+    if pruned.method.removes_experts:
+        output = "the experts'"
+    elif pruned.method.is_structured:
+        output = "the MLP's"
     caption = (
         f"Lost: squared error of {output} output, as a share of the dense output's, tokens weighted as in "
         "calibration. Divergence alone: KL of the next token from dense, had only this layer been cut."
@@ -231,7 +250,46 @@ def _numbers(pruned: Pruned) -> list[Html]:
             ratio = f"{ratios[field]}; median of each layer's own" if field in ratios else ""
             middle = wording.percent(median(errors))
             drawn.append(card(name, middle, basis, ratio, css="sd-sparse"))
+    if pruned.method.removes_experts:
+        share = wording.percent(removed_choices(expert_uses(pruned)))
+        title = "Choices of the removed experts"
+        drawn.append(card(title, share, _removed_experts(pruned), css="sd-sparse"))
     return drawn
+
+
+def _removed_experts(pruned: Pruned) -> str:
+    """How many experts were removed of how many, in all layers."""
+    n_kept = sum(kept for kept, _ in pruned.kept_of_dense)
+    n_dense = sum(dense for _, dense in pruned.kept_of_dense)
+    return f"of the dense router; {n_dense - n_kept:,} of {n_dense:,} experts are removed"
+
+
+def _show_experts(pruned: Pruned, stem: str) -> None:
+    """Draw how often each expert is chosen and which were removed, as a grid and as tables."""
+    experts = expert_uses(pruned)
+    widgets.section("Which experts were removed")
+    removed = wording.percent(removed_choices(experts))
+    words = f"Removed experts got {removed} of the dense router's choices."
+    figure = experts_chart(pruned, experts, frame.theme())
+    show_chart(figure, f"{stem}-experts", words, "experts", "ignore")
+    widgets.remark(
+        "Full bar, blue: kept. Thin, orange: removed. Stronger: chosen more often by the dense "
+        "model on calibration text, from ⅛ of an even share to 8 times as much."
+    )
+    if pruned.few_tokens:
+        n_kept = sum(pruned.kept.experts)
+        widgets.note(
+            f"{pruned.few_tokens:,} of {n_kept:,} kept experts were not refitted: too few "
+            "calibration tokens reached them."
+        )
+    with st.expander("The experts of a layer as a table"):
+        layers = [index for index, layer in enumerate(experts) if layer]
+        chosen = st.selectbox("Layer", layers, format_func=_layer_number, key="experts-of")
+        widgets.show_table(layer_experts_table(experts, chosen or layers[0], stem))
+
+
+def _layer_number(index: int) -> str:
+    return str(index + 1)
 
 
 def _show_shapes(backend: Backend, record: Record, stem: str) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SWEEP = "Prune to chosen sparsities"
 SEARCH = "How much can go?"
-GOALS = (SWEEP, SEARCH)
+GOALS = (SEARCH, SWEEP)
 """The two goals, as the form and the address name them."""
 
 OWN = "own"
@@ -33,7 +33,7 @@ set weights to zero, and of the quantised types.
 PRESETS = {
     "method": [method for method in METHODS if method.settings.removes_channels],
     LAYERS: [method for method in METHODS if method.settings.removes_layers],
-    EXPERTS: [method for method in METHODS if method.settings.removes_experts],
+    EXPERTS: [method for method in METHODS if method.settings.prunes_experts],
     MASKS: [method for method in METHODS if not method.settings.is_structured],
 }
 """The presets that each of the four fields offers, by its key."""
@@ -86,6 +86,7 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
         del query["sparsity"]
         query |= {"goal": SEARCH, **whole_tolerance_query(settings.tolerance)}
         return query if custom else query | {"with": named[methods[0]]}
+    query["goal"] = SWEEP
     for key, presets in PRESETS.items():
         query[key] = [preset.name for preset in presets if preset.settings in methods] or ""
     return query

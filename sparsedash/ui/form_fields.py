@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -14,7 +14,7 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import DeletedFile, UploadedFile
 
-from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS, DECIDING_TASKS
+from sparsedash.catalog.builtin_tasks import DECIDING_TASKS
 from sparsedash.catalog.choices import EVALUATION_CORPORA, OFFERED
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, fact_list, join, paragraph
@@ -29,9 +29,9 @@ from sparsedash.schema.settings import (
 )
 from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.service.backend import Backend
-from sparsedash.service.estimates import Duration
+from sparsedash.service.estimates import Cached, Duration
 from sparsedash.service.preflight import Memory
-from sparsedash.service.request_checks import ReferenceField, hub_reference
+from sparsedash.service.request_checks import ReferenceField, hub_reference, is_hub_id
 from sparsedash.stats.sparsity_search import TRIAL_ALPHA
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, detectable_ratio
 from sparsedash.storage.serving import serving_rules
@@ -48,6 +48,8 @@ from sparsedash.ui.address_bar import BOUND, query_value
 from sparsedash.ui.widgets import JOB_S
 
 T = TypeVar("T")
+_LONG_S = 12 * 3600.0
+"""A longer run is confirmed before it starts."""
 _REFUSED = "refused"
 """Whether a field was refused since the last expander began; and after its key, whether it is to
 open.
@@ -388,20 +390,32 @@ def _who() -> str:
     )
 
 
-def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None) -> bool:
-    """Draw the estimate. Returns whether the run can be started."""
-    widgets.section("What it will take")
+class StartCheck(NamedTuple):
+    """Whether a run can be started, what it takes, as the end of the button, and what to confirm
+    before.
+    """
+
+    is_possible: bool
+    takes: str = ""
+    doubts: tuple[str, ...] = ()
+
+
+def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None) -> StartCheck:
+    """Draw the estimate: memory, what is wrong, and behind a button the rest."""
     if settings is None:
         widgets.note("Fix the highlighted fields.")
-        return False
+        return StartCheck(False)
     estimate = backend.preflight(settings)
     stored = estimate.stored
     memory = estimate.memory
     disk = estimate.disk
     duration = estimate.duration
+    is_stored = stored.dense and stored.sparse == stored.n_sparse
     facts = {"Time": "seconds: all results are stored"}
-    notes = []
-    if not (stored.dense and stored.sparse == stored.n_sparse):
+    doubts = []
+    takes = "seconds"
+    if not is_stored:
+        takes = f"about {wording.duration_words(duration.total_s)}" if duration.total_s else ""
         facts["Time"] = _time(duration)
         if isinstance(settings, FindSettings) and facts["Time"].startswith("about"):
             facts["Time"] += ", less where trials stop early"
@@ -409,12 +423,39 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
             facts["By stage"] = ", ".join(
                 f"{name} {wording.duration_words(seconds)}" for name, seconds in duration.parts
             )
-    facts["Memory"] = _memory(memory)
-    if not (stored.dense and stored.sparse == stored.n_sparse) and disk is not None:
-        facts["Disk"] = wording.disk_words(disk.takes)
-        if disk.too_little:
-            free = wording.size(disk.free_bytes or 0)
-            notes.append(f"The data folder's disk has {free} left: the run is likely to fill it.")
+        if disk is not None:
+            facts["Disk"] = wording.disk_words(disk.takes)
+            if disk.too_little:
+                free = wording.size(disk.free_bytes or 0)
+                doubts.append(
+                    f"The data folder's disk has {free} left: the run is likely to fill it."
+                )
+    facts["Reused from earlier runs"] = _reused_words(stored) or "nothing"
+    if backend.is_measuring():
+        facts["Machine"] = "its speed is being measured, so times may change"
+    widgets.show(fact_list([("Memory", _memory(memory))]))
+    with st.popover("What it will take", type="tertiary", key="takes"):
+        widgets.show(fact_list(list(facts.items())))
+    if duration.unknown and backend.is_measuring():
+        wait_for_rates(backend)
+    if memory.too_little:
+        what = f"This machine has {wording.size(memory.there_bytes or 0)} of memory"
+        doubts.append(
+            f"{what}: the run is likely to run out of it. A smaller model or bfloat16 takes less."
+        )
+    if is_hub_id(settings.model) and backend.named_model(settings.model) is None:
+        doubts.append("The model is not on this machine; its size is not known before it is here.")
+    if (duration.total_s or 0) > _LONG_S:
+        doubts.append(f"It takes {takes}.")
+    for text in doubts:
+        widgets.note(text)
+    for problem in estimate.problems:
+        widgets.failure(problem)
+    return StartCheck(not estimate.problems, takes, tuple(doubts))
+
+
+def _reused_words(stored: Cached) -> str:
+    """What of a run is stored already; empty where nothing is."""
     reused = []
     if stored.calibration:
         reused.append("calibration")
@@ -423,20 +464,7 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
     if stored.sparse:
         models = wording.plural(stored.n_sparse, "model")
         reused.append(f"{stored.sparse} of {stored.n_sparse} sparse {models}")
-    facts["Reused from earlier runs"] = ", ".join(reused) or "nothing"
-    widgets.show(fact_list([fact for fact in facts.items() if fact[1]]))
-    if duration.unknown and backend.is_measuring():
-        wait_for_rates(backend)
-    if memory.too_little:
-        what = f"This machine has {wording.size(memory.there_bytes or 0)} of memory"
-        notes.append(
-            f"{what}: the run is likely to run out of it. A smaller model or bfloat16 takes less."
-        )
-    for text in notes:
-        widgets.note(text)
-    for problem in estimate.problems:
-        widgets.failure(problem)
-    return not estimate.problems
+    return ", ".join(reused)
 
 
 @widgets.fragment(JOB_S)
@@ -478,29 +506,27 @@ _SIZE = "sure"
 _OTHER = "As chosen below"
 _N_TEXTS = {choice.name: choice.n_texts for choice in EVALUATION_CORPORA}
 _SIZES = {
-    "Quick look": (BUILTIN_CLOZE, "built in"),
-    "Decide": (BUILTIN_CLOZE_402, "built in"),
-    "Paper": ("lambada_openai", "LAMBADA, fetched once from the hub"),
+    "Quick look": BUILTIN_CLOZE,
+    "Decide": BUILTIN_CLOZE_402,
+    "Paper": "lambada_openai",
 }
-"""The passages of each evaluation size, all of which are answered, and where they come from."""
+"""The passages of each evaluation size, all of which are answered."""
 
 
 def usual_tasks(text: str) -> tuple[str, ...]:
     """Tasks beside these passages until the user chooses others: the built-in ones where more than
     a look is wanted.
     """
-    decides = any(
-        text == its_text for name, (its_text, _) in _SIZES.items() if name != "Quick look"
-    )
+    decides = any(text == its_text for name, its_text in _SIZES.items() if name != "Quick look")
     return DECIDING_TASKS if decides else ()
 
 
 def other_passages_expander(*keys: str) -> AbstractContextManager[None]:
-    """The expander of other passages; open at first where the address names some. keys: of other
-    fields in it.
+    """The expander of texts and tasks; open at first where the address names other passages.
+    keys: of other fields in it.
     """
-    is_open = query_value(_TEXT) not in ("", *(text for text, _ in _SIZES.values()))
-    return expander("Other passages, or a text of your own", "others", keys, is_open)
+    is_open = query_value(_TEXT) not in ("", *_SIZES.values())
+    return expander("Texts and tasks", "others", (*keys, _ROWS["tasks"].key), is_open)
 
 
 def evaluation_size_field(
@@ -514,14 +540,12 @@ def evaluation_size_field(
     text = str(st.session_state.get(_TEXT, ""))
     n_passages = st.session_state.get(_N_PASSAGES)
     names = list(_SIZES)
-    captions = [_caption(backend, *size, settings) for size in _SIZES.values()]
-    size_names = {size_text: name for name, (size_text, _) in _SIZES.items()}
+    captions = [_caption(backend, size_text, settings) for size_text in _SIZES.values()]
+    size_names = {size_text: name for name, size_text in _SIZES.items()}
     chosen = size_names.get(text, _OTHER) if n_passages is None else _OTHER
     if chosen == _OTHER:
         names.append(_OTHER)
-        n_texts = _N_TEXTS.get(text, 0) or _n_uploaded(backend, text)
-        n_known = min(n_passages or n_texts, n_texts or n_passages or 0)
-        captions.append(_detectable_words(n_known, settings))
+        captions.append("see “Texts and tasks”")
     st.session_state[_SIZE] = chosen
     place.radio(
         "How sure",
@@ -535,30 +559,26 @@ def evaluation_size_field(
 
 def _fill_in_size() -> None:
     """Fill in the text of the chosen size, all of it."""
-    if size := _SIZES.get(st.session_state[_SIZE]):
-        st.session_state.update({_TEXT: size[0], _N_PASSAGES: None})
+    if text := _SIZES.get(st.session_state[_SIZE]):
+        st.session_state.update({_TEXT: text, _N_PASSAGES: None})
 
 
-def _caption(
-    backend: Backend, text: str, source: str, settings: RunSettings | FindSettings | None
-) -> str:
-    n = _N_TEXTS[text]
-    lacking = ", and the hub does not answer" if backend.lacks_text(text) else ""
-    parts = [f"{n:,} passages, {source}{lacking}"]
-    if settings is not None:
-        evaluation = settings.evaluation
-        tasks = evaluation.tasks
-        if set(tasks) == set(usual_tasks(evaluation.corpus)):
-            tasks = usual_tasks(text)
-        if names := [BUILTIN_TASKS[task].name for task in tasks if task in BUILTIN_TASKS]:
-            parts.append(wording.and_join(names))
-        evaluation = replace(evaluation, corpus=text, n_passages=None, tasks=tasks)
-        duration = backend.preflight(replace(settings, evaluation=evaluation)).duration
-        time = "time not known yet"
-        if duration.total_s is not None:
-            time = f"about {wording.duration_words(duration.total_s)}"
-        parts.append(time)
-    return " · ".join([*parts, _detectable_words(n, settings)])
+def _caption(backend: Backend, text: str, settings: RunSettings | FindSettings | None) -> str:
+    """ "402 passages, about 38 min": at most six words."""
+    passages = f"{_N_TEXTS[text]:,} passages"
+    if backend.lacks_text(text):
+        return f"{passages}; the hub does not answer"
+    if settings is None:
+        return passages
+    evaluation = settings.evaluation
+    tasks = evaluation.tasks
+    if set(tasks) == set(usual_tasks(evaluation.corpus)):
+        tasks = usual_tasks(text)
+    evaluation = replace(evaluation, corpus=text, n_passages=None, tasks=tasks)
+    duration = backend.preflight(replace(settings, evaluation=evaluation)).duration
+    if duration.total_s is None:
+        return f"{passages}, time not known"
+    return f"{passages}, about {wording.duration_words(duration.total_s)}"
 
 
 def _n_uploaded(backend: Backend, reference: str) -> int:
@@ -571,10 +591,14 @@ def _n_uploaded(backend: Backend, reference: str) -> int:
     return 0
 
 
-def _detectable_words(n_passages: int, settings: RunSettings | FindSettings | None) -> str:
-    """The smallest loss that so many passages show to be beyond the limit; nothing of an unknown
+def detectable_words(backend: Backend, settings: RunSettings | FindSettings | None) -> str:
+    """The smallest loss that the chosen passages show to be beyond the limit; nothing of an unknown
     number.
     """
+    text = str(st.session_state.get(_TEXT, ""))
+    n_asked = st.session_state.get(_N_PASSAGES)
+    n_texts = _N_TEXTS.get(text, 0) or _n_uploaded(backend, text)
+    n_passages = min(n_asked or n_texts, n_texts or n_asked or 0)
     if n_passages < 1:
         return ""
     if n_passages < FEWEST_PASSAGES:
@@ -587,4 +611,6 @@ def _detectable_words(n_passages: int, settings: RunSettings | FindSettings | No
     elif settings is not None:
         alpha /= max(1, settings.n_sparse)
     ratio = wording.factor(detectable_ratio(n_passages, limit, alpha))
-    return f"shows that about {ratio} perplexity exceeds the limit of {wording.limit_factor(limit)}"
+    passages = wording.quantity(n_passages, "passage")
+    limit_words = wording.limit_factor(limit)
+    return f"{passages} show that about {ratio} perplexity exceeds the limit of {limit_words}"

@@ -22,7 +22,7 @@ from sparsedash.catalog.export_forms import llama_cpp_problem
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.catalog.run_rules import require_possible
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import element, escape, paragraph
+from sparsedash.reporting.html import Table, element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.find_settings import FindSettings, planned_run
@@ -87,7 +87,7 @@ _MORE: dict[str, tuple[tuple[FieldRow, ...], ...]] = {
         (_CALIBRATION["packed"],),
     ),
     "Evaluation": (
-        (_EVALUATION["n_passages"], _EVALUATION["shuffle_seed"]),
+        (_EVALUATION["shuffle_seed"],),
         (_EVALUATION["stop_early"],),
         (_EVALUATION["rule"],),
     ),
@@ -108,6 +108,8 @@ _HEAL = FieldRow(
     "and more of it. Healed models come next to those before healing. 0: none is healed.",
     key="heal",
 )
+_OF_SWEEPS = ("sparsity", QUANTISE, *PRESETS)
+"""Parameters of an address that name chosen sparsities, where it says no goal."""
 _LAYERS = (
     "Fewer layers make a plain model that is smaller and faster wherever it runs, with a smaller KV cache. At equal "
     "weights it loses more than narrower layers."
@@ -190,6 +192,7 @@ class FormValues:
 class _Places(NamedTuple):
     """Containers of what is said once all fields are drawn."""
 
+    passages: DeltaGenerator
     run: DeltaGenerator
     methods: DeltaGenerator
     healing: DeltaGenerator
@@ -207,6 +210,9 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         keys = [row.key for row in (*_ROWS, _STEPS, _HEAL)]
         for key in (*keys, "goal", "with", *PRESETS, OWN, QUANTISE):
             st.session_state.pop(key, None)
+    is_new = "goal" not in st.session_state and "goal" not in st.query_params
+    if is_new and any(name in st.query_params for name in _OF_SWEEPS):
+        st.session_state["goal"] = st.query_params["goal"] = SWEEP
     form, places = _draw_fields(backend)
     with places.methods:
         _show_methods(form.methods, form.custom is None)
@@ -231,6 +237,8 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
             with places.quantising:
                 settings = _quantised(settings, form.kinds)
     form_fields.evaluation_size_field(backend, places.sizes, settings)
+    with places.passages:
+        form_fields.show_hint(*filter(None, [form_fields.detectable_words(backend, settings)]))
     browser_scripts.confirm_typed_choices()
     return settings
 
@@ -243,7 +251,7 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
     goal = st.segmented_control(
         "What to do",
         GOALS,
-        default=SWEEP,
+        default=SEARCH,
         key="goal",
         bind=BOUND,
         required=True,
@@ -251,43 +259,93 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
         label_visibility="collapsed",
     )
     is_search = goal == SEARCH
+    tolerance = parse_limits(st.query_params.get(LIMITS, "")) if is_search else Tolerance()
+    sparsities: tuple[int, ...] | None = RunSettings.sparsities_permille
     with st.container():
-        tolerance, sparsities, budget = _amount_fields(is_search)
+        if is_search:
+            is_possible = tolerance_fields(tolerance, ("ratio",))
+        else:
+            is_possible = True
+            sparsities = _sparsity_field()
     about_run = st.container()
     about_methods = st.container()
+    heal_column, quantise_column = st.columns(2)
+    with heal_column:
+        values = form_fields.setting_fields([_HEAL])
+    with quantise_column:
+        kinds = () if is_search else _quantise_field(backend, model)
+    healing = st.container()
+    quantising = st.container()
+    widgets.section("How sure?")
+    sizes = st.container()
     with _method_expander(is_search):
+        budget_row = _METHOD["budget"]
+        budget = choose_budget(budget_row.key, budget_row.label, budget_row.default)
         presets = _preset_fields(is_search)
         label = "Use a method of your own instead" if is_search else "Add a method of your own"
         custom = _custom_method_fields(label)
-    healing = st.container()
-    with healing:
-        values = form_fields.setting_fields([_HEAL], 2)
-    quantising = st.container()
-    with quantising:
-        kinds = () if is_search else _quantise_field(backend, model)
-    widgets.section("How sure?")
-    sizes = st.container()
-    values |= {"model": model, "sparsity": sparsities} | _passage_fields(backend, is_search)
-    with st.container():
+        widgets.show(element("div", _methods_table().html, css="sd-wrapped"))
+    values |= {"model": model, "sparsity": sparsities}
+    corpus = _CALIBRATION["corpus"]
+    # The text of the built-in model is there already.
+    usual_text = BUILTIN_MIXED if model == BUILTIN_MODEL else SELF
+    with form_fields.other_passages_expander(corpus.key, _RUN["prompts"].key, _AT_MOST.key):
+        values["text"] = form_fields.reference_field(backend, _EVALUATION["corpus"])
+        about_passages = st.container()
+        values |= form_fields.setting_fields([_AT_MOST if is_search else _EVALUATION["n_passages"]])
         values |= _task_fields(backend, form_fields.usual_tasks(values["text"] or ""))
-    values |= _more_fields(backend, model, is_search)
+        if is_search and not tolerance_fields(tolerance, ("points",)):
+            is_possible = False
+        values[corpus.key] = form_fields.reference_field(backend, corpus, usual_text)
+        values |= _prompt_field(backend)
+    values |= _more_fields(is_search)
+    texts = {row.key: row.default for row in (_EVALUATION["corpus"], corpus)}
+    form_fields.show_uploads(backend, texts)
     form = FormValues(
         is_search=is_search,
         budget=budget,
-        tolerance=tolerance,
+        tolerance=tolerance if is_possible else None,
         presets=presets,
         custom=custom,
         kinds=kinds,
         by_key=values,
     )
-    return form, _Places(about_run, about_methods, healing, quantising, sizes)
+    return form, _Places(about_passages, about_run, about_methods, healing, quantising, sizes)
+
+
+def _methods_table() -> Table:
+    """What each named method removes, what it costs, and how its models load in transformers."""
+    rows = []
+    for method in METHODS:
+        settings = method.settings
+        cost = "one pass over the text"
+        if not settings.reads_text:
+            cost = "reads no text"
+        elif settings.rounds > 1:
+            cost = "a backward pass for each share"
+        elif settings.needs_curves:
+            cost = "curves of every layer"
+        elif settings.saliency == "perplexity":
+            cost = "the loss without each layer"
+        if settings.in_sequence and settings.reads_text:
+            cost = f"{cost}, then layer after layer"
+        loads = "yes, zeros in it"
+        if settings.removes_layers:
+            loads = "yes, with fewer layers"
+        elif settings.removes_experts:
+            loads = "yes, with fewer experts"
+        elif settings.is_structured:
+            is_even = settings.allocation == "uniform"
+            loads = "yes, narrower" if is_even else "padded; narrower in llama.cpp"
+        rows.append([method.name, method.summary, cost, loads])
+    head = ["Method", "Removes", "Costs", "Loads in transformers"]
+    return Table("The methods", "", head, rows)
 
 
 def _method_expander(search: bool) -> AbstractContextManager[object]:
-    if search:
-        return form_fields.expander("Choose another method", "another", ("with", OWN))
-    title = "Compare several methods, or choose another"
-    return form_fields.expander(title, "race", (*PRESETS, OWN))
+    fields = ("with",) if search else tuple(PRESETS)
+    names = (*fields, OWN, _METHOD["budget"].key)
+    return form_fields.expander("Methods", "methods", names)
 
 
 def _show_methods(methods: Sequence[MethodSettings], is_refused: bool) -> None:
@@ -301,8 +359,6 @@ def _show_methods(methods: Sequence[MethodSettings], is_refused: bool) -> None:
     elif not is_refused:
         problem = SparseDashError("No method is chosen.", "Choose at least one.")
         form_fields.show_problem("method", problem)
-    summaries = [f"{method.name}: {method.summary}" for method in METHODS if method.name in names]
-    form_fields.show_hint(*summaries)
 
 
 def _healed(
@@ -386,43 +442,18 @@ def _possible(backend: Backend, settings: RunSettings | FindSettings) -> RunSett
     return settings
 
 
-def _amount_fields(search: bool) -> tuple[Tolerance | None, tuple[int, ...] | None, Budget]:
-    """Draw the sparsities, or the tolerance of a search; and what they are shares of.
-
-    Returns None in place of what cannot be used.
-    """
-    budget = _METHOD["budget"]
-    if search:
-        tolerance = parse_limits(st.query_params.get(LIMITS, ""))
-        with st.container(horizontal=True, vertical_alignment="bottom"):
-            possible = tolerance_fields(tolerance)
-            share = choose_budget(budget.key, budget.label, budget.default)
-        return tolerance if possible else None, RunSettings.sparsities_permille, share
+def _sparsity_field() -> tuple[int, ...] | None:
+    """Draw the chosen sparsities; None where they cannot be used."""
     row = _RUN["sparsities_permille"]
     first = percents_text(row.starts["form"])
-    sparsity_column, budget_column = st.columns([2, 1])
-    with budget_column:
-        share = choose_budget(budget.key, budget.label, budget.default)
-    with sparsity_column:
-        text = st.text_input(row.label, first, key=row.key, bind=BOUND, help=row.help) or ""
-        sparsities = form_fields.validated(
-            row.key,
-            lambda: RunSettings(sparsities_permille=parse_percents(text)).sparsities_permille,
-        )
-        if any(0 < permille < 10 for permille in sparsities or ()):
-            form_fields.show_hint("In percent: 50 is half of them.")
-    return Tolerance(), sparsities, share
-
-
-def _passage_fields(backend: Backend, search: bool) -> dict[str, Any]:
-    """Draw the passages, and of a search their number."""
-    with form_fields.other_passages_expander(*([_AT_MOST.key] if search else [])):
-        values: dict[str, Any] = {
-            "text": form_fields.reference_field(backend, _EVALUATION["corpus"])
-        }
-        if search:
-            values |= form_fields.setting_fields([_AT_MOST])
-    return values
+    text = st.text_input(row.label, first, key=row.key, bind=BOUND, help=row.help) or ""
+    sparsities = form_fields.validated(
+        row.key,
+        lambda: RunSettings(sparsities_permille=parse_percents(text)).sparsities_permille,
+    )
+    if any(0 < permille < 10 for permille in sparsities or ()):
+        form_fields.show_hint("In percent: 50 is half of them.")
+    return sparsities
 
 
 def _task_fields(backend: Backend, usual: Sequence[str]) -> dict[str, Any]:
@@ -450,28 +481,20 @@ def _task_fields(backend: Backend, usual: Sequence[str]) -> dict[str, Any]:
     return values | (form_fields.setting_fields(rows, len(_OF_TASKS)) if chosen else {})
 
 
-def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str, Any]:
-    """Draw the other settings, and the uploaded texts."""
-    # The text of the built-in model is there already.
-    usual = BUILTIN_MIXED if model == BUILTIN_MODEL else SELF
-    corpus = _CALIBRATION["corpus"]
-    values = {}
-    elsewhere = (_EVALUATION["n_passages"], _EVALUATION["stop_early"]) if search else ()
-    keys = [corpus.key, _RUN["prompts"].key]
+def _more_fields(search: bool) -> dict[str, Any]:
+    """Draw what repeats a paper: the last-token rule, packing, seeds, widths and number format."""
+    values: dict[str, Any] = {}
+    elsewhere = (_EVALUATION["stop_early"],) if search else ()
+    keys = []
     for line in chain.from_iterable(_MORE.values()):
         keys += [row.key for row in line if row not in elsewhere]
-    with form_fields.expander("More settings", "more", keys):
+    with form_fields.expander("To repeat a paper", "more", keys):
         for heading, lines in _MORE.items():
             widgets.show(element("h3", escape(heading), css="sd-group"))
-            if heading == "Calibration":
-                values["calibration"] = form_fields.reference_field(backend, corpus, usual)
             for line in lines:
                 rows = [row for row in line if row not in elsewhere]
                 if rows:
                     values |= form_fields.setting_fields(rows, len(rows))
-        values |= _prompt_field(backend)
-    texts = {row.key: row.default for row in (_EVALUATION["corpus"], corpus)}
-    form_fields.show_uploads(backend, texts)
     return values
 
 

@@ -110,7 +110,7 @@ def upload_text(page, address: str, file: dict | Path) -> None:
     """Upload a text on the form, as passages to answer. file: as Playwright takes it."""
     page.goto(f"{address}/prune")
     ready(page)
-    page.locator("summary").filter(has_text="a text of your own").click()
+    page.locator("summary").filter(has_text="Texts and tasks").click()
     page.get_by_role("button", name="Upload a text").first.wait_for()
     # A rerun meanwhile would close it again.
     ready(page)

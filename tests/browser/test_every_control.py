@@ -105,7 +105,7 @@ LEADS_TO = {
     "part .*": r"\+keyboard_arrow_down",
     "switch All # models of the run": "",
     "switch .*": "^/",
-    "button (share|axes|tolerance|Download|log-#|name-of-#|run-along).*": r"\+expand_less",
+    "button (share|axes|takes|tolerance|Download|log-#|name-of-#|run-along).*": r"\+expand_less",
     "button (Open a file|Upload a text|suggested).*": r"\+expand_less",
     "button Copy to clipboard": "",  # Streamlit's own.
     "button The chart as SVG": r"\.svg$",
@@ -135,8 +135,7 @@ LEADS_TO = {
     # Overview.
     "button Measure speed of # models": r"\+Speed of a sparse model",
     # Prune.
-    "button start": r"^/\?run=[0-9a-f]{64}: This run is queued",
-    "button start How much can go[?]": r"^/\?run=[0-9a-f]{64}&limits=[\d.]+%2C[\d.]+: This run is queued",
+    "button start-run.*": r"^/\?run=[0-9a-f]{64}(&limits=[\d.]+%2C[\d.]+)?: This run is queued",
     "button keep-prompts": r"-Keep as my prompts",
     "button Look it up on the hub.*": "hub cannot be reached",
     "file text-upload": r"\+x.txt gives no passage",
@@ -445,7 +444,7 @@ PAGES = {
     "settings": ("settings",),
     "models": ("models?run={sweep}",),
     "overview": ("", "?run={race}", "?run={search}", "?run={part}"),
-    "prune": ("prune", "prune?goal=How+much+can+go%3F", "prune?view=published"),
+    "prune": ("prune", "prune?goal=Prune+to+chosen+sparsities", "prune?view=published"),
     "runs": ("runs", "runs?chosen={race:.16}&chosen={sweep:.16}&together=1", "runs?view=jobs"),
     "compare": ("compare?run={sweep}",),
     "blind and layers": ("compare?run={sweep}&blind=true", "compare?run={sweep}&view=layers"),

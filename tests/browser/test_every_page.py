@@ -50,8 +50,8 @@ SHOWN = [
     ("finished", "compare", "10 % is too close to call on 120 passages", f"csv {CHART}"),
     ("finished", "prune?view=published", "20 published results", "csv csv"),
     ("finished", "compare?view=layers", "Half of the layers lost", f"{CHART} csv"),
-    ("finished", "prune", "Choose a model", ""),
-    ("finished", "prune?goal=How+much+can+go%3F&sparsity=x", "Choose a model", ""),
+    ("finished", "prune", "How much of a model can go?", ""),
+    ("finished", "prune?goal=Prune+to+chosen+sparsities", "How much of a model can go?", ""),
     ("finished", "compare?blind=true", "Which answer is better?", ""),
     ("finished", "runs", "None of 2 runs with a result has a model within", "csv"),
     ("finished", "models", "No exported model is kept.", ""),
@@ -61,7 +61,7 @@ SHOWN = [
     # Loss against sparsity, and what was forgotten.
     ("empty", "?run=example", "", f"svg png {CHART} csv"),
     ("empty", "runs", "No run has a result yet.", ""),
-    ("empty", "prune?sparsity=x&model=builtin:none", "Choose a model", ""),
+    ("empty", "prune?sparsity=x&model=builtin:none", "How much of a model can go?", ""),
     ("empty", "compare", "Nothing to compare yet.", ""),
 ]
 """Each page: its server, path, sentence, and the kinds of the files that can be taken from it, in

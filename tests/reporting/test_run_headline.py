@@ -9,7 +9,7 @@ from sparsedash.reporting.findings import LimitEstimate
 from sparsedash.reporting.ruler import Mark, Ruler, rulers_html, run_rulers
 from sparsedash.reporting.run_pictures import answer_dots, layer_strip, strip_words
 from sparsedash.schema.tolerance_settings import Tolerance
-from tests.factories import PRUNED, plain
+from tests.factories import MIXTURE, PRUNED, plain
 from tests.reporting.held_results import results_of
 from tests.reporting.test_quantised_words import found as quantised_run
 from tests.reporting.test_run_answer import BEYOND, UNDECIDED, WITHIN, run_of, shifted, sweep_of
@@ -191,6 +191,15 @@ def test_the_strip_shows_what_every_layer_kept_and_crosses_out_what_is_gone():
     assert "height: 75.0%" in drawn and drawn.count("sd-gone") == 1
     assert "Layer 2: gone" in drawn and "1 layer of 2 gone." in drawn
     assert plain(strip_words(PRUNED)) == "Layers keep 75 to 100 %."
+
+
+def test_the_strip_of_a_mixture_counts_experts():
+    drawn = layer_strip(MIXTURE)
+    assert "Layer 1: no experts, nothing removed" in drawn and "sd-gone" not in drawn
+    assert "Layer 2: 2 of 4 experts kept" in drawn and drawn.count("height: 50.0%") == 2
+    assert strip_words(MIXTURE) == "2 layers of 3 with experts: each keeps 2 of 4 experts."
+    unequal = replace(MIXTURE, experts=((), (0, 2), (1, 2, 3)))
+    assert strip_words(unequal) == "5 of 8 experts kept."
 
 
 def test_of_many_passages_a_dot_stands_for_several():

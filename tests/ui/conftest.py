@@ -166,7 +166,9 @@ def query_of(address: str) -> dict[str, str]:
 
 
 def button(app: AppTest, label: str) -> Any:
-    """The button with this label, whatever count follows it."""
+    """The button with this label, whatever count follows it; of the form that which starts."""
+    if label == "Start":
+        return app.button(key="start-run")
     return next(b for b in app.button if b.label.split(" · ")[0] == label)
 
 

@@ -8,7 +8,7 @@ import pytest
 from streamlit.runtime.state import query_params_proxy
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.ui.form_address import SEARCH
+from sparsedash.ui.form_address import SWEEP
 from sparsedash.ui.navigation import TITLES
 from tests.ui import specimens
 from tests.ui.conftest import links, menu_links, query_of, words
@@ -20,7 +20,7 @@ OTHER = replace(specimens.SETTINGS, model="owner/other")
 RACE = replace(OTHER, methods=tuple(map(method_named, ("best", "flap", "magnitude"))))
 NEXT = (
     {"own": "true"},
-    {"goal": SEARCH},
+    {"goal": SWEEP},
     {"own": "true", "pattern": "n:m"},
     {"own": "true", "rounds": "2"},
 )

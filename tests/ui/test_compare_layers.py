@@ -12,6 +12,7 @@ from sparsedash.schema.records import Healed, Quantised
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import model_shape_note
 from sparsedash.ui.compare_layers import layers_sentence
+from tests.factories import MIXTURE
 from tests.factories import THREE_LAYERS as LAYERS
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, words
@@ -184,6 +185,28 @@ def test_a_model_without_calibration_losses_says_why_and_what_is_known(
         "Half of the 2 layers that were cut (3 in all) lost at most 26.0 % of their output on the passages; layer 3"
     )
     assert why in text and ("Lost on held-out text" in text) == bool(changes)
+
+
+def test_of_a_mixture_the_grid_and_its_table_say_which_experts_are_gone(open_page, backend):
+    fields = ("widths", "dense_widths", "experts", "expert_use", "few_tokens", "passage_errors")
+    errors = ("layer_errors", "held_out_errors", "uncompensated_errors", "alone")
+    changes = {name: getattr(MIXTURE, name) for name in (*fields, *errors)}
+    add(backend, MIXTURE.spec, **changes)
+    app = open_page("compare", view="layers", right="20 %")
+    text = words(app)
+    assert text.startswith(
+        "Half of the 2 layers that were cut (3 in all) lost at most 15.0 % of their experts' output; "
+        "layer 2 lost the most, 20.0 %."
+    )
+    assert "hannel" not in text.partition("Which experts were removed")[0]
+    assert "Choices of the removed experts 30.0 % of the dense router; 4 of 8 experts" in text
+    charts = app.get("plotly_chart")
+    assert charts[1].proto.alt.startswith("Removed experts got 30.0")
+    assert "1 of 4 kept experts were not refitted" in text
+    assert "1 no experts 0.0 %" in text and "2 2 of 4 50.0 %" in text
+    assert "3 kept 40.00 % 1.60 × 4 ✕ removed 10.00 %" in text
+    app.selectbox(key="experts-of").set_value(2).run()
+    assert "1 ✕ removed 30.00 % 1.20 × 2 kept" in words(app)
 
 
 def test_shapes_and_bytes_are_shown_before_and_after_with_a_file(open_page, backend):

@@ -11,7 +11,7 @@ from sparsedash.reporting.run_list import RUN_ADDRESS_LENGTH
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.records import Damage, Passages, Record, Run
 from sparsedash.ui import frame, job_panel
-from sparsedash.ui.form_address import SEARCH
+from sparsedash.ui.form_address import SWEEP
 from sparsedash.ui.navigation import TITLES
 from tests.storage.every_kind import harm_entry
 from tests.ui import specimens
@@ -52,7 +52,7 @@ def test_every_page_has_one_heading_and_binds_no_parameter_that_a_link_to_anothe
     finished.set_jobs(job(SETTINGS, "done"))
     bound = {}
     linked = {}
-    for name, address in [*PAGES, ("prune", {"goal": SEARCH})]:
+    for name, address in [*PAGES, ("prune", {"goal": SWEEP})]:
         app = open_page("overview", run=RUN.key, limits="1.3,5")
         for key, value in address.items():
             app.query_params[key] = value

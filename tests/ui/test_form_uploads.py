@@ -28,7 +28,7 @@ def test_a_text_that_is_brought_is_chosen_and_stands_in_the_address(open_page, b
     assert form.query_params[field] == reference
     gives = "8 passages; first gap: <b>home</b>" if field == "text" else "8 texts, about 46 tokens"
     assert f"mine.jsonl: {gives}" in words(form) and "<b>home" not in markup(form)
-    next(b for b in form.button if b.label == "Start").click().run()
+    button(form, "Start").click().run()
     settings = backend.submitted[0]
     brought = settings.evaluation if field == "text" else settings.calibration
     assert brought.corpus == reference

@@ -4,7 +4,7 @@ import pytest
 
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.ui.navigation import limits_text, parse_limits
-from tests.ui.conftest import links, menu_links, query_of
+from tests.ui.conftest import button, links, menu_links, query_of
 
 JUDGING = ("Overview", "Prune", "Runs", "Compare", "Models")
 ABOUT_A_RUN = ("Overview", "Compare", "Models")
@@ -52,5 +52,5 @@ def test_a_run_that_is_not_there_is_not_chosen_but_one_that_is_started_is(
 ):
     assert menu(open_page("overview", run="gone"))["Compare"] == {}
     app = open_page("prune")
-    next(button for button in app.button if button.label == "Start").click().run()
+    button(app, "Start").click().run()
     assert menu(app)["Overview"] == {"run": backend.submitted[-1].key()}

@@ -13,7 +13,7 @@ from sparsedash.catalog.published_results import (
 )
 from sparsedash.service.reproduction import published_run_settings
 from tests.ui import specimens
-from tests.ui.conftest import links, query_of, words
+from tests.ui.conftest import button, links, query_of, words
 
 
 def test_the_page_counts_what_shows_a_difference_and_states_intervals_ratios_and_the_cost_of_a_row(
@@ -55,7 +55,7 @@ def test_a_row_says_what_is_known_of_it_and_its_link_opens_the_form_with_exactly
         )
     (link,) = links(app).values()
     form = open_page("prune", **query_of(link))
-    next(each for each in form.button if each.label == "Start").click().run()
+    button(form, "Start").click().run()
     assert backend.submitted == [published_run_settings(row)]
 
 

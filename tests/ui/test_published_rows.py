@@ -13,7 +13,7 @@ from tests.engine.hub_client import environment
 from tests.engine.hub_layouts import PUBLISHED_FAMILIES, save_for_a_row, serve_texts_of_rows
 from tests.engine.hub_stand_in import Hub
 from tests.jobs.conftest import end_workers, ended
-from tests.ui.conftest import links, query_of, words
+from tests.ui.conftest import button, links, query_of, words
 
 RUN_HERE = (*LAST_TOKEN, LAST_WORD[1])
 """The rows by the last token, among which are all models and texts, and one in BF16."""
@@ -48,7 +48,7 @@ def test_a_rows_link_leads_to_a_result_beside_the_row(open_page, real, monkeypat
     (address,) = links(published).values()
 
     form = open_page("prune", **query_of(address))
-    next(button for button in form.button if button.label == "Start").click().run()
+    button(form, "Start").click().run()
     job = ended(real, real.newest_job(str(form.query_params["run"])))
     assert job.state == "done", f"{job.error_text} {job.error_advice}"
 

@@ -23,8 +23,10 @@ from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.experts import Experts, KeptExperts
 from sparsedash.engine.pruning.linalg import damped_solution
+from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL
 
 FEWEST_TOKENS_PER_CHANNEL = 10
 """Of an expert: with fewer a refit does more harm than good."""
@@ -44,7 +46,8 @@ def prune_experts(
 ) -> Iterator[tuple[int, KeptExperts]]:
     """Index and kept experts of each block, from the block that an interrupted walk had reached.
 
-    n_kept: of each block; those without experts give none. Held-out sequences are not fitted.
+    n_kept: experts of each block, or inner channels of each of its experts where those are removed;
+    blocks without experts give none. Held-out sequences are not fitted.
     """
     mixtures = loaded.experts
     numbered = loaded.batches(sequences, BATCH_TOKENS)
@@ -70,13 +73,17 @@ def prune_experts(
             before = walk.hidden
             dense = _read(walk, index, mixture, batches, report)
             after = walk.hidden
-            scores = _scores(mixture, dense.of(is_fitted), method, index)
-            kept = best_of_each_group(scores, n_kept[index], mixture.layout.n_groups)
+            if method.removes_experts:
+                scores = _scores(mixture, dense.of(is_fitted), method, index)
+                kept = best_of_each_group(scores, n_kept[index], mixture.layout.n_groups)
+                left = KeptExperts(kept)
+            else:
+                left = _narrower(mixture, dense, n_kept[index], is_fitted, method, index)
             walk.restart_from(before)
-            with mixture.without(KeptExperts(kept)):
-                routed_again = _read(walk, index, mixture, batches, report)
+            with mixture.without(left):
+                sparse = _read(walk, index, mixture, batches, report)
             walk.restart_from(after)
-            narrow = _narrowed(mixture, kept, dense, routed_again, is_fitted, method)
+            narrow = _refitted(mixture, left, dense, sparse, is_fitted, method)
             narrow = replace(narrow, use=_use(dense, mixture.layout.n))
             loaded.residency.drop()
             if narrow.outs is not None:
@@ -172,8 +179,8 @@ def _scores(mixture: Experts, routing: _Routing, method: MethodSettings, block: 
     """Scores of the experts (e,): larger means keep. block: its index, for random ones."""
     n = mixture.layout.n
     if method.saliency == "random":
-        seed = Random(f"{method.seed}, block {block}").getrandbits(32)
-        return torch.rand(n, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed_of(method.seed, block))
+        return torch.rand(n, generator=generator)
     scores = torch.zeros(n, dtype=torch.float64)
     for number in range(n):
         tokens, gates = routing.to(number)
@@ -186,6 +193,11 @@ def _scores(mixture: Experts, routing: _Routing, method: MethodSettings, block: 
         else:
             scores[number] = float((gates * norms).square().sum(dtype=torch.float64))
     return scores
+
+
+def seed_of(*parts: int) -> int:
+    """A seed of 32 bits. A sum would give neighbouring blocks the same ones, shifted."""
+    return Random(str(parts)).getrandbits(32)
 
 
 def _norms(mixture: Experts, number: int, hidden: Tensor) -> Tensor:
@@ -207,22 +219,47 @@ def best_of_each_group(scores: Tensor, n_kept: int, n_groups: int) -> Tensor:
     return (order[:, : n_kept // n_groups] + starts).flatten().sort().values
 
 
-def _narrowed(
+def _narrower(
     mixture: Experts,
-    kept: Tensor,
     dense: _Routing,
-    routed_again: _Routing,
+    width: int,
+    is_fitted: Tensor,
+    method: MethodSettings,
+    block: int,
+) -> KeptExperts:
+    """All experts with so many channels each, chosen on their own activations, weighted by gates."""
+    channels = []
+    for number in range(mixture.layout.n):
+        tokens, gates = dense.to(number)
+        fitted = is_fitted[tokens]
+        tokens, gates = tokens[fitted], gates[fitted]
+        inputs = _weighted_activations(mixture, number, dense.hidden[tokens], gates)
+        layer = mixture.layer(number, inputs, seed_of(method.seed, block, number))
+        saliency = method.saliency
+        if len(tokens) < MIN_TOKENS_PER_CHANNEL * mixture.layout.width and saliency != "random":
+            # Of hardly any tokens only the weights tell something.
+            saliency = "magnitude"
+        row = SALIENCIES[saliency]
+        channels.append(row.choose(None, row.score(layer), width).sort().values)
+    return KeptExperts(torch.arange(mixture.layout.n), channels=torch.stack(channels))
+
+
+def _refitted(
+    mixture: Experts,
+    narrow: KeptExperts,
+    dense: _Routing,
+    sparse: _Routing,
     is_fitted: Tensor,
     method: MethodSettings,
 ) -> KeptExperts:
-    """The kept experts, refitted where the method does so, with what is lost."""
+    """What is left of the experts, refitted where the method does so, with what is lost."""
     # What the others have to make up for, (n, d).
-    residual = dense.output.float() - routed_again.output.float()
+    residual = dense.output.float() - sparse.output.float()
     lost_without = _share(residual, dense.output, is_fitted)
-    narrow = KeptExperts(kept, lost=lost_without, lost_without=lost_without)
+    narrow = replace(narrow, lost=lost_without, lost_without=lost_without)
     if method.refits:
-        routing = replace(routed_again, hidden=dense.hidden)
-        outs, n_few_tokens = _refit_(mixture, kept, routing, residual, is_fitted, method.damping)
+        routing = replace(sparse, hidden=dense.hidden)
+        outs, n_few_tokens = _refit_(mixture, narrow, routing, residual, is_fitted, method.damping)
         dtype = mixture.module.down_proj.dtype
         narrow = replace(
             narrow,
@@ -245,30 +282,36 @@ def _share(residual: Tensor, output: Tensor, tokens: Tensor) -> float:
 
 def _refit_(
     mixture: Experts,
-    kept: Tensor,
+    narrow: KeptExperts,
     routing: _Routing,
     residual: Tensor,
     is_fitted: Tensor,
     damping: float,
 ) -> tuple[Tensor, int]:
-    """Out-projections (k, d, m) float32 of the kept experts, and how many are dense's as they saw
+    """Out-projections (k, d, c) float32 of the kept experts, and how many are dense's as they saw
     too few tokens. Takes what they make up for from the residual, in place.
 
     Of each expert the least squares over the tokens routed to it, of the residual that all others
     leave, with a ridge towards its dense weights; memory is one expert's moments.
     """
-    dense = [mixture.out_weight(int(number)).float().cpu() for number in kept]
+    kept = narrow.kept.tolist()
+    everything = torch.arange(mixture.layout.width)
+    channels = [everything] * len(kept) if narrow.channels is None else list(narrow.channels)
+    dense = []
+    for number, left in zip(kept, channels, strict=True):
+        dense.append(mixture.out_weight(number).float().cpu()[:, left])
     outs = [weight.clone() for weight in dense]
-    fewest = FEWEST_TOKENS_PER_CHANNEL * mixture.layout.width
+    fewest = FEWEST_TOKENS_PER_CHANNEL * len(channels[0])
     few: set[int] = set()
     for _ in range(EXPERT_PASSES):
-        for place, number in enumerate(kept.tolist()):
+        for place, number in enumerate(kept):
             tokens, gates = routing.to(number)
             fitted = is_fitted[tokens]
             if int(fitted.sum()) < fewest:
                 few.add(place)
                 continue
             inputs = _weighted_activations(mixture, number, routing.hidden[tokens], gates)
+            inputs = inputs[:, channels[place]]
             # What the dense weights would leave, had this expert nothing else.
             target = residual[tokens] + inputs @ (outs[place] - dense[place]).T
             fit = inputs[fitted]

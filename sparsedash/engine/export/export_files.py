@@ -3,7 +3,7 @@
 import json
 import shutil
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from itertools import product
 from pathlib import Path
@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsedash.catalog.config_checks import fewer_layers
+from sparsedash.engine.models.checkpoint_reading import stored_tensors, weight_files
 from sparsedash.engine.models.decoder_blocks import renumbered
 from sparsedash.engine.models.gguf_writing import block_tensors
+from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.locating import Source, gguf_file
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.models.structure import language_config
@@ -37,9 +39,18 @@ _COPIED = (
         "*.model",
         "*.jinja",
     ),
-    *("chat_template*", "generation_config.json", "license*", "licence*", "notice*"),
+    *(
+        "chat_template*",
+        "*processor_config.json",
+        "generation_config.json",
+        "license*",
+        "licence*",
+        "notice*",
+    ),
 )
-"""The base's files that are copied: its tokenizer, and what its licence asks to be kept."""
+"""The base's files that are copied: its tokenizer and processors, and what its licence asks to be
+kept.
+"""
 _TEMPLATES = "additional_chat_templates"
 
 STREAMED_SHARD_MB = 1_000
@@ -68,14 +79,16 @@ def write_folder(
     loaded = sparse.loaded
     dtype = getattr(torch, weights)
     tensors = _all_tensors(sparse, widths, dtype, on_part)
+    for name, tensor in _tower_tensors(base, loaded):
+        tensors[name] = tensor
     size = sum(tensor.nbytes for tensor in tensors.values())
     require_room(size)
     config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
     aliases = language_config(loaded.model.config).attribute_map
     if widths:
         _set_values_(config, loaded.structure.width_values(widths) or {}, aliases)
-    if experts := sparse.kept.experts:
-        _set_values_(config, loaded.structure.experts_values(experts), aliases)
+    if sparse.experts:
+        _set_values_(config, loaded.structure.experts_values(sparse.kept), aliases)
     if gone := sparse.removed_layers:
         kept = [index for index in range(len(loaded.blocks)) if index not in gone]
         config |= fewer_layers(loaded.model.config.to_dict(), kept)
@@ -113,6 +126,23 @@ def write_folder(
     return WrittenFiles(layout=layout, size=size, base_size=dense)
 
 
+def _tower_tensors(base: Source, loaded: LoadedModel) -> Iterator[tuple[str, Tensor]]:
+    """What a model of text and images has beside its language model, as the checkpoint stores it."""
+    if loaded.model.get_decoder() is loaded.model.base_model:
+        return
+    names = loaded.model.state_dict().keys()
+    language = f"{loaded.structure.blocks.rpartition('.')[0]}."
+    heads = (loaded.model.get_output_embeddings(), loaded.model.get_input_embeddings())
+    own = {name for name, module in loaded.model.named_modules() if module in heads}
+    for file in weight_files(base.folder, base.reference):
+        for stored_name, tensor in stored_tensors(file):
+            # Files of earlier versions lack the first part.
+            name = stored_name if stored_name in names else f"model.{stored_name}"
+            is_language = name.startswith(language) or name.rpartition(".")[0] in own
+            if name in names and not is_language:
+                yield name, tensor
+
+
 def _layout_words(sparse: SparseModel, widths: Sequence[int] | None) -> str:
     """What is in the files: "1,024 channels in every block"."""
     kept = sparse.kept
@@ -120,6 +150,9 @@ def _layout_words(sparse: SparseModel, widths: Sequence[int] | None) -> str:
     if kept.experts:
         counts = sorted(set(kept.experts) - {0})
         words.append(f"{' or '.join(map(str, counts))} experts in every mixture")
+    if kept.expert_widths:
+        channels = sorted(set(kept.expert_widths) - {0})
+        words.append(f"{' or '.join(map(str, channels))} channels in every expert")
     if widths is None:
         words.append("the dense widths, zeros where something is gone")
     elif any(widths):

@@ -170,10 +170,14 @@ def _by_llama_cpp(
 def _by_transformers(
     folder: str, request: dict[str, Any], on_answer: OnAnswer
 ) -> tuple[dict[str, Any], list[Tensor]]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    import transformers
+    from transformers import AutoTokenizer
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    model, loading = AutoModelForCausalLM.from_pretrained(
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    # The class that the checkpoint names: of a text + vision model the whole one.
+    kind = getattr(transformers, config["architectures"][0])
+    model, loading = kind.from_pretrained(
         folder, dtype="auto", use_safetensors=True, output_loading_info=True, **local
     )
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -20,15 +20,13 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
 )
 
 from sparsedash.catalog.config_checks import config_problem
-from sparsedash.engine.models.structure import meta_model
+from sparsedash.engine.models.structure import auto_class, meta_model
 from sparsedash.schema.errors import ModelError, SparseDashError, first_line
 from sparsedash.storage.model_folders import model_config
 
@@ -121,10 +119,10 @@ def read_model(
     """
     advice = "The folder needs config.json, weights as .safetensors, and the tokenizer's files."
     with refusing(f"{reference} could not be read", advice):
-        kind: Any = AutoModelForCausalLM
+        kind = auto_class(config)
         if "state_dict" in where:
             # The automatic class takes no weights without a folder.
-            kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+            kind = kind._model_mapping[type(config)]
         model, info = kind.from_pretrained(
             **where,
             config=config,

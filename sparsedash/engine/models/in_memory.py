@@ -7,7 +7,6 @@ from typing import Any, cast, get_args
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     PreTrainedModel,
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -17,7 +16,7 @@ from sparsedash.engine.models.checkpoint_reading import refuse_no_numbers, refus
 from sparsedash.engine.models.loading import LoadedModel, loaded_model
 from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.model_inspection import inspect_model
-from sparsedash.engine.models.structure import meta_model
+from sparsedash.engine.models.structure import auto_class, meta_model
 from sparsedash.engine.pruning.surgery import is_projection
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.settings import Dtype
@@ -45,7 +44,7 @@ def model_in_memory(
         )
     if problem := config_problem(model.config.to_dict(), IN_MEMORY):
         raise ModelError(problem[0].upper() + problem[1:])
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model.config.model_type]]
+    kind = auto_class(model.config)._model_mapping[CONFIG_MAPPING[model.config.model_type]]
     if not isinstance(model, kind):
         raise ModelError(
             f"{type(model).__name__} cannot be pruned; possible: {kind.__name__}.", by_auto

@@ -82,13 +82,18 @@ def _proven(config: PretrainedConfig, structure: ModelStructure) -> ModelStructu
     for problem in filter(None, problems):
         raise proof.NotProvenError(problem)
     experts_problem = ""
+    expert_width_problem = ""
     if structure.mixtures:
+        expert_width_problem = proof.problem_of(
+            proof.require_narrower_experts, model, tiny, tiny_structure, ids
+        )
         experts_problem = proof.problem_of(
             proof.require_fewer_experts, model, tiny, tiny_structure, ids
         )
     return replace(
         structure,
         experts_problem=experts_problem,
+        expert_width_problem=expert_width_problem,
         width_problem=proof.problem_of(proof.require_even_export, model, tiny, tiny_structure, ids),
         layers_problem=proof.problem_of(
             proof.require_shorter_export, model, tiny, tiny_structure, ids
@@ -104,7 +109,16 @@ def _kinds(structure: ModelStructure) -> set[MlpLayout | str | None]:
         kinds.add(layout and replace(layout, width=0, value=0))
     for mixture in structure.mixtures.values():
         kinds.add(
-            str(replace(mixture, n=0, width=0, n_chosen=0, n_groups=min(2, mixture.n_groups)))
+            str(
+                replace(
+                    mixture,
+                    n=0,
+                    width=0,
+                    width_value=0,
+                    n_chosen=0,
+                    n_groups=min(2, mixture.n_groups),
+                )
+            )
         )
     return kinds
 
@@ -120,6 +134,7 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
     per_channel = set()
     bias_per_channel = set()
     per_expert = {0}
+    per_expert_channel = 0
     n_active = 0
     for index, (block, layout) in enumerate(zip(blocks, structure.mlps, strict=True)):
         n_weights = _n_projected(block)
@@ -140,6 +155,8 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
             n_of_experts = sum(tensor_of(block, name).numel() for name in mixture.tensors)
             n_projected = _n_projected(block.get_submodule(mixture.router))
             per_expert.add(n_of_experts // mixture.n)
+            n_inner = sum(tensor_of(block, name).numel() for name in mixture.inner)
+            per_expert_channel = n_inner // (mixture.n * mixture.width)
             n_weights += n_of_experts - n_projected
             n_parameters -= n_of_experts - n_projected
             n_active += (n_of_experts // mixture.n) * mixture.n_chosen - n_projected
@@ -159,6 +176,7 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
         per_channel=max(per_channel, default=0),
         bias_per_channel=max(bias_per_channel, default=0),
         per_expert=max(per_expert),
+        per_expert_channel=per_expert_channel,
         n_matmul=_n_projected(model) + n_active,
         n_head=head.numel(),
         n_parameters=_n_parameters(model),
@@ -166,9 +184,17 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
         cache_per_token=_cache_per_token(model),
         other_weights=tuple(other_weights),
         other_parameters=tuple(other_parameters),
+        n_beside=_n_beside(model),
         stored_bytes=4,
         structure=structure,
     )
+
+
+def _n_beside(model: PreTrainedModel) -> int:
+    """Parameters outside the language model: of a vision tower and what joins it."""
+    body = model.base_model
+    language = model.get_decoder()
+    return 0 if language is body else _n_parameters(body) - _n_parameters(language)
 
 
 def _hidden(model: PreTrainedModel, structure: ModelStructure) -> int:

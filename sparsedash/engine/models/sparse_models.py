@@ -117,8 +117,25 @@ class PrunedChannels:
         return KeptParts(
             widths=self.widths,
             removed_layers=tuple(sorted(self.removed_layers)),
-            experts=tuple(len(narrow.kept) for narrow in self.experts),
+            experts=self._kept_experts,
+            expert_widths=self._kept_expert_widths,
         )
+
+    @property
+    def _kept_experts(self) -> tuple[int, ...]:
+        """How many of each block; empty where all of them stay."""
+        counts = tuple(len(narrow.kept) for narrow in self.experts)
+        return () if counts == self.loaded.shape.experts else counts
+
+    @property
+    def _kept_expert_widths(self) -> tuple[int, ...]:
+        """Channels of the experts of each block; empty where all of them stay."""
+        if all(narrow.channels is None for narrow in self.experts):
+            return ()
+        widths = []
+        for narrow in self.experts:
+            widths.append(0 if narrow.channels is None else narrow.channels.shape[1])
+        return tuple(widths)
 
     def reached(self) -> Reached:
         """The share removed of every budget.

@@ -17,7 +17,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from sparsedash.catalog.config_checks import DEPTH_KEYS
 from sparsedash.engine.pruning.experts import Experts, tensor_of
@@ -51,12 +58,15 @@ def find_structure(config: PretrainedConfig, model: PreTrainedModel) -> ModelStr
     mlps: list[MlpLayout | None] = [None] * len(blocks)
     experts: list[ExpertsLayout | None] = [None] * len(blocks)
     list_keys = []
+    inner_of_experts: dict[str, Mapping[int, Moved]] = {}
     shapes = _shapes(model)
     for key, value in _integers(config, len(blocks), shapes):
         moved = _following(config, shapes, key, value)
         if not all(name.startswith(f"{path}.") for name in moved):
             continue
-        for index, parts in _by_block(moved, path).items():
+        moved_blocks = _by_block(moved, path)
+        inner_of_experts[key] = moved_blocks
+        for index, parts in moved_blocks.items():
             mixture = _mixture(blocks[index], parts, key, value)
             if mixture is not None:
                 experts[index] = _routed(blocks[index], mixture, model)
@@ -69,6 +79,10 @@ def find_structure(config: PretrainedConfig, model: PreTrainedModel) -> ModelStr
             mlps[index] = replace(layout, key=key, value=item)
             if isinstance(value, list):
                 list_keys.append(key)
+    experts = [
+        mixture and _with_width(mixture, index, config, inner_of_experts)
+        for index, mixture in enumerate(experts)
+    ]
     if not any(mlps) and not any(experts):
         mlps = [_sibling_projections(block) for block in blocks]
     return ModelStructure(
@@ -108,9 +122,20 @@ def block_experts(model: PreTrainedModel, structure: ModelStructure) -> dict[int
     return {index: Experts(blocks[index], layout) for index, layout in structure.mixtures.items()}
 
 
+def auto_class(config: PretrainedConfig) -> Any:
+    """The automatic class that makes models of this config: of text and images where the class for
+    text alone would leave the tower out.
+    """
+    kind = type(config)
+    of_images = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(kind, None)
+    if of_images in (None, MODEL_FOR_CAUSAL_LM_MAPPING.get(kind, None)):
+        return AutoModelForCausalLM
+    return AutoModelForImageTextToText
+
+
 def model_of(config: PretrainedConfig) -> PreTrainedModel:
     """A new causal model of this config, in FP32, by stock code."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+    model: PreTrainedModel = auto_class(config).from_config(
         copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False
     )
     return model
@@ -338,6 +363,28 @@ def _mixture(block: nn.Module, moved: Moved, key: str, value: Any) -> ExpertsLay
         n_groups=1,
         key=key,
     )
+
+
+def _with_width(
+    mixture: ExpertsLayout,
+    block: int,
+    config: PretrainedConfig,
+    moved_by: Mapping[str, Mapping[int, Moved]],
+) -> ExpertsLayout:
+    """The experts with the key of their width, where one moves nothing else in any block.
+
+    moved_by: what follows each key, by block.
+    """
+    for key, moved in moved_by.items():
+        names = {name for parts in moved.values() for name in parts}
+        if key == mixture.key or block not in moved:
+            continue
+        if all(name.startswith(f"{mixture.path}.") for name in names):
+            value: Any = config
+            for part in key.split("."):
+                value = getattr(value, part)
+            return replace(mixture, inner=dict(moved[block]), width_key=key, width_value=value)
+    return mixture
 
 
 def _routed(

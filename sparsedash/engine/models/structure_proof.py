@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from sparsedash.engine.models.decoder_blocks import (
     Batch,
@@ -20,7 +20,13 @@ from sparsedash.engine.models.decoder_blocks import (
     shortened_config,
     skipping,
 )
-from sparsedash.engine.models.structure import block_experts, block_mlps, model_of, with_values
+from sparsedash.engine.models.structure import (
+    auto_class,
+    block_experts,
+    block_mlps,
+    model_of,
+    with_values,
+)
 from sparsedash.engine.models.tiny_config import VOCABULARY
 from sparsedash.engine.pruning.experts import Experts, KeptExperts
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned, weight_of
@@ -181,6 +187,51 @@ def require_fewer_experts(
     _require_loadable(with_values(config, values), state, logits, ids)
 
 
+@torch.inference_mode()
+def require_narrower_experts(
+    model: PreTrainedModel, config: PretrainedConfig, structure: ModelStructure, ids: Tensor
+) -> None:
+    """Raise NotProvenError where a model of narrower experts differs from one with zeros there."""
+    generator = torch.Generator().manual_seed(5)
+    state = model.state_dict()
+    values = {}
+    narrowed = {}
+    masked = {}
+    for index, mixture in block_experts(model, structure).items():
+        layout = mixture.layout
+        if not layout.width_key:
+            raise NotProvenError("its config has no key for the width of experts alone")
+        _require_interface(mixture)
+        order = torch.rand(layout.n, layout.width, generator=generator).argsort(dim=1)
+        channels = order[:, : layout.width // 2].sort(dim=1).values
+        narrow = KeptExperts(torch.arange(layout.n), channels=channels)
+        narrowed[mixture] = narrow
+        values[layout.width_key] = layout.width_value // 2
+        for name, tensor in mixture.sliced(narrow).items():
+            state[f"{structure.blocks}.{index}.{name}"] = tensor
+        gone = torch.ones(layout.n, layout.width).scatter(1, channels, 0).bool()
+        outs = torch.stack([mixture.out_weight(number) for number in range(layout.n)])
+        outs = outs.masked_fill(gone[:, None], 0)
+        masked[mixture] = KeptExperts(torch.arange(layout.n), outs=outs)
+    with _applied(masked):
+        logits = _logits(model, ids)
+    if _are_close(logits, _logits(model, ids)):
+        raise NotProvenError("channels of experts at zero change nothing")
+    with _applied(narrowed):
+        if not _are_close(_logits(model, ids), logits):
+            raise NotProvenError("without channels of experts it differs")
+    state = {name: tensor.clone() for name, tensor in state.items()}
+    _require_loadable(with_values(config, values), state, logits, ids)
+
+
+@contextmanager
+def _applied(narrowed: dict[Experts, KeptExperts]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for mixture, narrow in narrowed.items():
+            stack.enter_context(mixture.without(narrow))
+        yield
+
+
 def _half_of_each_group(layout: ExpertsLayout, generator: torch.Generator) -> Tensor:
     in_group = layout.n // layout.n_groups
     kept = []
@@ -238,9 +289,13 @@ def _require_loadable(
         raise NotProvenError("made from the changed config it differs")
     with tempfile.TemporaryDirectory() as folder:
         made.save_pretrained(Path(folder))
-        loaded = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
-        ).eval()
+        loaded = (
+            auto_class(config)
+            .from_pretrained(
+                folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+            )
+            .eval()
+        )
     if not _are_close(_logits(loaded, ids), logits):
         raise NotProvenError("saved and loaded it differs")
 

@@ -34,15 +34,16 @@ _SIZES: dict[str, int] = {
     **dict.fromkeys(("shared_intermediate_size", "moe_shared_expert_intermediate_size"), 32),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 8),
     "moe_num_experts": 8,
-    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts"), 2),
+    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk"), 2),
+    "top_k_experts": 2,
     **dict.fromkeys(("n_shared_experts", "topk_group", "first_k_dense_replace"), 1),
     **dict.fromkeys(("n_group", "num_expert_group"), 2),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 256),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
     "sliding_window": 48,
     "rotary_dim": 4,
-    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 2),
-    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 8),
+    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads", "linear_num_heads"), 2),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 8),
     "full_attention_interval": 2,
     "num_kv_shared_layers": 0,
     "decoder_sparse_step": 1,
@@ -91,6 +92,7 @@ def _shrink(config: Any, sizes: Mapping[str, int]) -> None:
     depth = next(
         (value for name in ("num_hidden_layers", "n_layer") if (value := _value(config, name))), 0
     )
+    head_dim = _head_dim(config)
     if _value(config, "is_heterogeneous"):
         config.per_layer_config = None
     for name, size in sizes.items():
@@ -99,6 +101,7 @@ def _shrink(config: Any, sizes: Mapping[str, int]) -> None:
             _set(config, name, min(value, size) if name in _AT_MOST else size)
     for name in equal_heads:
         _set(config, name, sizes["num_attention_heads"])
+    _shrink_sections_(config, head_dim)
     for name, token in _SPECIAL_TOKENS.items():
         if hasattr(config, name):
             _set(config, name, token)
@@ -112,6 +115,26 @@ def _shrink(config: Any, sizes: Mapping[str, int]) -> None:
         if isinstance(part, PretrainedConfig):
             is_language = any(word in name for word in _LANGUAGE_WORDS)
             _shrink(part, _SIZES if is_language else _TOWER_SIZES)
+
+
+def _head_dim(config: Any) -> int:
+    """Width of an attention head; 0 where the config does not say."""
+    n_heads = _value(config, "num_attention_heads")
+    hidden = _value(config, "hidden_size")
+    if not isinstance(n_heads, int) or not isinstance(hidden, int):
+        return 0
+    return _value(config, "head_dim") or hidden // n_heads
+
+
+def _shrink_sections_(config: Any, head_dim: int) -> None:
+    """Divide narrower heads among the sections of their positions. head_dim: before."""
+    rope = _value(config, "rope_parameters")
+    sections = rope.get("mrope_section") if isinstance(rope, dict) else None
+    if sections and head_dim:
+        total = sum(sections) * _head_dim(config) // head_dim
+        shares = [total // len(sections)] * len(sections)
+        shares[0] += total - sum(shares)
+        rope["mrope_section"] = shares
 
 
 def _sample_of_layers(kinds: Sequence[Any]) -> list[Any]:

@@ -9,7 +9,7 @@ Dimensions: d hidden width, m inner width of an expert, t tokens, e experts, k k
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
+from sparsedash.engine.pruning.layer import NO_STATISTICS, Layer
 from sparsedash.schema.model_shape import ExpertsLayout
 
 
@@ -25,8 +26,9 @@ from sparsedash.schema.model_shape import ExpertsLayout
 class KeptExperts:
     """The experts that are left of one mixture.
 
-    kept: (k,) int64, ascending. outs: (k, d, m), their refitted out-projections; None where those
-    are dense's. n_few_tokens: of them that were not refitted, as too few tokens reach them. use:
+    kept: (k,) int64, ascending. outs: (k, d, c), their refitted out-projections; None where those
+    are dense's. channels: (k, c) int64, the inner channels that are left of each, ascending; None
+    where all are. n_few_tokens: of them that were not refitted, as too few tokens reach them. use:
     share of the dense router's choices that went to each expert. lost, lost_without, lost_held_out:
     share of the experts' output that is lost: on calibration text, on it without the refit, and on
     text kept out of the fit; None where nothing was kept out.
@@ -34,6 +36,7 @@ class KeptExperts:
 
     kept: Tensor
     outs: Tensor | None = None
+    channels: Tensor | None = None
     use: tuple[float, ...] = ()
     n_few_tokens: int = 0
     lost: float = 0.0
@@ -78,26 +81,73 @@ class Experts:
         bias: Tensor | float = self.module.down_proj_bias[number] if self.module.has_bias else 0.0
         return bias
 
+    def layer(self, number: int, inputs: Tensor, seed: int) -> Layer:
+        """One expert as the saliencies see it. inputs: (n, m), its activations times its gates."""
+        name = "gate_up_proj" if self.module.has_gate else "up_proj"
+        rows = getattr(self.module, name)[number]
+        rows = (rows.T if self.module.is_transposed else rows).float().cpu()
+        inner = [rows]
+        if self.module.has_gate:
+            halves = rows.chunk(2) if self.module.is_concatenated else (rows[::2], rows[1::2])
+            inner = list(halves)
+        width = self.layout.width
+        # Nothing absorbs a mean: the second moment stands for the covariance.
+        moment = inputs.T @ inputs / max(1, len(inputs))
+        statistics = replace(
+            NO_STATISTICS, covariance=moment, mean=torch.zeros(width), n_tokens=len(inputs)
+        )
+        return Layer(
+            out_weight=self.out_weight(number).detach().to("cpu", torch.float32, copy=True),
+            out_bias=None,
+            inner_weights=inner,
+            statistics=statistics,
+            seed=seed,
+        )
+
     def sliced(self, narrow: KeptExperts) -> dict[str, Tensor]:
         """The tensors of a block with the kept experts alone, by their names in the block."""
         tensors = {}
         for name, axis in self.layout.tensors.items():
             tensor = tensor_of(self.block, name)
             tensors[name] = tensor.index_select(axis, narrow.kept.to(tensor.device))
+        if narrow.channels is not None:
+            for name, axis in self.layout.inner.items():
+                tensors[name] = self._narrowed(tensors[name], axis, narrow.channels)
         if narrow.outs is not None:
             name = f"{self.layout.path}.down_proj"
             tensors[name] = self._stored(narrow.outs).to(tensors[name])
         return tensors
 
+    def _narrowed(self, tensor: Tensor, axis: int, channels: Tensor) -> Tensor:
+        """The entries of these channels of every expert; of gate and up those of both."""
+        width = self.layout.width
+        entries = channels.to(tensor.device)
+        if tensor.shape[axis] == 2 * width and self.module.is_concatenated:
+            entries = torch.cat([entries, entries + width], dim=1)
+        elif tensor.shape[axis] == 2 * width:
+            entries = torch.stack([2 * entries, 2 * entries + 1], dim=2).flatten(1)
+        shape = [len(entries)] + [1] * (tensor.dim() - 1)
+        shape[axis] = entries.shape[1]
+        return torch.take_along_dim(tensor, entries.view(shape), dim=axis)
+
     @contextmanager
     def without(self, narrow: KeptExperts) -> Iterator[None]:
-        """Inside, the router chooses among the kept experts, with their new out-projections."""
+        """Inside, the router chooses among the kept experts, which are as narrow as they are left."""
         gone = torch.ones(self.layout.n, dtype=torch.bool)
         gone[narrow.kept] = False
         with ExitStack() as stack:
             if bool(gone.any()):
                 self._hide(gone, stack)
-            if narrow.outs is not None:
+            if narrow.channels is not None:
+                # All experts stay: each tensor of the module has another of its kind in its place.
+                for name, tensor in self.sliced(narrow).items():
+                    if name.startswith(f"{self.layout.path}."):
+                        own_name = name.removeprefix(f"{self.layout.path}.")
+                        stack.callback(
+                            setattr, self.module, own_name, getattr(self.module, own_name)
+                        )
+                        setattr(self.module, own_name, nn.Parameter(tensor, requires_grad=False))
+            elif narrow.outs is not None:
                 everything = self.module.down_proj
                 changed = everything.detach().clone()
                 changed[narrow.kept] = self._stored(narrow.outs).to(everything)

@@ -145,7 +145,8 @@ class RunModel:
             widths=sparse.kept.widths,
             dense_widths=run.loaded.shape.widths,
             removed_layers=sparse.kept.removed_layers,
-            experts=tuple(tuple(narrow.kept.tolist()) for narrow in sparse.experts),
+            experts=kept_numbers(sparse),
+            expert_widths=sparse.kept.expert_widths,
             expert_use=tuple(narrow.use for narrow in sparse.experts),
             few_tokens=sum(narrow.n_few_tokens for narrow in sparse.experts),
             reached=sparse.reached(),
@@ -175,7 +176,7 @@ class RunModel:
 
     def _passage_error(self, index: int) -> float | None:
         """None where whole layers go, or the store has no room for the inputs on passages."""
-        if self.spec.pruning.removes_layers or self.spec.pruning.removes_experts:
+        if self.spec.pruning.removes_layers or self.spec.pruning.prunes_experts:
             return None
         samples = self._run.passage_activations(self._begun.watched).of(index)
         return None if samples is None else self._begun.passage_error(index, samples)
@@ -193,6 +194,13 @@ def _text_identity(run: RunContext, spec: SparseSpec) -> str:
     return run.keys.calibration_text(mix_share(spec, run.settings.calibration))
 
 
+def kept_numbers(sparse: SparseModel) -> tuple[tuple[int, ...], ...]:
+    """Of the experts of each block; empty where none is removed."""
+    if not sparse.kept.experts:
+        return ()
+    return tuple(tuple(narrow.kept.tolist()) for narrow in sparse.experts)
+
+
 def _known(errors: Sequence[float | None]) -> tuple[float, ...]:
     """The errors of all blocks; none where those of some are not known."""
     known = tuple(error for error in errors if error is not None)
@@ -204,10 +212,10 @@ def pruning_warning(made: Pruned) -> str | None:
     permille = made.sparsity_permille
     method = made.method
     if made.few_tokens:
+        experts = "kept expert was" if made.few_tokens == 1 else "kept experts were"
         return (
-            f"{made.few_tokens:,} of the {sum(made.kept.experts):,} kept experts saw fewer than "
-            f"{FEWEST_TOKENS_PER_CHANNEL} calibration tokens per channel, and were not refitted. "
-            "Calibrate on more text."
+            f"{made.few_tokens:,} {experts} not refitted: fewer than {FEWEST_TOKENS_PER_CHANNEL} "
+            "calibration tokens per channel reached them. Calibrate on more text."
         )
     if not permille or not method.is_structured or made.reached.weights:
         return None

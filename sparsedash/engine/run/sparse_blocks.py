@@ -59,7 +59,7 @@ def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
 
     if not method.is_structured:
         return _masked(run, calibration, spec, data, key, on_block)
-    if method.removes_experts:
+    if method.prunes_experts:
         return _fewer_experts(run, calibration, spec, key)
     n_gone = n_layers_gone(loaded.shape, method, permille) if method.removes_layers else 0
     gone = calibration.removed_layers(method, n_gone) if n_gone else []
@@ -90,10 +90,11 @@ def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
 def _fewer_experts(
     run: RunContext, calibration: Calibration, spec: SparseSpec, key: str
 ) -> PrunedChannels:
-    """Whole experts removed, on the dense model's own activations; all MLPs as they are."""
+    """Fewer or narrower experts, chosen on the dense model's activations; all MLPs as they are."""
     loaded = run.loaded
     method = spec.pruning
-    n_kept = fewer_experts(loaded.shape, method, spec.permille).experts
+    kept = fewer_experts(loaded.shape, method, spec.permille)
+    n_kept = kept.experts or kept.expert_widths
 
     def walk(text: Text, walked: WalkCheckpoint) -> Iterator[tuple[int, KeptExperts]]:
         return prune_experts(loaded, text, method, n_kept, run.log.on_step, walked)
@@ -125,6 +126,8 @@ def _pack_experts(narrow: KeptExperts) -> bytes:
     }
     if narrow.outs is not None:
         tensors["outs"] = narrow.outs
+    if narrow.channels is not None:
+        tensors["channels"] = narrow.channels
     return pack_tensors(tensors)
 
 
@@ -134,6 +137,7 @@ def _unpack_experts(data: bytes) -> KeptExperts:
         return KeptExperts(
             tensors["kept"],
             tensors.get("outs"),
+            tensors.get("channels"),
             tuple(tensors["use"].tolist()),
             int(n_few_tokens),
             lost,

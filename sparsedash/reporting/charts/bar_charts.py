@@ -33,8 +33,8 @@ _CURVES = (
 
 
 def layers_chart(pruned: Pruned, theme: Theme = "light") -> go.Figure:
-    """The share of its MLP output that each layer lost, if measured; below it kept widths, and what
-    each cut costs.
+    """The share of its MLP or experts' output that each layer lost, if measured; below it kept
+    widths, and what each cut costs.
     """
     colours = PALETTES[theme]
     layers = list(range(1, len(pruned.widths) + 1))
@@ -44,7 +44,11 @@ def layers_chart(pruned: Pruned, theme: Theme = "light") -> go.Figure:
     if traces:
         heights.insert(0, max(_ERRORS, style.room_for(labels)))
     domains = _domains(heights)
-    output = "MLP output" if pruned.method.is_structured else "projections' output"
+    output = "projections' output"
+    if pruned.method.removes_experts:
+        output = "experts' output"
+    elif pruned.method.is_structured:
+        output = "MLP output"
     layout = style.chart_frame(
         f"Loss of each layer's {output}, %" if traces else "",
         round(_whole(heights)) + _TOP + _BOTTOM,
@@ -56,7 +60,7 @@ def layers_chart(pruned: Pruned, theme: Theme = "light") -> go.Figure:
             colours,
             range=[0.4, len(layers) + 0.6],
             anchor=_axis_name("y", len(domains)),
-            nticks=12,
+            **style.whole_ticks(len(layers)),
         ),
         annotations=[],
     )
@@ -138,10 +142,14 @@ class _Panel(NamedTuple):
 
 
 def _panels(pruned: Pruned) -> list[_Panel]:
-    """What each layer keeps, and what its cut alone costs, if measured."""
+    """What each layer keeps, and what its cut alone costs, if measured; of experts the grid has
+    it.
+    """
+    if pruned.method.removes_experts:
+        return []
     kept = []
     texts = []
-    for index, (width, dense) in enumerate(zip(pruned.widths, pruned.dense_widths, strict=True)):
+    for index, (width, dense) in enumerate(pruned.kept_of_dense):
         if index in pruned.removed_layers:
             kept.append(0.0)
             texts.append("the whole layer is gone")

@@ -156,6 +156,11 @@ def fixed_axis(colours: Palette, **more: Any) -> dict[str, Any]:
     } | more
 
 
+def whole_ticks(n: int) -> dict[str, Any]:
+    """The numbers of an axis that counts from 1 to n: at most twelve, none between two."""
+    return {"tick0": 1, "dtick": 1} if n <= 12 else {"nticks": 12}
+
+
 def x_axis(title: str, colours: Palette, **more: Any) -> dict[str, Any]:
     """The line under a chart with its title and without a grid. more: range and numbers."""
     named = {"text": title, "font": {"color": colours.muted, "size": 14}}

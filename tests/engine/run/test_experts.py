@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import sparsedash
+from sparsedash.catalog.model_sizes import active_count
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import expert_pruning
 from sparsedash.engine.calibration.expert_pruning import best_of_each_group, prune_experts
@@ -38,6 +39,7 @@ from tests.engine.tiny import IDS, as_loaded, seeded, small_run, tiny_tokenizer
 EXPERTS, REAP, FREQUENCY, RANDOM = (
     method_named(name) for name in ("experts", "reap", "expert-frequency", "random-experts")
 )
+CHANNELS = replace(method_named("expert-channels"), width_multiple=8)
 TYPES = ("qwen3_moe", "mixtral", "glm4_moe")
 """Gates over the chosen experts, over all of them, and by a sigmoid beside a dense block."""
 TEXT = torch.randint(5, 400, (16, 24), generator=seeded(0)).tolist()
@@ -62,7 +64,7 @@ def mixture_settings(mixture_folder, passage_file):
         mixture_folder,
         text,
         f"{text}[20:]",
-        methods=(EXPERTS, REAP),
+        methods=(EXPERTS, CHANNELS),
         sparsities_permille=(250, 500),
     )
 
@@ -213,15 +215,18 @@ def test_too_few_tokens_leave_an_expert_as_it_is(store, monkeypatch):
 def test_a_run_counts_its_experts_and_is_the_same_streamed(mixture_settings, store, tmp_path):
     run = ran(mixture_settings, store)
     sparse = records(store, run)[1:]
-    assert [record.pruned.kept.experts for record in sparse] == 2 * [(6,) * 4, (4,) * 4]
+    assert [record.pruned.kept.experts for record in sparse[:2]] == [(6,) * 4, (4,) * 4]
+    assert [record.pruned.expert_widths for record in sparse[2:]] == [(24,) * 4, (16,) * 4]
+    # The weights of so many channels are gone, and of half as many multiply-adds for each.
+    assert sparse[3].pruned.reached.channels == 0.5 and sparse[3].pruned.reached.macs > 0.2
     for numbers, use in zip(sparse[0].pruned.experts, sparse[0].pruned.expert_use, strict=True):
         assert len(numbers) == 6 and len(use) == 8 and sum(use) == pytest.approx(1, abs=1e-3)
     shape = inspect_model(AutoConfig.from_pretrained(mixture_settings.model), "tiny")
-    assert shape.n_active == shape.n_parameters - 4 * 6 * shape.per_expert
+    assert active_count(shape, shape.whole) == shape.n_parameters - 4 * 6 * shape.per_expert
     reached = sparse[1].pruned.reached
     assert (reached.channels, reached.macs, reached.kv_cache) == (0.5, 0, 0)
     assert reached.bytes == pytest.approx(4 * 4 * shape.per_expert / shape.n_parameters)
-    assert any("were not refitted" in warning for warning in run.warnings)
+    assert any("not refitted" in warning for warning in run.warnings)
     elsewhere = Store(tmp_path / "streamed")
     streamed = records(elsewhere, ran(replace(mixture_settings, residency="streamed"), elsewhere))
     for record, other in zip(sparse, streamed[1:], strict=True):
@@ -229,26 +234,49 @@ def test_a_run_counts_its_experts_and_is_the_same_streamed(mixture_settings, sto
     elsewhere.close()
 
 
-def test_an_export_has_fewer_experts_and_answers_as_the_sparse_model(
-    mixture_settings, store, tmp_path
+def test_experts_lose_less_by_their_channels_than_by_their_number(mixture_settings, store):
+    sparse = records(store, ran(mixture_settings, store))[1:]
+    for fewer, narrower in zip(sparse[:2], sparse[2:], strict=True):
+        assert sum(narrower.pruned.layer_errors) < 0.6 * sum(fewer.pruned.layer_errors)
+        assert sum(narrower.pruned.layer_errors) < sum(narrower.pruned.uncompensated_errors)
+
+
+@pytest.mark.parametrize(("number", "n_experts", "width"), [(1, 4, 32), (3, 8, 16)])
+def test_an_export_has_fewer_or_narrower_experts_and_answers_as_the_sparse_model(
+    mixture_settings, store, tmp_path, number, n_experts, width
 ):
     run = ran(mixture_settings, store)
     folder = tmp_path / "exported"
-    export = exported((store, MODEL_CACHE, run), 1, "uniform", folder)
+    export = exported((store, MODEL_CACHE, run), number, "uniform", folder)
     proof = export.proof
     assert proof.n_meant == proof.n_run == proof.n_verdicts == 10
     config = json.loads((folder / "config.json").read_text())
-    assert {config.get("num_experts"), config.get("num_local_experts")} - {None} == {4}
+    counts = {config.get("num_experts"), config.get("num_local_experts")} - {None}
+    assert (counts, config["moe_intermediate_size"]) == ({n_experts}, width)
     again = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
-    assert again.model.layers[0].mlp.experts.down_proj.shape[0] == 4
+    assert again.model.layers[0].mlp.experts.down_proj.shape == (n_experts, 32, width)
 
 
-def test_the_api_gives_a_model_that_saves_and_loads(tmp_path):
-    model = tiny_mixture("glm4_moe")
+@pytest.mark.parametrize(
+    ("model_type", "method", "experts", "widths"),
+    [
+        ("glm4_moe", REAP, (0, 4, 4, 4), ()),
+        ("gpt_oss", CHANNELS, (), (32,) * 4),
+        ("nemotron_h", CHANNELS, (), (0, 16, 0, 0)),
+    ],
+)
+def test_the_api_gives_a_model_that_saves_and_loads(model_type, method, experts, widths, tmp_path):
     sparse = sparsedash.prune(
-        model, tiny_tokenizer(), passages(40), method="reap", share=0.5, n_samples=40
+        tiny_mixture(model_type),
+        tiny_tokenizer(),
+        passages(40),
+        method=method,
+        share=0.5,
+        n_samples=40,
     )
-    assert sparse.pruned.kept.experts == (0, 4, 4, 4) and sparse.forms == ("uniform",)
+    kept = sparse.pruned.kept
+    assert (kept.experts, kept.expert_widths) == (experts, widths)
+    assert sparse.forms == ("uniform",)
     sparse.model.save_pretrained(tmp_path / "saved")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", trust_remote_code=False)
     assert torch.allclose(again(IDS).logits, sparse.model(IDS).logits, atol=1e-5)
@@ -260,6 +288,8 @@ def test_the_api_gives_a_model_that_saves_and_loads(tmp_path):
         ({"methods": (method_named("least-squares"),)}, "it has no channels"),
         ({"methods": (replace(REAP, budget="macs"),)}, "frees nothing of the multiply-adds"),
         ({"methods": (EXPERTS,), "heal_steps": (4,)}, "Healing must be off"),
+        ({"methods": (replace(CHANNELS, width_multiple=4),)}, "a multiple of 8"),
+        ({"methods": (replace(CHANNELS, width_multiple=32),)}, "less than the 32 channels"),
     ],
 )
 def test_what_a_mixture_cannot_lose_is_refused(mixture_settings, store, changes, reason):
