@@ -96,18 +96,40 @@ def _show(judged: JudgedAnswers, name: str, titles: tuple[str, str], place: Delt
             chosen = address_bar.select(
                 SLICE, "Slice", options, "", along={KIND: "", QUESTION: ""}, noun="slice"
             )
+    searched = st.text_input(
+        "Search in the questions and answers",
+        key="search",
+        bind=address_bar.BOUND,
+        max_chars=200,
+        type="search",
+    )
     kinds: dict[str, list[int]] = {}
     counted: dict[str, str] = {}
     for kind, places in questions_by_kind(result).items():
-        kinds[kind] = [i for i in places if not chosen or chosen in slices[i]]
+        kinds[kind] = [
+            i
+            for i in places
+            if (not chosen or chosen in slices[i]) and _holds(result.pair.questions[i], searched)
+        ]
         if kinds[kind]:
             counted[kind] = f"{KINDS[kind]} · {len(kinds[kind]):,}"
+    if not counted:
+        widgets.note("No question or answer holds this text. Clear the search.")
+        return
     usual = next(kind for kind in _FIRST_KINDS if kinds[kind])
     with filtering:
         shown = address_bar.select(
             KIND, "Answers", counted, usual, along={QUESTION: ""}, noun="kind"
         )
     _show_question(result, kinds[shown], titles)
+
+
+def _holds(questions: tuple[AnsweredQuestion, AnsweredQuestion], searched: str | None) -> bool:
+    """Whether a question or one of its answers holds the text, in letters of any case."""
+    if not searched:
+        return True
+    texts = [questions[0].context, target_text(questions[0]), *map(answer_text, questions)]
+    return any(searched.casefold() in text.casefold() for text in texts)
 
 
 _FORGET = {SLICE: "", KIND: "", QUESTION: ""}

@@ -30,7 +30,7 @@ from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.chosen_run import RIGHT
 from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.navigation import current_tolerance
-from sparsedash.ui.task_answers import RULE, show_results
+from sparsedash.ui.task_answers import RULE, show_task_results
 
 OPEN = "answers"
 MODELS = "models"
@@ -137,7 +137,7 @@ def show_answers(backend: Backend) -> None:
             widgets.opening(sentence, remarks)
     else:
         widgets.show(paragraph(f"{sentence} {remarks}".strip()))
-    show_results(answers, name, {**shown.address, RIGHT: chosen})
+    show_task_results(answers, name, {**shown.address, RIGHT: chosen})
     _show_slices(answers)
     widgets.offer_file(
         "Every question, CSV",

@@ -30,7 +30,9 @@ _CAPTION = (
 )
 
 
-def show_results(judged: JudgedAnswers, name: str, address: Mapping[str, str | list[str]]) -> None:
+def show_task_results(
+    judged: JudgedAnswers, name: str, address: Mapping[str, str | list[str]]
+) -> None:
     """Draw chart, table, links and report.
 
     name: of the model. address: of its questions on the compare page.
@@ -96,4 +98,4 @@ def show_tasks(run: Run, found: Mapping[str, JudgedAnswers], usual: str) -> None
     results = judged[name].results
     widgets.show(paragraph(f"{tasks_sentence(name, results)} {task_remarks(results)}".strip()))
     widgets.remark(RULE)
-    show_results(judged[name], name, {"run": run.key, RIGHT: name, VIEW: TASKS_VIEW})
+    show_task_results(judged[name], name, {"run": run.key, RIGHT: name, VIEW: TASKS_VIEW})

@@ -120,6 +120,19 @@ def test_questions_are_filtered_by_what_became_of_them_and_stepped_through(open_
     assert "1 of 300" in words(app) and "Question 101" in words(app)
 
 
+def test_questions_are_searched(open_page, backend):
+    def asked(name, *rights):
+        text = lines(WRITTEN, *rights).decode().splitlines()
+        odd = [line.replace("1 + 1 =", f"{i} Apples") for i, line in enumerate(text)]
+        return backend.answers.keep(name, "\n".join(odd).encode())
+
+    keys = [*asked("a.jsonl", *MANY), *asked("b.jsonl", *FEWER)]
+    app = open_page("compare", models=",".join(keys), search="99 apples")
+    assert app.selectbox(key="chosen-filter").options == ["All · 4", "Both right · 3", "Broke · 1"]
+    app.text_input(key="search").set_value("pears").run()
+    assert "No question or answer holds this text." in words(app)
+
+
 def test_questions_are_sliced_by_a_task_s_own_fields(open_page, backend):
     def subject_lines(subject, *rights):
         text = lines(
