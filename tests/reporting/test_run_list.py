@@ -98,17 +98,15 @@ def test_an_unfinished_run_says_its_state_and_what_there_is(backend):
 
 def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_version(backend):
     backend.set_jobs(
-        job(SETTINGS, "queued"),
-        job(specimens.search()[0].find, "queued", id=2),
+        job(SETTINGS),
+        job(specimens.search()[0].find, id=2),
     )
-    waiting = ("", "", "◷ waiting", "")
-    assert {row.title: said(row)["Verdict"] for row in rows(backend)} == dict.fromkeys(
-        (TITLE, SEARCH), waiting
-    )
+    states = {row.title: said(row)["Verdict"][2] for row in rows(backend)}
+    assert states == dict.fromkeys((TITLE, SEARCH), "▶ running")
     backend.set_jobs(
         job(SETTINGS, "failed"),
         replace(
-            job(SETTINGS, "queued"),
+            job(SETTINGS),
             id=2,
             key="k",
             settings={"model": 3},

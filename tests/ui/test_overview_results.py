@@ -28,9 +28,10 @@ def test_a_newcomer_finds_one_button_that_submits_the_default_run_and_shows_it_t
     open_page, backend, example
 ):
     app = open_page("overview")
-    assert "Nothing has run here yet." in words(
-        app
-    ) and "Takes about 4 min (from earlier runs)" in words(app)
+    text = words(app)
+    assert "Nothing has run here yet." in text and "Takes about 4 min (from earlier runs)" in text
+    assert "an example 10 to 30 % need more passages." in text
+    assert markup(app).count('class="sd-ruler"') == markup(app).count('class="sd-layers"') == 1
     assert query_of(links(app)["Look at an example"]) == {"run": EXAMPLE}
     assert [element.label for element in app.button] == ["Try the built-in model"]
     button(app, "Try the built-in model").click().run()

@@ -66,7 +66,6 @@ def test_every_run_but_the_example_is_a_row_with_a_link_to_its_page(
         and "Started: 24 November 2025" in page_text
         and "4 min" in page_text
     )
-    assert "All runs as a table" in links(open_page("overview"))
 
 
 def test_the_tolerance_is_in_the_address_and_in_every_link(open_page, finished):
