@@ -9,7 +9,8 @@ change, with the processor time that the server spent on each, which is nearly t
 machine; and the memory of browser and server along many steps. With --runs 300 there are so many
 small runs besides, with what calibration leaves and a log for each, and the pages that list and
 count them are looked at. With --questions 1000 six models answer six tasks of so many, and their
-table is looked at.
+table is looked at. Before that the words of every page are counted as it opens: ours, not those of
+passages, prompts, charts and closed folds; and how far down its first chart begins.
 """
 
 import random
@@ -54,6 +55,23 @@ WATCH = """() => {
     if (count() && count() !== before) { before = count(); window.stepped = performance.now() - window.pressed; }
   }).observe(document.body, {subtree: true, childList: true, characterData: true});
 }"""
+
+
+WORDS = """() => {
+  const main = document.querySelector('[data-testid=stMain]');
+  const foreign = '.sd-prompts, .sd-quoted, .sd-passage, .sd-word, .sd-top tbody, .st-key-rows, .js-plotly-plot';
+  const unseen = 'style, script, .sd-heard, .sd-unseen, .st-key-menu, [data-testid=stIconMaterial]';
+  const texts = document.createTreeWalker(main, NodeFilter.SHOW_TEXT), words = [];
+  while (texts.nextNode()) {
+    const part = texts.currentNode.parentElement, fold = part.closest('details:not([open])');
+    const hidden = fold && !part.closest('summary') || !part.checkVisibility({visibilityProperty: true});
+    if (!hidden && !part.closest(`${foreign}, ${unseen}`)) words.push(...texts.currentNode.textContent.split(/\\s+/));
+  }
+  const chart = document.querySelector('.js-plotly-plot');
+  const top = chart && Math.round(chart.getBoundingClientRect().top + main.scrollTop);
+  return [words.filter(word => /\\p{L}/u.test(word)).length, top];
+}"""
+PAGES = ("?run=example", "prune", "compare?run=example", "settings", "models", "runs")
 
 
 def fill(store: Store, n_methods: int, n_passages: int) -> None:
@@ -183,6 +201,15 @@ class Walk:
         self.page.wait_for_selector(CALM)
         return 1000 * (time.monotonic() - begun)
 
+    def print_words(self) -> None:
+        """Print the number of our words on every page, and where its first chart begins."""
+        for address in PAGES:
+            self.open(address)
+            self.page.wait_for_timeout(1500)
+            n_words, top = self.page.evaluate(WORDS)
+            chart = "no chart" if top is None else f"first chart at {top} px"
+            print(f"{address}: {n_words} words, {chart}", flush=True)
+
     def _rerun(self):
         self.page.wait_for_timeout(100)
         # Streamlit's own key for it.
@@ -284,6 +311,7 @@ def main() -> None:
                     server,
                     arguments.reruns,
                 )
+                walk.print_words()
                 if table:
                     walk_tasks(walk, table)
                 if arguments.runs:

@@ -43,7 +43,6 @@ if view:
     show_layers_of(backend, chosen, results, offered)
     st.stop()
 verdict = st.container()
-cost = st.container(key="cost")
 choices = compare_views.begin_choices()
 with choices:
     choice_of_run, choice_of_records, choice_of_view = st.columns(
@@ -78,7 +77,7 @@ with verdict:
     if blind:
         compare_views.show_question(backend, run, pair, about)
     else:
-        compare_views.show_verdict(backend, results, pair, cost, about)
+        compare_views.show_verdict(backend, results, pair, about)
 with searching:
     searched = compare_views.search_passages(pair, passages)
 if blind:

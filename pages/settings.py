@@ -1,7 +1,6 @@
 """What the data folder holds and its deletion, data integrity, and the machines of a cluster."""
 
 from sparsedash.reporting import storage_words
-from sparsedash.reporting.html import card, cards
 from sparsedash.ui import frame, settings_machines, settings_storage, widgets
 
 backend = frame.page("Settings")
@@ -17,12 +16,11 @@ if backend.administers:
             widgets.link("prune", "Prune a model")
             widgets.link("runs", "or open a run from another machine")
     else:
-        headlines = [card(*headline, css="") for headline in storage_words.holdings_cards(holdings)]
-        widgets.show(cards(headlines))
-        settings_storage.show_verification(backend)
         settings_storage.show_runs(backend, holdings)
         settings_storage.show_stored_files(backend, holdings)
     settings_storage.show_cache(backend, holdings)
+    if not holdings.is_empty:
+        settings_storage.show_verification(backend)
 else:
     widgets.opening("Administrators manage the data folder.")
     widgets.empty("Delete your own runs, exports and texts on these pages.")

@@ -81,7 +81,7 @@ _PUBLISHED = (
     ("bigscience/bloom-1b7", "BLOOM 1.7B", 7),
     ("bigscience/bloom-7b1", "BLOOM 7.1B", 28),
 )
-_SMOLLM2 = "a Q4_1 file, unpacked; needs no network; Apache-2.0"
+_SMOLLM2 = "a Q4_1 file, unpacked; Apache-2.0"
 
 _CURRENT = (
     ("Qwen/Qwen3-0.6B-Base", "Qwen 3 0.6B", 2.4),

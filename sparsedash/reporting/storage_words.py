@@ -55,17 +55,6 @@ def holdings_sentence(holdings: Holdings) -> str:
     return f"The data folder takes {wording.size(holdings.n_bytes)}; {free}."
 
 
-def holdings_cards(holdings: Holdings) -> list[tuple[str, str, str]]:
-    """The headline numbers, each with its name before and a remark behind it."""
-    file_bytes = sum(file.n_bytes for file in holdings.files)
-    cache_bytes = sum(item.n_bytes for item in (*holdings.cache.items, *holdings.cache.spared))
-    return [
-        ("Runs", _size_or_dash(holdings.run_bytes), wording.quantity(len(holdings.runs), "run")),
-        ("Cache", _size_or_dash(cache_bytes), f"of {gigabytes(holdings.room_bytes)} allowed"),
-        ("Files", _size_or_dash(file_bytes), "exported, uploaded, converted"),
-    ]
-
-
 def gigabytes(n_bytes: int) -> str:
     """A limit in GB, with all its digits."""
     return f"{n_bytes / 1e9:,.10g}{wording.NBSP}GB"

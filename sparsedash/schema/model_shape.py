@@ -223,11 +223,6 @@ class ModelShape:
         return n_idle * self.per_expert
 
     @property
-    def n_active(self) -> int:
-        """Parameters that are read for a token: all, of the experts those that are chosen."""
-        return self.n_parameters - self.n_idle
-
-    @property
     def n_mlp(self) -> int:
         """Weights of all MLPs."""
         return sum(self.widths) * self.per_channel

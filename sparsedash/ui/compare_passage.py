@@ -62,10 +62,7 @@ from sparsedash.ui.compare_views import Shown, judge_blind, sides
 
 _POLL_S = 0.25
 """How often texts that are being written are drawn again."""
-_NOT_HERE = (
-    "A prompt of your own needs the models, and only the results of this example ship with SparseDash. Run it here to "
-    "try one."
-)
+_NOT_HERE = "The example's models do not ship: run it here to try a prompt."
 _PROMPT = "own-prompt"
 _ALL = "own-all"
 _ROWS = field_rows(ContinuationSettings)

@@ -150,16 +150,17 @@ def search_passages(chosen: Pair, passages: Passages | None) -> Sequence[int]:
     """Draw the search. Returns the passages that contain its text; all of them while it is
     empty.
     """
-    searched = st.text_input(
-        "Search in the passages and answers", key="search", bind=BOUND, max_chars=200, type="search"
-    )
+    searched = st.text_input("Search", key="search", bind=BOUND, max_chars=200, type="search")
     return chosen.holding(searched or "", passages)
 
 
 def choose_order() -> Order:
     """Draw the choice of the order."""
-    about = "Largest fall from the left to the right model first; for fixed passages, largest rise first."
-    title = "Sort by the right word's log-probability"
+    about = (
+        "By the right word's log-probability: largest fall from the left to the right model first; "
+        "for fixed passages, largest rise first."
+    )
+    title = "Sort"
     chosen: Order = st.selectbox(
         title, get_args(Order), key="sort", bind=BOUND, filter_mode=None, help=about
     )
@@ -360,19 +361,13 @@ def note_offered(shown: Shown, n_searched: int) -> None:
     )
 
 
-def show_verdict(
-    backend: Backend, results: RunResults, pair: Pair, cost: DeltaGenerator, about: DeltaGenerator
-) -> None:
-    """Open the page with the verdict on the right model; `cost`: what it lost; `about`: more, after
-    the passages.
-    """
+def show_verdict(backend: Backend, results: RunResults, pair: Pair, about: DeltaGenerator) -> None:
+    """Open the page with the verdict on the right model; `about`: more, after the passages."""
     sentence, lost, basis = comparison_words(results, pair)
     widgets.opening(sentence)
-    if lost:
-        with cost:
-            widgets.show(paragraph(lost, css="sd-cost"))
-    with about:
-        widgets.section("Behind the verdict")
+    with about, st.expander("Behind the verdict"):
+        if lost:
+            widgets.show(paragraph(lost))
         measured = f" · {measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
         against = (
             f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, results.run)}"

@@ -17,7 +17,7 @@ from sparsedash.storage.disk_cache import MOST_GB, VARIABLE
 from sparsedash.ui import frame, job_panel, widgets
 from sparsedash.ui.address_bar import page_of
 
-_ROWS_A_PAGE = 10
+_ROWS_A_PAGE = 5
 _MOST_DAMAGED = 50
 _LIMIT = "artefact-room"
 _VERIFICATION = (
@@ -41,7 +41,7 @@ def show_runs(backend: Backend, holdings: Holdings) -> None:
         name = marks[run.key].name if run.key in marks else ""
         titles[run.key] = wording.stored_run_title(run, name)
     rows = storage_words.run_rows(holdings, marks, frame.zone())
-    widgets.section("Runs, the largest first")
+    widgets.section(f"Runs · {wording.size(holdings.run_bytes)}")
     listing = st.container(key="runs-by-size", gap=None)
     shown = page_of(list(rows), _ROWS_A_PAGE)
     with listing:
@@ -49,15 +49,18 @@ def show_runs(backend: Backend, holdings: Holdings) -> None:
         for key in shown:
             delete = partial(widgets.ask_to_delete_runs, backend, f"delete-{key}", (key,), titles)
             _draw_row(key, rows[key], storage_words.RUN_HEADS, delete, run=key)
-    widgets.link("runs", "Rename, pin and export runs, or delete several")
+    widgets.link("runs", "Rename, export or delete several")
 
 
 def show_stored_files(backend: Backend, holdings: Holdings) -> None:
     """Draw every export, upload and converted model with its size and deletion, largest first."""
     if not holdings.files:
         return
-    widgets.section("Files, the largest first")
-    with st.container(key="files-by-size", gap=None):
+    n_bytes = sum(file.n_bytes for file in holdings.files)
+    with (
+        st.expander(f"Files · {wording.size(n_bytes)}", key="files"),
+        st.container(key="files-by-size", gap=None),
+    ):
         _draw_heads("File", storage_words.FILE_HEADS)
         for file in holdings.files:
             delete = partial(
@@ -99,13 +102,15 @@ def _draw_row(
 
 def show_cache(backend: Backend, holdings: Holdings) -> None:
     """Draw the parts of the cache, the button that empties it, and the limit of its size."""
-    widgets.section("Cache")
-    if holdings.cache.items or holdings.cache.spared:
-        table = storage_words.cache_table(holdings.cache)
-        widgets.show(element("div", table.html, css="sd-wrapped"))
-        ask = partial(_ask_to_empty, backend.housekeeping)
-        widgets.popover("Empty the cache", "delete-cache", ask, "delete")
-    _show_limit(backend, holdings)
+    n_bytes = sum(item.n_bytes for item in (*holdings.cache.items, *holdings.cache.spared))
+    used = wording.size(n_bytes) if n_bytes else "nothing"
+    with st.expander(f"Cache · {used} of {gigabytes(holdings.room_bytes)}", key="cache"):
+        if holdings.cache.items or holdings.cache.spared:
+            table = storage_words.cache_table(holdings.cache)
+            widgets.show(element("div", table.html, css="sd-wrapped"))
+            ask = partial(_ask_to_empty, backend.housekeeping)
+            widgets.popover("Empty the cache", "delete-cache", ask, "delete")
+        _show_limit(backend, holdings)
 
 
 def _ask_to_empty(housekeeping: Housekeeping) -> None:
@@ -126,16 +131,14 @@ def _empty(housekeeping: Housekeeping) -> None:
 
 def show_verification(backend: Backend) -> None:
     """Draw the last verification and the button that starts one, or the job that is at it."""
-    widgets.section("Check data integrity")
     verification = backend.housekeeping.verification()
     job = next((job for job in backend.jobs(job_panel.JOBS_LISTED) if job.kind == "verify"), None)
     if verification is None:
-        widgets.remark(_VERIFICATION)
-        text = "Check everything"
+        text = "Check data integrity"
         seen_at = -1.0
     else:
         _show_result(verification)
-        text = "Check everything again"
+        text = "Check data integrity again"
         seen_at = verification.finished_at
     # One that ended early, and after the last result, is tried again on its panel.
     if job is not None and (
@@ -144,7 +147,7 @@ def show_verification(backend: Backend) -> None:
         job_panel.watch_job(backend, job, brief=True)
     else:
         verify = partial(backend.submit, VerifySettings())
-        widgets.action_button(text, verify, key="verify", icon="fact_check")
+        widgets.action_button(text, verify, key="verify", icon="fact_check", help=_VERIFICATION)
 
 
 def _show_result(verification: Verification) -> None:

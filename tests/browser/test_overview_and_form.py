@@ -136,7 +136,7 @@ def test_a_link_to_the_page_that_is_shown_changes_its_address_and_back_undoes_it
     ready(page)
     page.get_by_role("link", name="Look at an example").press("Enter")
     expect(page).to_have_url(re.compile(r"/\?run=example$"))
-    expect(page.get_by_text("this run ships with SparseDash")).to_be_visible()
+    expect(page.get_by_text("Example, not computed here.")).to_be_visible()
     page.go_back()
     expect(page).to_have_url(re.compile(r"[0-9]/$"))
     expect(page.get_by_role("button", name="Try the built-in model")).to_be_visible()

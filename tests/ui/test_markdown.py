@@ -79,7 +79,8 @@ _OURS = {
     ("models_exports.py", "about"): "a literal, with another behind it",
     ("navigation.py", "name"): "files of pages",
     ("navigation.py", "title"): "titles of pages",
-    ("overview_results.py", "step.link"): "next steps",
+    ("prune.py", "check.takes"): "a duration",
+    ("settings_storage.py", "gigabytes(holdings.room_bytes)"): "a number",
     ("settings_storage.py", "storage_words.cache_summary(emptied)"): "what was deleted",
 }
 """Texts written elsewhere in the program, by file and expression, and what they are."""

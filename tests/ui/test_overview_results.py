@@ -65,7 +65,7 @@ def test_the_button_says_how_long_it_takes(
 def test_the_example_is_marked_and_neither_timed_nor_exported(open_page, backend, example):
     app = open_page("overview", run=EXAMPLE, against="reading")
     text = words(app)
-    assert text.startswith("Example: this run ships with SparseDash and was not computed here. ")
+    assert text.startswith("Example, not computed here. ")
     assert "Computed on 24 November 2025 on another machine (a mainframe)" in text
     assert "The example's models cannot be timed" in text
     files = open_page("models", run=EXAMPLE)

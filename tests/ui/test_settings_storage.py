@@ -59,7 +59,7 @@ def test_the_empty_page_invites_and_the_limit_can_be_chosen_before_anything_is_t
 def test_it_opens_with_what_there_is_and_lists_runs_files_and_the_cache(open_page, filled):
     app = open_page("settings")
     page_text = words(app)
-    assert page_text.startswith("The data folder takes ") and "of 20 GB allowed" in page_text
+    assert page_text.startswith("The data folder takes ") and "1 MB of 20 GB in use" in page_text
     assert "tiny-0123 Kind: converted model Size: 96 kB Written: today" in page_text
     assert "refitted weights) 2 1 MB recomputed when a run needs it" in page_text
     assert query_of(links(app)[TITLE])["run"] == RUN.key
@@ -100,12 +100,12 @@ def test_many_runs_are_shown_in_pages(open_page, backend):
     for i in range(12):
         backend.put(replace(RUN, key=f"{i:064d}"[::-1], sparse=()))
     app = open_page("settings")
-    assert "1 to 10 of 12 runs" in words(app)
+    assert "1 to 5 of 12 runs" in words(app)
     app.pagination(key="page").set_value(2).run()
-    assert "11 to 12 of 12 runs" in words(app)
+    assert "6 to 10 of 12 runs" in words(app)
     for page in ("2", "0", "99", "x", "²", "-1"):
         app = open_page("settings", page=page)
-        first = 11 if page == "2" else 1
+        first = 6 if page == "2" else 1
         assert f"{first} to" in words(app) and not app.exception
 
 
@@ -113,13 +113,13 @@ def verify_buttons(app):
     return [
         element.label
         for element in app.button
-        if element.label.startswith(("Check everything", "Resume"))
+        if element.label.startswith(("Check data integrity", "Resume"))
     ]
 
 
 def test_verification_is_asked_for_followed_and_not_asked_for_twice(open_page, filled):
     app = open_page("settings")
-    button(app, "Check everything").click().run()
+    button(app, "Check data integrity").click().run()
     (verify,) = (element for element in filled.jobs() if element.kind == "verify")
     filled.set_jobs(
         job(
@@ -149,7 +149,7 @@ def test_a_verification_that_ended_early_says_why_until_a_newer_one_has_ended(
     filled.put(replace(FOUND, started_at=2e9 - 60, finished_at=2e9))
     app = open_page("settings")
     assert "The model cannot be reached." not in words(app) and verify_buttons(app) == [
-        "Check everything again"
+        "Check data integrity again"
     ]
     assert "5 MB read in 1" in words(app)
 
