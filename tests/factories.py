@@ -5,6 +5,12 @@ from dataclasses import replace
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.export_settings import Proof
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.model_shape import (
+    ExpertsLayout,
+    MlpLayout,
+    ModelShape,
+    ModelStructure,
+)
 from sparsedash.schema.records import (
     Candidate,
     Outcome,
@@ -73,6 +79,42 @@ MIXTURE = replace(
     few_tokens=1,
 )
 """A dense layer, then two mixtures of four experts, of which two stay."""
+
+_EXPERTS = ExpertsLayout(
+    path="mlp.experts",
+    router="mlp.gate",
+    tensors={},
+    n=4,
+    width=16,
+    n_chosen=2,
+    n_groups=1,
+    key="num_experts",
+)
+PER_EXPERT = 3 * 32 * 16 + 32
+MIXTURE_SHAPE = ModelShape(
+    family="glm4_moe",
+    hidden=32,
+    vocabulary=400,
+    widths=(64, 0, 0),
+    per_channel=96,
+    bias_per_channel=0,
+    n_matmul=50_000,
+    n_head=12_800,
+    n_parameters=60_000,
+    attention=32,
+    cache_per_token=96,
+    other_weights=(4096, 4096 + 4 * PER_EXPERT, 4096 + 4 * PER_EXPERT),
+    other_parameters=(64, 64, 64),
+    stored_bytes=2,
+    structure=ModelStructure(
+        blocks="model.layers",
+        mlps=(MlpLayout(inner=("mlp.up",), out="mlp.down", width=64), None, None),
+        experts=(None, _EXPERTS, _EXPERTS),
+    ),
+    per_expert=PER_EXPERT,
+    per_expert_channel=96,
+)
+"""Of the model that MIXTURE was made of."""
 
 STOPPED = Stopping(
     decision="difference",

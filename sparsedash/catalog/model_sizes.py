@@ -83,6 +83,29 @@ def parameter_count(shape: ModelShape, kept: KeptParts) -> int:
     return shape.n_parameters - removed_weights(shape, kept) - beside
 
 
+def expert_parameters(
+    shape: ModelShape, kept: KeptParts, index: int, *, chosen: bool = False
+) -> int:
+    """Parameters of what is left of a block's experts. chosen: of those chosen for a token."""
+    layout = shape.structure.mixtures.get(index)
+    if layout is None or index in kept.removed_layers:
+        return 0
+    n_experts = kept.experts[index] if kept.experts else layout.n
+    if chosen:
+        n_experts = layout.n_chosen
+    width = kept.expert_widths[index] if kept.expert_widths else layout.width
+    return n_experts * (shape.per_expert - (layout.width - width) * shape.per_expert_channel)
+
+
+def active_count(shape: ModelShape, kept: KeptParts) -> int:
+    """Parameters that are read for a token: all, of the experts those that are chosen for it."""
+    n_active = parameter_count(shape, kept)
+    for index in shape.structure.mixtures:
+        n_active -= expert_parameters(shape, kept, index)
+        n_active += expert_parameters(shape, kept, index, chosen=True)
+    return n_active
+
+
 def weight_bytes(shape: ModelShape, kept: KeptParts, dtype: str) -> int:
     """Bytes of all parameters of the model that is left, as a file of weights holds them."""
     return parameter_count(shape, kept) * WEIGHT_BYTES[dtype]

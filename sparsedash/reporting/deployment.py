@@ -18,6 +18,7 @@ from sparsedash.reporting.verdicts import level_words, loss_value
 from sparsedash.reporting.wording import (
     LEVEL,
     NBSP,
+    and_join,
     factor,
     factor_range,
     nats_as_factor,
@@ -27,6 +28,7 @@ from sparsedash.reporting.wording import (
     reference_title,
     size,
     sparsity_words,
+    weights_of,
 )
 from sparsedash.schema.export_settings import Export, Proof
 from sparsedash.schema.model_shape import ModelShape
@@ -219,6 +221,8 @@ def savings(backend: Backend, results: RunResults, model: ModelResult) -> list[s
     lines = [f"file {percent(pruned.reached.bytes)} smaller"]
     if gain is not None:
         lines = [f"file {percent(1 - 1 / gain.value)} smaller: {gain.words}"]
+    if pruned.method.removes_experts:
+        lines.append("as many weights active for a token, so no faster by arithmetic")
     if pruned.reached.kv_cache:
         lines.append(f"KV cache {percent(pruned.reached.kv_cache)} smaller")
     runtime: Runtime = "llama.cpp" if model.spec.is_quantised else "torch"
@@ -359,16 +363,16 @@ def block_shapes(shape: ModelShape, pruned: Pruned) -> list[list[Projection]]:
 
 
 def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") -> Table:
-    """Shapes and bytes of the whole model, its MLPs and every layer; its file has the exact bytes.
-    of: see `Table`.
+    """Shapes and bytes of the whole model, its MLPs or experts, and every layer; its file has the
+    exact bytes. of: see `Table`.
     """
     blocks = block_shapes(shape, pruned)
-    sizes = _mlp_bytes(shape, pruned, dtype)
+    sizes = _block_bytes(shape, pruned, dtype)
     names = next(([name for name, _, _ in block] for block in blocks if block), [])
     mlps = sum(before for before, _ in sizes), sum(after for _, after in sizes)
     parts: list[tuple[str, tuple[int, int], list[Projection]]] = [
         ("Whole model", _model_bytes(shape, pruned, dtype), []),
-        ("All MLPs", mlps, []),
+        (f"All {_parts_name(shape)}", mlps, []),
         *((f"Layer {i}", *layer) for i, layer in enumerate(zip(sizes, blocks, strict=True), 1)),
     ]
     rows = []
@@ -387,10 +391,19 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") ->
     elif pruned.method.removes_experts:
         n_experts = model_sizes.removed_experts(shape, pruned.kept)
         kept = f"{n_experts:,} of {sum(shape.experts):,} experts removed."
+    elif pruned.method.prunes_experts:
+        n_channels = model_sizes.removed_expert_channels(shape, pruned.kept)
+        kept = f"{n_channels:,} inner channels of the experts removed."
     elif n == 0 and not pruned.method.is_structured:
         kept = "Only zeros: every matrix keeps its shape and its bytes."
+    about_shapes = " Shapes: outputs × inputs of the MLP's projections." if names else ""
+    counted = "biases of the channels"
+    if shape.structure.mixtures:
+        dense_weights = weights_of(shape, shape.whole)
+        kept += f" Before: {dense_weights}; after: {weights_of(shape, pruned.kept)}."
+        counted += ", routers' rows of the experts"
     caption = (
-        f"{kept} Shapes: outputs × inputs of the MLP's projections. Bytes: {dtype} weights and biases of the channels. "
+        f"{kept}{about_shapes} Bytes: {dtype} weights and {counted}. "
         "The whole model includes attention, embeddings, norms and head."
     )
     head = ["Part", "Bytes before", "Bytes after", "Smaller by", *names]
@@ -408,9 +421,10 @@ def _shape_values(shape: ModelShape, pruned: Pruned, dtype: str) -> list[dict[st
     from 1.
     """
     rows = []
+    part = "MLP or experts" if shape.structure.mixtures else "MLP"
     layers = zip(
         block_shapes(shape, pruned),
-        _mlp_bytes(shape, pruned, dtype),
+        _block_bytes(shape, pruned, dtype),
         strict=True,
     )
     for i, (projections, (before, after)) in enumerate(layers, 1):
@@ -424,7 +438,7 @@ def _shape_values(shape: ModelShape, pruned: Pruned, dtype: str) -> list[dict[st
                 "columns_after": new[1],
             }
             rows.append(values)
-        rows.append({"layer": i, "part": "MLP", "bytes_before": before, "bytes_after": after})
+        rows.append({"layer": i, "part": part, "bytes_before": before, "bytes_after": after})
     before, after = _model_bytes(shape, pruned, dtype)
     rows.append(
         {
@@ -437,13 +451,27 @@ def _shape_values(shape: ModelShape, pruned: Pruned, dtype: str) -> list[dict[st
     return rows
 
 
-def _mlp_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> list[tuple[int, int]]:
-    """Bytes of each block's MLP before and after."""
-    channel_bytes = (shape.per_channel + shape.bias_per_channel) * model_sizes.WEIGHT_BYTES[dtype]
-    return [
-        (before * channel_bytes, after * channel_bytes)
-        for before, after in zip(shape.widths, pruned.widths, strict=True)
-    ]
+def _parts_name(shape: ModelShape) -> str:
+    """What the parts of the blocks are whose bytes are counted: MLPs, experts, or both."""
+    names = ["MLPs"] if any(shape.widths) else []
+    if shape.structure.mixtures:
+        names.append("experts")
+    return and_join(names)
+
+
+def _block_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> list[tuple[int, int]]:
+    """Bytes of each block's MLP or experts before and after."""
+    itemsize = model_sizes.WEIGHT_BYTES[dtype]
+    per_channel = shape.per_channel + shape.bias_per_channel
+    sizes = []
+    for index in range(len(shape.widths)):
+        n_parameters = []
+        for kept in (shape.whole, pruned.kept):
+            n_of_experts = model_sizes.expert_parameters(shape, kept, index)
+            n_parameters.append(kept.widths[index] * per_channel + n_of_experts)
+        before, after = n_parameters
+        sizes.append((before * itemsize, after * itemsize))
+    return sizes
 
 
 def _model_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> tuple[int, int]:

@@ -539,10 +539,14 @@ def _cost_cells(backend: Backend, entry: Entry, timing: Timing | None) -> dict[s
     shape = backend.model_shape(record)
     lines = []
     n_weights = None
+    n_active = None
     if shape is not None and (pruned is None or pruned.dense_widths == shape.widths):
         kept = pruned.kept if pruned else shape.whole
         n_weights = model_sizes.parameter_count(shape, kept)
         lines.append(weights(n_weights))
+        if shape.structure.mixtures:
+            n_active = model_sizes.active_count(shape, kept)
+            lines.append(f"{weights(n_active)} active")
     removed = pruned.reached.weights if pruned else 0.0
     if removed:
         lines.append(f"{MINUS}{percent(removed)} of blocks")
@@ -561,7 +565,11 @@ def _cost_cells(backend: Backend, entry: Entry, timing: Timing | None) -> dict[s
         "weights": _Cell(
             "\n".join(lines),
             inf if n_weights is None else n_weights,
-            {"weights": n_weights, "weights_gone_percent": 100 * removed},
+            {
+                "weights": n_weights,
+                "weights_gone_percent": 100 * removed,
+                "active_weights": n_active,
+            },
         ),
         "bytes": _Cell(
             f"{size(n_bytes)}\n{kind}" if n_bytes else "",

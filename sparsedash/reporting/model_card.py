@@ -30,7 +30,12 @@ from sparsedash.storage.model_folders import RECIPE
 from sparsedash.storage.store import Store
 
 _UNKNOWN = "licence unknown: the base's files state none; check it before you share this model"
-_KIND_TAGS: dict[str, list[str]] = {"channelx1": ["width-pruning"], "layer": ["depth-pruning"]}
+_KIND_TAGS: dict[str, list[str]] = {
+    "channelx1": ["width-pruning"],
+    "layer": ["depth-pruning"],
+    "expert": ["expert-pruning", "moe"],
+    "expert-channel": ["width-pruning", "moe"],
+}
 _ACTIVE_IN_CODE = str.maketrans({mark: f"⟨U+{ord(mark):04X}⟩" for mark in "`|\\"})
 """Would end a code span, or the cell of its table."""
 
@@ -113,7 +118,7 @@ Nothing else was measured: other tasks, other languages and safety may have suff
 
 ## Reproduction
 
-`{RECIPE}` holds every setting, the kept channels of each block, the identities of the base and of the texts, and the
+`{RECIPE}` holds every setting, what each block keeps, the identities of the base and of the texts, and the
 versions. From the same base and text SparseDash rebuilds the same weights, bit for bit on the same machine."""
     # Parsed by the hub's own class: metadata that cannot be read raises here.
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
@@ -168,16 +173,39 @@ def _making_table(facts: CardFacts, pruned: Pruned) -> str:
         "Method": f"{presets.spec_name(pruned.spec)}: {', '.join(choices)}",
         "Healing": wording.healing_words(pruned.healed) if pruned.healed else "",
         "Sparsity asked for": f"{pruned.sparsity_permille / 10:g} % {wording.share_of(method)}",
-        "Widths": f"{widths} of {whole}{where}",
+        "Widths": f"{widths} of {whole}{where}" if any(dense) else "",
         "Layers that are gone, counted from 1": ", ".join(
             str(index + 1) for index in pruned.removed_layers
         ),
-        "Experts of each layer": ", ".join(map(str, pruned.kept.experts)),
+        "Experts of each layer": _experts_words(pruned),
+        "Weights": _weights_words(facts, pruned),
         "In the files": facts.written.layout,
         "Calibration": calibration if method.reads_text else "none: the method reads no text",
         "Number format": facts.sparse.dtype,
     }
     return _table(("", ""), [row for row in rows.items() if row[1]])
+
+
+def _experts_words(pruned: Pruned) -> str:
+    """How many experts the layers keep of how many; empty where none is removed."""
+    if not pruned.method.removes_experts:
+        return ""
+    counts = pruned.kept_of_dense
+    mixtures = dict.fromkeys((kept, dense) for kept, dense in counts if dense)
+    if len(mixtures) > 1:
+        return ", ".join(f"{kept} of {dense}" for kept, dense in counts)
+    kept, dense = next(iter(mixtures))
+    n_mixtures = sum(dense > 0 for _, dense in counts)
+    where = "each layer" if n_mixtures == len(counts) else f"{n_mixtures} of {len(counts)} layers"
+    return f"{kept} of {dense} in {where}"
+
+
+def _weights_words(facts: CardFacts, pruned: Pruned) -> str:
+    """How many weights a mixture has, and how many of them are active; empty of other models."""
+    if not facts.shape.structure.mixtures:
+        return ""
+    dense_weights = wording.weights_of(facts.shape, facts.shape.whole)
+    return f"{wording.weights_of(facts.shape, pruned.kept)}; the base has {dense_weights}"
 
 
 def _loss_section(facts: CardFacts, judged: ModelResult) -> str:

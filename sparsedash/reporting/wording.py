@@ -12,10 +12,12 @@ from sys import float_info
 from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
 from sparsedash.catalog.cost_model import LeastMemory
+from sparsedash.catalog.model_sizes import active_count, parameter_count
 from sparsedash.catalog.presets import spec_name
 from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget, MethodSettings
+from sparsedash.schema.model_shape import KeptParts, ModelShape
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Healed, Pruned, Run
 from sparsedash.schema.settings import DATA_SET, CalibrationSettings, RunSettings, commit_of
@@ -272,6 +274,16 @@ def weights(count: int) -> str:
     if count >= 999.5e6:
         return f"{count / 1e9:.1f} billion"
     return f"{max(1, round(count / 1e6))} million"
+
+
+def weights_of(shape: ModelShape, kept: KeptParts) -> str:
+    """ "135 million weights", "30.5 billion weights, 3.3 billion of them active": of a mixture those
+    that a token is computed with.
+    """
+    words = f"{weights(parameter_count(shape, kept))} weights"
+    if shape.structure.mixtures:
+        words += f", {weights(active_count(shape, kept))} of them active"
+    return words
 
 
 def least_memory_words(least: LeastMemory) -> str:

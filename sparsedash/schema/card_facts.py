@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sparsedash.schema.export_settings import ExportSettings, Proof, WrittenFiles
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import BUILTIN_MODEL
 
@@ -15,7 +16,7 @@ class CardFacts:
     """Facts about an export. sparse: with the names of model and texts in its run's settings.
 
     licence: as the base states it, or empty. source_type: of the weights in the base's GGUF file of
-    source_bytes bytes; empty where it has none or they are full numbers.
+    source_bytes bytes; empty where it has none or they are full numbers. shape: of the dense model.
     """
 
     settings: ExportSettings
@@ -27,6 +28,7 @@ class CardFacts:
     licence: str
     source_type: str
     source_bytes: int
+    shape: ModelShape
 
 
 RenderCard = Callable[[CardFacts], str]

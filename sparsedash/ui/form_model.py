@@ -2,6 +2,7 @@
 it is loaded.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import streamlit as st
@@ -11,6 +12,7 @@ from sparsedash.reporting import wording
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import FieldRow
 from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id
@@ -95,12 +97,8 @@ def _show_model_facts(backend: Backend, model: str) -> None:
     if shape is None:
         form_fields.show_hint(f"{family}Sizes, memory and time are known once it has been read.")
         return
-    blocks = wording.quantity(len(shape.widths), "block")
-    if widths := sorted(set(shape.widths) - {0}):
-        width = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
-        blocks = f"{blocks} of {width} channels"
     hint = (
-        f"{family}{blocks}, {wording.weights(shape.n_parameters)} weights, "
+        f"{family}{_blocks_words(shape)}, {wording.weights_of(shape, shape.whole)}, "
         f"{wording.size(4 * shape.n_parameters)} in FP32."
     )
     if shape.n_beside:
@@ -109,3 +107,23 @@ def _show_model_facts(backend: Backend, model: str) -> None:
             f" Only its language model is pruned: the {tower} weights beside it stay as they are."
         )
     form_fields.show_hint(hint)
+
+
+def _blocks_words(shape: ModelShape) -> str:
+    """ "30 blocks of 1,536 channels"; of a mixture how many blocks have how many experts."""
+    words = wording.quantity(len(shape.widths), "block")
+    widths = _counts_words(shape.widths)
+    mixtures = list(shape.structure.mixtures.values())
+    if not mixtures:
+        return f"{words} of {widths} channels" if widths else words
+    if len(mixtures) < len(shape.widths):
+        words += f", {len(mixtures)} of them"
+    n_chosen = _counts_words([layout.n_chosen for layout in mixtures])
+    words += f" with {_counts_words(shape.experts)} experts, {n_chosen} for each token"
+    return f"{words}; MLPs of {widths} channels" if widths else words
+
+
+def _counts_words(counts: Sequence[int]) -> str:
+    """ "1,536", "512 to 1,536": those above 0; empty where there are none."""
+    ends = sorted(set(counts) - {0})
+    return " to ".join(f"{end:,}" for end in dict.fromkeys([*ends[:1], *ends[-1:]]))

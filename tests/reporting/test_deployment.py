@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+from sparsedash.catalog.model_sizes import active_count, parameter_count
 from sparsedash.reporting.deployment import block_shapes, shapes_table
 from sparsedash.reporting.html import table_csv
+from sparsedash.reporting.wording import percent
 from sparsedash.schema.model_shape import MlpLayout, ModelStructure
 from tests.catalog import test_model_sizes
-from tests.factories import PRUNED
+from tests.factories import MIXTURE, MIXTURE_SHAPE, PER_EXPERT, PRUNED
 
 # Two gated blocks, d = 4, with 128 and 64 channels, of which 96 and 64 are kept.
 SHAPE = replace(
@@ -67,3 +69,23 @@ def test_zeros_alone_change_no_shape():
     assert (
         "every matrix keeps its shape and its bytes" in shapes_table(SHAPE, masked, "float32").html
     )
+
+
+def test_of_a_mixture_the_experts_of_each_layer_are_counted_and_what_stays_active():
+    shown = shapes_table(MIXTURE_SHAPE, MIXTURE, "bfloat16")
+    assert [row[0] for row in shown.rows[:3]] == ["Whole model", "All MLPs and experts", "Layer 1"]
+    assert shown.rows[3][3] == percent(0.5) and shown.rows[2][3] == percent(0)
+    assert "4 of 8 experts removed." in shown.caption and "of them active" in shown.caption
+    layer = next(row for row in shown.data if row["layer"] == 2)
+    assert layer == {
+        "layer": 2,
+        "part": "MLP or experts",
+        "bytes_before": 8 * PER_EXPERT,
+        "bytes_after": 4 * PER_EXPERT,
+    }
+    kept = MIXTURE.kept
+    assert parameter_count(MIXTURE_SHAPE, kept) == 60_000 - 4 * PER_EXPERT
+    assert active_count(MIXTURE_SHAPE, kept) == 60_000 - 4 * PER_EXPERT
+    assert active_count(MIXTURE_SHAPE, MIXTURE_SHAPE.whole) == 60_000 - 4 * PER_EXPERT
+    narrower = replace(kept, experts=(), expert_widths=(0, 8, 8))
+    assert active_count(MIXTURE_SHAPE, narrower) == 60_000 - 4 * PER_EXPERT - 4 * 8 * 96

@@ -12,7 +12,7 @@ from sparsedash.reporting.model_results import judge, measure
 from sparsedash.schema.card_facts import BUILTIN_BASE, CardFacts, hub_name, public_name
 from sparsedash.schema.export_settings import ExportSettings, WrittenFiles
 from sparsedash.schema.tolerance_settings import Tolerance
-from tests.factories import PROOF, PRUNED, RECORD
+from tests.factories import MIXTURE, MIXTURE_SHAPE, PROOF, PRUNED, RECORD
 
 HOSTILE = [
     "a`b``c```d",
@@ -56,15 +56,15 @@ def judged_on_tasks(sparse, name):
     )
 
 
-def card_of(word):
+def card_of(word, pruned=PRUNED):
     """A card with this word wherever one comes from a model, a file, a task or a licence."""
     line = one_line(word)
-    calibration = replace(PRUNED.calibration, corpus=f"file:{line}")
-    refitted = replace(PRUNED.method, compensation="least-squares")
+    calibration = replace(pruned.calibration, corpus=f"file:{line}")
+    refitted = replace(pruned.method, compensation="least-squares")
     pruned = replace(
-        PRUNED,
+        pruned,
         calibration=calibration,
-        spec=replace(PRUNED.spec, method=refitted),
+        spec=replace(pruned.spec, method=refitted),
     )
     sparse = replace(
         RECORD, model=word, model_identity=f"sha256:{word}", corpus=f"file:{word}", pruned=pruned
@@ -88,6 +88,7 @@ def card_of(word):
         licence=line,
         source_type="",
         source_bytes=0,
+        shape=MIXTURE_SHAPE,
     )
     return ModelCard(model_card(facts, judged_on_tasks(sparse, word)))
 
@@ -112,6 +113,15 @@ def test_no_word_of_a_model_a_file_a_task_or_a_licence_is_markup_or_metadata(wor
     }
     assert card.data.to_dict() == plain.data.to_dict() | {"license": one_line(word)}
     assert not re.search("[\u202e\x1b\u2028]", card.text)
+
+
+def test_of_a_mixture_the_card_counts_experts_and_active_weights():
+    text = card_of("plain", MIXTURE).text
+    assert "whole experts were removed, the same number of each mixture" in text
+    assert "| Experts of each layer | 2 of 4 in 2 of 3 layers |" in text
+    assert "million weights, 1 million of them active; the base has" in text
+    assert "expert-pruning" in card_of("plain", MIXTURE).data.tags
+    assert "Experts" not in card_of("plain").text
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,7 @@ def _write_card(
         licence=base_licence(rebuilt.source, sparse),
         source_type=rebuilt.source.source_type,
         source_bytes=base_file.stat().st_size if base_file else 0,
+        shape=rebuilt.loaded.shape,
     )
     (inside / CARD).write_text(render_card(facts), encoding="utf-8")
 

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import sparsedash
+from sparsedash.catalog.model_sizes import active_count
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import expert_pruning
 from sparsedash.engine.calibration.expert_pruning import best_of_each_group, prune_experts
@@ -221,7 +222,7 @@ def test_a_run_counts_its_experts_and_is_the_same_streamed(mixture_settings, sto
     for numbers, use in zip(sparse[0].pruned.experts, sparse[0].pruned.expert_use, strict=True):
         assert len(numbers) == 6 and len(use) == 8 and sum(use) == pytest.approx(1, abs=1e-3)
     shape = inspect_model(AutoConfig.from_pretrained(mixture_settings.model), "tiny")
-    assert shape.n_active == shape.n_parameters - 4 * 6 * shape.per_expert
+    assert active_count(shape, shape.whole) == shape.n_parameters - 4 * 6 * shape.per_expert
     reached = sparse[1].pruned.reached
     assert (reached.channels, reached.macs, reached.kv_cache) == (0.5, 0, 0)
     assert reached.bytes == pytest.approx(4 * 4 * shape.per_expert / shape.n_parameters)
