@@ -8,6 +8,7 @@ output head included; attention's own products grow with the context and are not
 keys and values of a token.
 """
 
+from math import ceil
 from typing import get_args
 
 from sparsedash.catalog.model_sizes import (
@@ -146,7 +147,7 @@ def most_permille(shape: ModelShape, method: MethodSettings) -> int:
     """
     if method.prunes_experts:
         kept = fewer_experts(shape, method, MAX_SPARSITY_PERMILLE)
-        return min(MAX_SPARSITY_PERMILLE, int(1000 * reached(shape, kept)[method.budget]))
+        return min(MAX_SPARSITY_PERMILLE, ceil(1000 * reached(shape, kept)[method.budget]))
     if method.budget == "channels" and not (method.removes_layers and len(shape.widths) == 1):
         return MAX_SPARSITY_PERMILLE
     n_blocks = len(shape.widths)

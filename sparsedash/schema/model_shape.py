@@ -3,8 +3,8 @@
 Found and counted from its config by `engine.models.model_inspection`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -101,6 +101,11 @@ class ModelStructure:
     def mixtures(self) -> dict[int, ExpertsLayout]:
         """The experts of those blocks that have some, by block."""
         return {index: layout for index, layout in enumerate(self.experts) if layout}
+
+    def without_mlps(self, outs: Collection[str]) -> "ModelStructure":
+        """The structure with none for MLPs that have these projections out of them."""
+        mlps = [layout if layout and layout.out not in outs else None for layout in self.mlps]
+        return replace(self, mlps=tuple(mlps))
 
     @property
     def out_bias(self) -> bool:

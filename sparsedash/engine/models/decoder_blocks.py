@@ -134,7 +134,7 @@ class BlockWalk:
     def _run(self, index: int, number: int) -> None:
         args, kwargs = self._calls[number][index]
         output = self._blocks[index](self._hidden[number], *args, **kwargs)
-        self._hidden[number] = output[0] if isinstance(output, tuple) else output
+        self._hidden[number] = output[0] if isinstance(output, (tuple, list)) else output
 
 
 @contextmanager
@@ -291,7 +291,7 @@ def _n_returned(body: nn.Module, blocks: Sequence[nn.Module]) -> int:
             forward_replaced(blocks[1:], [lambda *_, **__: outputs[0]] * (len(blocks) - 1)),
         ):
             body(input_ids=token, use_cache=False)
-        _N_RETURNED[body] = len(outputs[0]) if isinstance(outputs[0], tuple) else 0
+        _N_RETURNED[body] = len(outputs[0]) if isinstance(outputs[0], (tuple, list)) else 0
     return _N_RETURNED[body]
 
 

@@ -70,13 +70,17 @@ def _proven(config: PretrainedConfig, structure: ModelStructure) -> ModelStructu
         raise proof.NotProvenError(problem) from error
     tiny_structure = find_structure(tiny, model)
     ids = proof.some_ids()
+    outs = proof.mixing_outs(model, tiny_structure, ids)
+    structure = structure.without_mlps(outs)
+    tiny_structure = tiny_structure.without_mlps(outs)
     if not _kinds(structure) <= _kinds(tiny_structure):
         raise proof.NotProvenError("a tiny model of its type has other MLPs")
     problems = [
         proof.problem_of(proof.require_causal, model, ids),
         proof.problem_of(proof.require_walk, model, tiny_structure, ids),
-        proof.problem_of(proof.require_tokenwise, model, tiny_structure, ids),
     ]
+    if not any(structure.mlps) and not structure.mixtures:
+        problems.append(f"{min(outs)} mixes tokens")
     if any(structure.mlps):
         problems.append(proof.problem_of(proof.require_narrowing, model, tiny_structure, ids))
     for problem in filter(None, problems):

@@ -96,12 +96,14 @@ def require_cache(model: PreTrainedModel, ids: Tensor) -> None:
 
 
 @torch.inference_mode()
-def require_tokenwise(model: PreTrainedModel, structure: ModelStructure, ids: Tensor) -> None:
-    """Raise NotProvenError where an MLP looks at more than one token, as attention does."""
+def mixing_outs(model: PreTrainedModel, structure: ModelStructure, ids: Tensor) -> set[str]:
+    """Out-projections of those MLPs that look at more than one token: they are attention or such."""
     blocks = list(model.get_submodule(structure.blocks).children())
+    outs = set()
     for block, layout in zip(blocks, structure.mlps, strict=True):
         if layout is not None and not _is_tokenwise(model, block, layout, ids):
-            raise NotProvenError(f"{layout.out} mixes tokens")
+            outs.add(layout.out)
+    return outs
 
 
 def _is_tokenwise(

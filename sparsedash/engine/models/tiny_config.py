@@ -93,7 +93,9 @@ def _shrink(config: Any, sizes: Mapping[str, int]) -> None:
         (value for name in ("num_hidden_layers", "n_layer") if (value := _value(config, name))), 0
     )
     head_dim = _head_dim(config)
+    of_layers: Mapping[str, Mapping[str, Any]] = {}
     if _value(config, "is_heterogeneous"):
+        of_layers = config.to_dict()["per_layer_config"]
         config.per_layer_config = None
     for name, size in sizes.items():
         value = _value(config, name)
@@ -105,9 +107,12 @@ def _shrink(config: Any, sizes: Mapping[str, int]) -> None:
     for name, token in _SPECIAL_TOKENS.items():
         if hasattr(config, name):
             _set(config, name, token)
+    kinds = _value(config, "layer_types")
     for name, value in list(vars(config).items()):
         if isinstance(value, list) and len(value) == depth > N_LAYERS:
-            _set(config, name, _sample_of_layers(value))
+            _set(config, name, [value[index] for index in _sample_of_layers(value)])
+    if of_layers and isinstance(kinds, list):
+        config.per_layer_config = _sample_of_values(of_layers, _sample_of_layers(kinds), sizes)
     if not is_tower:
         for name, value in TINY_SIZES.get(getattr(config, "model_type", ""), {}).items():
             _set(config, name, value)
@@ -137,10 +142,27 @@ def _shrink_sections_(config: Any, head_dim: int) -> None:
         rope["mrope_section"] = shares
 
 
-def _sample_of_layers(kinds: Sequence[Any]) -> list[Any]:
-    """As many kinds of layers as a tiny model has layers: the first, and then each new one."""
+def _sample_of_layers(kinds: Sequence[Any]) -> list[int]:
+    """As many layers as a tiny model has: the first of each kind, and then further ones."""
     chosen = sorted(range(len(kinds)), key=lambda index: kinds[index] in kinds[:index])
-    return [kinds[index] for index in sorted(chosen[:N_LAYERS])]
+    return sorted(chosen[:N_LAYERS])
+
+
+def _sample_of_values(
+    of_layers: Mapping[str, Mapping[str, Any]], layers: Sequence[int], sizes: Mapping[str, int]
+) -> dict[int, dict[str, Any]]:
+    """Values of single layers, by the places that these layers get; sizes twice the usual tiny
+    ones, so that they stay others than the rest has.
+    """
+    values = {int(index): of_layer for index, of_layer in of_layers.items()}
+    sampled = {}
+    for place, index in enumerate(layers):
+        if index in values:
+            sampled[place] = {
+                name: 2 * sizes[name] if name in sizes else value
+                for name, value in values[index].items()
+            }
+    return sampled
 
 
 def _are_equal(config: Any, first: str, second: str) -> bool:

@@ -86,6 +86,7 @@ def test_a_wrong_structure_fails_its_proof():
         structure.mlps[0], inner=("self_attn.v_proj",), out="self_attn.o_proj", width=16, fused=1
     )
     wrong = replace(structure, mlps=(attention,) * 4)
-    assert "mixes tokens" in proof.problem_of(proof.require_tokenwise, model, wrong, ids)
+    assert proof.mixing_outs(model, wrong, ids) == {"self_attn.o_proj"}
+    assert not proof.mixing_outs(model, structure, ids)
     swapped = replace(structure, mlps=(replace(structure.mlps[0], fused=1),) * 4)
     assert proof.problem_of(proof.require_narrowing, model, swapped, ids)
