@@ -9,16 +9,16 @@ from sparsedash.ui import (
     form_run,
     frame,
     job_panel,
+    judged_files,
     overview_results,
-    task_answers,
     widgets,
 )
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
 from sparsedash.ui.navigation import current_tolerance
 
 backend = frame.page("Overview")
-if task_answers.is_asked():
-    task_answers.show_answers(backend)
+if judged_files.is_asked():
+    judged_files.show_answers(backend)
     st.stop()
 runs = backend.runs()
 damaged = backend.damaged_runs()
@@ -37,10 +37,8 @@ def invite() -> None:
     """Draw the page that is shown before anything has run."""
     widgets.opening("What would pruning cost this language model?")
     widgets.empty(
-        "SparseDash removes parts of a model (channels of its MLPs, whole layers or single weights), evaluates it and "
-        "the dense one on the same passages, and shows the loss with its intervals and every answer side by side.",
-        "Nothing has run here yet. The built-in model is small and needs no network: one click calibrates it on text "
-        "that ships with it, prunes it to two sparsities and compares the answers.",
+        "Nothing has run here yet. One click removes parts of a small built-in model and compares its answers with "
+        "the dense one's."
     )
     with widgets.row():
         st.button(
@@ -50,6 +48,9 @@ def invite() -> None:
             widgets.link("overview", "Look at an example", run=EXAMPLE)
         widgets.link("prune", "or choose a model yourself")
     overview_results.show_first_run_duration(backend)
+    example = run_results(backend, backend.run(EXAMPLE))
+    if example is not None:
+        overview_results.show_preview(backend, example)
 
 
 if results is not None:

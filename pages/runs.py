@@ -37,9 +37,7 @@ elif not rows:
         explain_no_runs(backend)
 else:
     with answer:
-        widgets.opening(
-            runs_sentence(rows, current_tolerance()), job_panel.jobs_sentence(live) if live else ""
-        )
+        widgets.opening(runs_sentence(rows), job_panel.jobs_sentence(live) if live else "")
         choose_tolerance()
     runs_table.read_on(rows)
     listed = runs_table.filter_rows(rows)

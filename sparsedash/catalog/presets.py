@@ -48,6 +48,11 @@ METHODS = (
         _BY_CURVES,
     ),
     Method(
+        "quick",
+        "obs-by-curves with three points a curve: a first look",
+        replace(_BY_CURVES, curve_levels=3),
+    ),
+    Method(
         "least-squares",
         "channels by weight times activation, then refitted; the quickest that refits",
         _USUAL,

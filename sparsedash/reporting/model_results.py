@@ -66,9 +66,9 @@ class ModelResult:
     @property
     def own_loss_words(self) -> tuple[str, str]:
         """ "1.05 ×" and "1.01 to 1.09": its perplexity and the interval, empty where there is none."""
-        own = self.own_perplexity
-        ends = "" if isinf(own.low) else wording.factor_range(own.low, own.high)
-        return wording.nats_as_factor(own.value), ends
+        loss = self.own_perplexity
+        ends = "" if isinf(loss.low) else wording.factor_range(loss.low, loss.high)
+        return wording.nats_as_factor(loss.value), ends
 
     @property
     def is_unchanged(self) -> bool:

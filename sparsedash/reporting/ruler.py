@@ -33,6 +33,8 @@ _WORDS: dict[Verdict, str] = {
 _LABEL = 7.0
 _PHONE_LABEL = 17.0
 """Percent of a ruler that a label takes, on a wide screen and on a phone."""
+_NEAR_END = 10.0
+"""Percent of a ruler from its ends within which a label is not centred."""
 _AIR = 1.04
 
 
@@ -261,7 +263,7 @@ def _pin_html(ruler: Ruler, pin: LimitEstimate) -> Html:
             "span",
             escape(words),
             css="sd-pin-label",
-            style=f"left: {place:.2f}%; transform: translateX(-{place:.0f}%)",
+            style=f"left: {place:.2f}%; transform: translateX(-{_shift(place):.0f}%)",
         ),
         css="sd-ruler-pin",
     )
@@ -272,7 +274,7 @@ def _mark_html(mark: Mark, place: float, lanes: str, address: str) -> Html:
     sign = "…" if mark.verdict is None else _SIGNS[mark.verdict]
     label = join(element("i", escape(sign)), escape(f" {mark.label}"))
     css = f"sd-mark sd-mark-{mark.verdict or 'to-come'}"
-    style = f"left: {place:.2f}%; {lanes}; --shift: -{place:.0f}%"
+    style = f"left: {place:.2f}%; {lanes}; --shift: -{_shift(place):.0f}%"
     name = f"{mark.label}: {_mark_words(mark)}"
     stem = element("span", css="sd-mark-stem", style=f"left: {place:.2f}%; {lanes}")
     if not address:
@@ -292,6 +294,13 @@ def _mark_html(mark: Mark, place: float, lanes: str, address: str) -> Html:
     )
 
 
+def _shift(place: float) -> float:
+    """How much of a label stands left of its place: half, but less or more near the ends."""
+    if place < _NEAR_END:
+        return 50 * place / _NEAR_END
+    return max(50.0, 100 - 50 * (100 - place) / _NEAR_END)
+
+
 def _lanes(places: Sequence[float], width: float) -> list[int]:
     """The row of each label of this width, so that none covers another. places: rising; all in
     percent of the ruler.
@@ -299,7 +308,7 @@ def _lanes(places: Sequence[float], width: float) -> list[int]:
     ends: list[float] = []
     lanes = []
     for place in places:
-        begin = place - width * place / 100
+        begin = place - width * _shift(place) / 100
         lane = next((i for i, end in enumerate(ends) if end <= begin), len(ends))
         if lane == len(ends):
             ends.append(0.0)

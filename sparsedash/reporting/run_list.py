@@ -37,7 +37,6 @@ from sparsedash.reporting.wording import (
     sparsity_steps,
     sparsity_words,
     spec_title,
-    tolerance_words,
     with_type,
 )
 from sparsedash.schema.find_settings import FindSettings, planned_run
@@ -227,8 +226,8 @@ def _loss_lines(verdict: ToleranceVerdict) -> tuple[str, str, str]:
 
 
 def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
-    """A row for every run, and for every live job whose run has no result yet, newest first.
-    tolerance: the limits.
+    """A row for every run, and for every running job whose run has no result yet, newest first.
+    Waiting ones stand in the list of jobs. tolerance: the limits.
     """
     runs = backend.runs()
     marks = backend.user_data.marks()
@@ -255,7 +254,7 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
             earlier_s=job.earlier_s if job is not None else 0.0,
         )
     for key, job in jobs.items():
-        if not job.live or key in rows or (request := job_request(job)) is None:
+        if job.state != "running" or key in rows or (request := job_request(job)) is None:
             continue
         rows[key] = RunRow(
             key=key,
@@ -367,30 +366,24 @@ def rows_matching(rows: Sequence[RunRow], text: str, model: str) -> list[RunRow]
     return matching
 
 
-def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
-    """What can be said of all runs, in one sentence."""
+def runs_sentence(rows: Sequence[RunRow]) -> str:
+    """What can be said of all runs by the page's limits, in fourteen words at most."""
     judged = [row.model.verdict for row in rows if row.model is not None]
     if not judged:
         n_live = sum(row.live for row in rows)
         live = f"{quantity(n_live, 'run')} under way, no result yet."
         return live if n_live else "No run has a verdict."
     count = Counter[str](judgement.verdict for judgement in judged)
-    n = count["within"]
-    n_runs = len(judged)
-    n_open = sum(bool(verdicts.accuracy_open(judgement)) for judgement in judged)
-    more = ""
-    if n_open:
-        number = "" if n_open == n else f"{n_open} "
-        more = f", {number}without a verdict on accuracy"
+    n_within = count["within"]
+    parts = []
     for verdict in ("undecided", "beyond"):
         if count[verdict]:
-            more += f"; {count[verdict]} {verdict}"
-    verb = "have" if n > 1 else "has"
-    runs = f"{n or 'None'} of {n_runs} runs with a result {verb} a model"
-    if n_runs == 1:
-        number = "a" if n else "no"
-        runs = f"Your one run with a result has {number} model"
-    return f"{runs} within your limits ({tolerance_words(tolerance)}){more}."
+            parts.append(f"{count[verdict]} {verdict}")
+    verb = "have" if n_within > 1 else "has"
+    sentence = (
+        f"{n_within or 'None'} of {quantity(len(judged), 'run')} {verb} a model within your limits"
+    )
+    return f"{'; '.join([sentence, *parts])}."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.derived_notes import note_derived, recalled
 from sparsedash.storage.file_hashes import file_hashes_of
 from sparsedash.storage.hub_reach import HubReach
-from sparsedash.storage.local_machine import local_path, require_job_room
+from sparsedash.storage.local_machine import local_path, multiplies_bfloat16, require_job_room
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.serving import LOCAL, Serving
 from sparsedash.storage.shape_notes import known_shape
@@ -317,7 +317,7 @@ class Backend:
         return self._access.offered_tasks()
 
     def open_answers(self, name: str, content: bytes) -> list[str]:
-        """The keys of the tasks in a file of answers, kept for `answers`. For administrators.
+        """The keys of the models in a file of answers, kept for `answers`. For administrators.
 
         Raises CorpusError and StoreError.
         """
@@ -453,13 +453,13 @@ class Backend:
         return self._runner.reconcile()
 
     def fastest_dtype(self) -> Dtype:
-        """bfloat16 where this machine multiplies clearly faster in it, as measured; else float32."""
+        """bfloat16 where this machine multiplies clearly faster in it, as measured, or until then by
+        its processor; else float32.
+        """
         speeds = self._speed.known()
-        return (
-            "bfloat16"
-            if speeds is not None and speeds.bfloat16 > _FASTER * speeds.float32
-            else "float32"
-        )
+        if speeds is None:
+            return "bfloat16" if multiplies_bfloat16() else "float32"
+        return "bfloat16" if speeds.bfloat16 > _FASTER * speeds.float32 else "float32"
 
     def expect_work(self) -> None:
         """Have a worker ready by the time that the user starts something. Returns at once."""

@@ -221,6 +221,16 @@ def memory_bytes(limits: tuple[Path, ...] = _LIMITS) -> int:
     return n_bytes
 
 
+_CPU = Path("/proc/cpuinfo")
+
+
+def multiplies_bfloat16(cpu: Path = _CPU) -> bool:
+    """Whether the processor has tiles for products in bfloat16; False where it does not say."""
+    with suppress(OSError, ValueError):
+        return "amx_bf16" in cpu.read_text(encoding="ascii").split()
+    return False
+
+
 _BUSY_LOAD = 1.25
 """Threads that run or wait for each processor on a busy machine; a run alone has at most one."""
 

@@ -46,29 +46,15 @@ def draw_job(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence
     queue: all waiting jobs in order: a waiting job then has buttons that move it, and a run its
     priority.
     """
+    if job.state == "queued" and not brief:
+        _draw_waiting(backend, job, queue)
+        return
     # A run that was resumed took less than was expected of the whole.
     fresh = job.makes_run and job.state == "done" and job.attempt == 1
     forecast = backend.forecast(job) if fresh else None
-    sign, word = ("⊘", "Stopping") if job.stopping else job_status.STATES[job.state]
-    state = element(
-        "span",
-        element("span", escape(sign), css="sd-sign"),
-        escape(f" {word}"),
-        css=f"sd-state sd-state-{job.state}",
-    )
-    head = element(
-        "div",
-        state,
-        element("span", escape(job_status.job_name(backend, job)), css="sd-job-title"),
-        css="sd-job-head",
-    )
-    parts = [head]
+    parts = [_head(backend, job)]
     if not brief:
-        _, details = job_status.job_title(job)
-        # Who asked for the same does not learn who else did.
-        if backend.sees_all and job.owner not in ("", login.current_user()):
-            details = f"{details} · for {job.owner}"
-        parts.append(paragraph(details, css="sd-muted sd-small"))
+        parts.append(paragraph(_details(backend, job), css="sd-muted sd-small"))
     parts += _progress_lines(backend, job, brief, forecast)
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
         widgets.show(element("div", *parts, css="sd-job"))
@@ -85,6 +71,45 @@ def draw_job(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence
                 widgets.popover("What it took", f"took-{job.id}", measurements)
             if job.started_at is not None:
                 widgets.popover("Log", f"log-{job.id}", partial(_show_log, backend, job))
+
+
+def _head(backend: Backend, job: Job) -> Html:
+    """The job's state and name."""
+    sign, word = ("⊘", "Stopping") if job.stopping else job_status.STATES[job.state]
+    state = element(
+        "span",
+        element("span", escape(sign), css="sd-sign"),
+        escape(f" {word}"),
+        css=f"sd-state sd-state-{job.state}",
+    )
+    name = element("span", escape(job_status.job_name(backend, job)), css="sd-job-title")
+    return element("div", state, name, css="sd-job-head")
+
+
+def _details(backend: Backend, job: Job) -> str:
+    """How the job's run is made, and for whom where somebody else asked for it."""
+    _, details = job_status.job_title(job)
+    # Who asked for the same does not learn who else did.
+    if backend.sees_all and job.owner not in ("", login.current_user()):
+        return f"{details} · for {job.owner}"
+    return details
+
+
+def _draw_waiting(backend: Backend, job: Job, queue: Sequence[Job]) -> None:
+    """Draw a waiting job on one line: its name, when it starts and how long it takes, its buttons.
+
+    What it asks for stands behind the name.
+    """
+    _, starts = job_status.job_progress_words(backend, job)
+    takes = job_status.waiting_run_estimate(backend, job)
+    about = " · ".join(filter(None, [starts, takes]))
+    with st.container(
+        border=True, key=f"job-{job.id}", horizontal=True, vertical_alignment="center"
+    ):
+        details = _details(backend, job)
+        line = element("div", _head(backend, job), paragraph(about, css="sd-muted sd-small"))
+        widgets.show(element("div", line, css="sd-job", title=details))
+        _draw_buttons(backend, job, brief=False, queue=queue)
 
 
 def _progress_lines(

@@ -96,9 +96,10 @@ def show_answer(backend: Backend, results: RunResults, job: Job | None) -> None:
 def _show_head(backend: Backend, results: RunResults) -> None:
     """Draw the model with its date, what can be shared, and the link to the export."""
     run = results.run
-    title = results.name or wording.reference_title(run.settings.model)
+    model = wording.reference_title(run.settings.model)
+    moment = wording.moment(run.started_at, frame.zone())
     with widgets.row("run-head"):
-        widgets.remark(f"{title} · {wording.moment(run.started_at, frame.zone())}")
+        widgets.remark(" · ".join(filter(None, [results.name, model, moment])))
         if results.headline is None:
             return
         widgets.popover("Share", "share", partial(_show_shares, backend, results), "share")
@@ -533,6 +534,22 @@ def _chips(backend: Backend, results: RunResults, more_to_come: bool, grows: boo
             name = wording.model_name(spec, run.settings.names_methods, bool(run.source_type))
             drawn.append(chip_to_come(name))
     return drawn
+
+
+def show_preview(backend: Backend, results: RunResults) -> None:
+    """Draw what a run's page will show: the headline, ruler, layers and broken answer of a run."""
+    widgets.section("What you will see: an example")
+    widgets.show(paragraph(headline(results)))
+    widgets.show(rulers_html(run_rulers(results)[:1]))
+    model = results.headline_model
+    if model is None:
+        return
+    layers, broken = st.columns([2, 3], gap="large")
+    with layers:
+        widgets.show(layer_strip(model.pruned))
+        widgets.remark(f"{results.names[model.record.key]}. {strip_words(model.pruned)}")
+    with broken:
+        _show_broken(backend, results)
 
 
 def show_first_run_duration(backend: Backend) -> None:

@@ -49,7 +49,7 @@ def test_kinds_steps_and_rows_by_keys_and_buttons_keep_the_focus_and_the_address
         expect(count).to_have_text(shown)
         ready(page)
         expect(button).to_be_focused()
-    search = page.get_by_label("Search in the passages and answers")
+    search = page.get_by_label("Search", exact=True)
     search.fill("letter")
     search.press("Enter")
     expect(count).to_contain_text("of 2")
@@ -101,7 +101,7 @@ def test_the_first_screen_shows_verdict_passage_answers_and_a_phone_the_steps_an
     bar = page.locator(".st-key-steps").bounding_box()
     assert change["y"] + change["height"] <= bar["y"]
     assert page.get_by_role("button", name="Next").bounding_box()["y"] > PHONE["height"] * 0.85
-    search = page.get_by_label("Search in the passages and answers").locator("visible=true")
+    search = page.get_by_label("Search", exact=True).locator("visible=true")
     expect(search).to_have_count(0)
     press(page, "Choose")
     expect(search).to_be_in_viewport()
@@ -166,7 +166,7 @@ def test_hostile_text_shows_as_text_wherever_it_comes_from_and_a_very_long_one_l
         )
         assert "\u202e" not in main.inner_text() and "\x00" not in main.inner_text()
     page.set_viewport_size({"width": 1440, "height": 900})
-    field = page.get_by_label("Search in the passages and answers")
+    field = page.get_by_label("Search", exact=True)
     field.fill("<img src=x onerror=alert(3)> **not** " + "x" * 100)
     field.press("Enter")
     expect(page.get_by_text("No passage matches.")).to_be_visible()

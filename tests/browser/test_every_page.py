@@ -53,7 +53,7 @@ SHOWN = [
     ("finished", "prune", "How much of a model can go?", ""),
     ("finished", "prune?goal=Prune+to+chosen+sparsities", "How much of a model can go?", ""),
     ("finished", "compare?blind=true", "Which answer is better?", ""),
-    ("finished", "runs", "None of 2 runs with a result has a model within", "csv"),
+    ("finished", "runs", "None of 2 runs has a model within", "csv"),
     ("finished", "models", "No exported model is kept.", ""),
     ("finished", "runs?view=jobs", "Nothing is running.", ""),
     ("finished", "settings", "The data folder takes", ""),

@@ -97,13 +97,20 @@ def test_a_start_is_expected_to_take_as_long_as_the_longest_of_the_last_three_th
 
 
 @pytest.mark.parametrize(
-    ("bfloat16", "dtype"), [(2e11, "bfloat16"), (1.2e11, "float32"), (None, "float32")]
+    ("bfloat16", "has_tiles", "dtype"),
+    [
+        (2e11, False, "bfloat16"),
+        (1.2e11, True, "float32"),
+        (None, True, "bfloat16"),
+        (None, False, "float32"),
+    ],
 )
 def test_a_first_look_takes_the_format_that_is_clearly_faster(
-    backend, monkeypatch, bfloat16, dtype
+    backend, monkeypatch, bfloat16, has_tiles, dtype
 ):
     speeds = bfloat16 and Speeds(float32=1e11, bfloat16=bfloat16)
     monkeypatch.setattr(backend._speed, "known", lambda: speeds)
+    monkeypatch.setattr("sparsedash.service.backend.multiplies_bfloat16", lambda: has_tiles)
     assert backend.fastest_dtype() == dtype
 
 

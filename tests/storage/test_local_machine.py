@@ -16,6 +16,7 @@ from sparsedash.storage import local_machine
 from sparsedash.storage.local_machine import (
     free_in_words,
     lies_below,
+    multiplies_bfloat16,
     path_kind,
     require_job_room,
     writable_file,
@@ -179,3 +180,11 @@ def test_a_machine_is_overloaded_above_five_threads_for_four_processors(load, is
     monkeypatch.setattr(local_machine.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(local_machine.os, "getloadavg", lambda: (load, 0.0, 0.0))
     assert local_machine.is_overloaded() == is_busy
+
+
+def test_a_processor_says_whether_it_has_tiles_for_bfloat16(tmp_path):
+    cpu = tmp_path / "cpuinfo"
+    cpu.write_text("flags\t: fpu avx512_bf16 amx_bf16 amx_tile\n")
+    assert multiplies_bfloat16(cpu)
+    cpu.write_text("flags\t: fpu avx512_bf16\n")
+    assert not multiplies_bfloat16(cpu) and not multiplies_bfloat16(tmp_path / "nothing")

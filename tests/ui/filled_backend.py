@@ -136,6 +136,9 @@ class FilledBackend(Backend):
     def reference_problem(self, field, reference):
         return self.refused.get(field) or super().reference_problem(field, reference)
 
+    def fastest_dtype(self):
+        return "float32"
+
     def lacks_text(self, reference):
         return reference in self.out_of_reach
 

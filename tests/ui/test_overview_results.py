@@ -28,15 +28,19 @@ def test_a_newcomer_finds_one_button_that_submits_the_default_run_and_shows_it_t
     open_page, backend, example
 ):
     app = open_page("overview")
-    assert "Nothing has run here yet." in words(
-        app
-    ) and "Takes about 4 min (from earlier runs)" in words(app)
+    text = words(app)
+    assert "Nothing has run here yet." in text and "Takes about 4 min (from earlier runs)" in text
+    assert "an example 10 to 30 % need more passages." in text
+    assert markup(app).count('class="sd-ruler"') == markup(app).count('class="sd-layers"') == 1
     assert query_of(links(app)["Look at an example"]) == {"run": EXAMPLE}
     assert [element.label for element in app.button] == ["Try the built-in model"]
     button(app, "Try the built-in model").click().run()
     written = CalibrationSettings(corpus="builtin:mixed", n_samples=48)
-    method = replace(method_named("obs-by-curves"), curve_levels=3)
-    first = {"methods": (method,), "sparsities_permille": (20, 300), "calibration": written}
+    first = {
+        "methods": (method_named("quick"),),
+        "sparsities_permille": (20, 300),
+        "calibration": written,
+    }
     assert backend.submitted == [RunSettings(**first)]
     assert app.query_params["run"] == backend.submitted[0].key()
     assert "Waiting SmolLM2 135M (built in) at 2, 30 %" in words(app)
