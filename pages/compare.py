@@ -3,7 +3,7 @@
 import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
-from sparsedash.ui import compare_answers, compare_views, frame, task_answers, widgets
+from sparsedash.ui import compare_answers, compare_views, frame, judged_files, task_answers, widgets
 from sparsedash.ui.address_bar import choose_view
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
 from sparsedash.ui.compare_layers import show_layers_of
@@ -12,7 +12,7 @@ from sparsedash.ui.compare_views import ChangeFilter, Shown
 from sparsedash.ui.navigation import current_tolerance
 
 backend = frame.page("Compare")
-if task_answers.is_asked():
+if judged_files.is_asked():
     compare_answers.show_questions(backend)
     st.stop()
 runs = [run for run in backend.runs() if run.sparse]

@@ -9,16 +9,16 @@ from sparsedash.ui import (
     form_run,
     frame,
     job_panel,
+    judged_files,
     overview_results,
-    task_answers,
     widgets,
 )
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
 from sparsedash.ui.navigation import current_tolerance
 
 backend = frame.page("Overview")
-if task_answers.is_asked():
-    task_answers.show_answers(backend)
+if judged_files.is_asked():
+    judged_files.show_answers(backend)
     st.stop()
 runs = backend.runs()
 damaged = backend.damaged_runs()

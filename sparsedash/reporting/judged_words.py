@@ -2,7 +2,7 @@
 of text and as a document.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sparsedash.reporting.html import widget_label
@@ -17,8 +17,8 @@ from sparsedash.reporting.wording import (
     signed_points,
 )
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.stats.judged_models import JudgedModel, RankedModel, Ranking
-from sparsedash.stats.task_verdicts import TaskVerdict, overall_verdict
+from sparsedash.stats.judged_models import RankedModel, Ranking
+from sparsedash.stats.task_verdicts import JudgedAnswers, TaskVerdict, overall_verdict
 
 Part = str | list[list[str]]
 """Of a result: a sentence, or a table whose first row is its head."""
@@ -87,9 +87,9 @@ def interval_lines(ranking: Ranking) -> list[str]:
     return lines
 
 
-def models_verdict(judged: Sequence[JudgedModel]) -> TaskVerdict:
+def models_verdict(judged: Mapping[str, JudgedAnswers]) -> TaskVerdict:
     """Beyond where any model is, within where every one is."""
-    verdicts = {overall_verdict(model.results) for model in judged}
+    verdicts = {overall_verdict(answers.results) for answers in judged.values()}
     if "beyond" in verdicts:
         return "beyond"
     if verdicts == {"within"}:
@@ -97,16 +97,21 @@ def models_verdict(judged: Sequence[JudgedModel]) -> TaskVerdict:
     return "not judged" if verdicts == {"not judged"} else "undecided"
 
 
+def models_sentence(judged: Mapping[str, JudgedAnswers]) -> str:
+    """A sentence a model."""
+    return " ".join(tasks_sentence(name, answers.results) for name, answers in judged.items())
+
+
 def models_document(
-    judged: Sequence[JudgedModel], ranking: Ranking | None, tolerance: Tolerance
+    judged: Mapping[str, JudgedAnswers], ranking: Ranking | None, tolerance: Tolerance
 ) -> dict[str, Any]:
     """Everything as plain values for JSON."""
     models = []
-    for model in judged:
-        models.append({"model": model.name, **judge_document(model.name, model.results, tolerance)})
+    for name, answers in judged.items():
+        models.append({"model": name, **judge_document(name, answers.results, tolerance)})
     return {
         "format": MODELS_FORMAT,
-        "sentence": " ".join(tasks_sentence(model.name, model.results) for model in judged),
+        "sentence": models_sentence(judged),
         "verdict": models_verdict(judged),
         "tolerance": tolerance.as_document(),
         "ranking": None if ranking is None else _ranking_document(ranking),
@@ -138,7 +143,7 @@ def _ranking_document(ranking: Ranking) -> dict[str, Any]:
 
 
 def models_parts(
-    board: Leaderboard, judged: Sequence[JudgedModel], ranking: Ranking | None, *, drawn: bool
+    board: Leaderboard, judged: Mapping[str, JudgedAnswers], ranking: Ranking | None, *, drawn: bool
 ) -> list[Part]:
     """The leaderboard, the ranking and a sentence a model. drawn: with the intervals in letters."""
     table = board.table(board.rows(only_beyond=False, order=""))
@@ -152,8 +157,8 @@ def models_parts(
             plot = ["", *interval_lines(ranking)]
             ranked = [[*row, line] for row, line in zip(ranked, plot, strict=True)]
         parts += [ranked, ranking_sentence(ranking), ranking_caption(ranking)]
-    for model in judged:
-        parts += [tasks_sentence(model.name, model.results), task_remarks(model.results)]
+    for name, answers in judged.items():
+        parts += [tasks_sentence(name, answers.results), task_remarks(answers.results)]
     return parts
 
 

@@ -47,7 +47,7 @@ def _change(part: Slice) -> float:
 
 def slice_table(slices: Sequence[Slice]) -> Table:
     """A row a slice, those that differ first."""
-    head = ["slice", "task", "questions", "change", "rest", "p", "verdict", "interval", "level"]
+    head = ["Slice", "Task", "Questions", "Change", "Rest", "p", "Verdict", "Interval", "Level"]
     rows = []
     for part in sorted(slices, key=lambda part: 1.0 if part.p_value is None else part.p_value):
         result = part.result

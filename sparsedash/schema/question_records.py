@@ -142,6 +142,19 @@ class QuestionSet:
         return f"{self.measure} (lower is better, inverted)" if self.inverted else self.measure
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelAnswers:
+    """The answers of one model in opened files. name: of the model, or of its file."""
+
+    name: str
+    sets: tuple[QuestionSet, ...]
+
+    @property
+    def n_questions(self) -> int:
+        """Of all tasks."""
+        return sum(len(answers.questions) for answers in self.sets)
+
+
 def known_direction(task: str, measure: str, higher_is_better: bool | None) -> bool:
     """Whether higher is better. higher_is_better: as stored; None: unknown. Raises CorpusError
     where it stays so.

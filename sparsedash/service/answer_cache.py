@@ -14,7 +14,7 @@ import msgspec
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import CorpusError, StoreError
 from sparsedash.schema.plain_values import digest
-from sparsedash.schema.question_records import QuestionSet, pool_parts
+from sparsedash.schema.question_records import ModelAnswers, QuestionSet, pool_parts
 from sparsedash.schema.records import Run, about_artefact
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -24,20 +24,20 @@ from sparsedash.service.lru_cache import (
     LruCache,
     n_cached_passages,
 )
-from sparsedash.stats.task_pairs import pair_answers, pair_tasks, pairs_of
+from sparsedash.stats.judged_models import judge_models
+from sparsedash.stats.task_pairs import pair_answers, pairs_of
 from sparsedash.stats.task_verdicts import (
     JudgedAnswers,
     TaskLosses,
     is_unanswered,
     judge_losses,
     judge_run,
-    judge_tasks,
     judged_together,
     task_losses,
     task_score,
 )
 from sparsedash.stats.tolerance import Loss, Losses, ToleranceVerdict, judge_all
-from sparsedash.storage.answers.answer_files import read_answers
+from sparsedash.storage.answers.answer_files import read_models, unpack_answers
 from sparsedash.storage.derived_notes import note_derived, recalled
 from sparsedash.storage.model_folders import swept_folder
 from sparsedash.storage.store import Store
@@ -46,7 +46,7 @@ _NAME_LETTERS = 150
 _KEY_DIGITS = 32
 _TASK_RULES = 3
 """To be raised where the losses of the same answers, or which can be judged, change."""
-_ANSWERS_FORMAT = b"4"
+_ANSWERS_FORMAT = b"5"
 """To be raised where a stored set of answers changes its form."""
 
 Verdicts = Mapping[str, ToleranceVerdict]
@@ -91,35 +91,47 @@ class AnswerCache:
         self._comparisons = LruCache(MOST_RUNS, lambda comparisons: 1)
 
     def keep(self, name: str, content: bytes) -> list[str]:
-        """The keys of the tasks in a file of this name. Raises CorpusError if it cannot be read, and
-        StoreError.
+        """The keys of the models in a file of this name, or a zip of one model's folder. Raises
+        CorpusError if it cannot be read, and StoreError.
         """
         last = re.split(r"[/\\]", name)[-1]
+        stem = last.rpartition(".")[0] or last
         try:
             with swept_folder(self._store.folder) as folder:
                 file = folder / re.sub(r"[^\w.|:+-]+", "-", last)[-_NAME_LETTERS:]
                 file.write_bytes(content)
-                sets = read_answers(file)
+                path = file
+                if file.suffix.lower() == ".zip":
+                    path = folder / "unpacked"
+                    path.mkdir()
+                    unpack_answers(file, path)
+                models = read_models(path)
+                unnamed = {folder.name, path.name}
         except OSError as error:
             raise StoreError(f"The file could not be kept: {error.strerror}.") from error
         keys = []
-        for answers in sets:
-            packed = msgspec.msgpack.encode(replace(answers, model=""))
+        for model, sets in models.items():
+            kept = ModelAnswers(
+                # A single file lies in no folder that is named after the model.
+                name=stem if model in unnamed else model,
+                sets=tuple(replace(answers, model="") for answers in sets),
+            )
+            packed = msgspec.msgpack.encode(kept)
             key = hashlib.sha256(_ANSWERS_FORMAT + packed).hexdigest()[:_KEY_DIGITS]
             self._store.put_artefact(_entry(key), packed, about_artefact("answers", ""))
             keys.append(key)
         return keys
 
-    def get(self, key: str) -> QuestionSet | None:
+    def get(self, key: str) -> ModelAnswers | None:
         """The opened answers with this key; None where they were deleted, or are no answers."""
         entry = _entry(key)
         is_key = re.fullmatch(rf"[0-9a-f]{{{_KEY_DIGITS}}}", key)
         if not is_key or not self._store.has_entry("artefacts", entry):
             return None
-        answers: QuestionSet | None = self._cache.get(key)
+        answers: ModelAnswers | None = self._cache.get(key)
         if answers is None and (packed := self._store.get_artefact(entry)) is not None:
             try:
-                answers = msgspec.msgpack.decode(packed, type=QuestionSet)
+                answers = msgspec.msgpack.decode(packed, type=ModelAnswers)
             except (msgspec.MsgspecError, CorpusError):
                 # So that it is not read again.
                 self._store.drop_entry("artefacts", entry)
@@ -228,32 +240,25 @@ class AnswerCache:
         return tasks
 
     def judge(
-        self, dense: Sequence[str], other: Sequence[str], tolerance: Tolerance
-    ) -> JudgedAnswers:
-        """The verdicts on opened answers. Raises CorpusError where they cannot be paired."""
-        dense_sets, dense_keys = self._opened(dense)
-        other_sets, other_keys = self._opened(other)
-        name = dense_keys, other_keys, tolerance
-        judged: JudgedAnswers | CorpusError | None = self._cache.get(name)
+        self, models: Mapping[str, ModelAnswers], tolerance: Tolerance
+    ) -> dict[str, JudgedAnswers]:
+        """The verdicts on opened answers by key, against the first of them. Raises CorpusError
+        where they cannot be paired.
+        """
+        baseline, *others = models
+        name = (*models, tolerance)
+        judged: dict[str, JudgedAnswers] | CorpusError | None = self._cache.get(name)
         if judged is None:
             try:
-                pairs, notes = pair_tasks(pool_parts(dense_sets), pool_parts(other_sets))
-                judged = JudgedAnswers(judge_tasks(pairs, tolerance), notes)
+                judged = judge_models(
+                    models[baseline].sets, {key: models[key].sets for key in others}, tolerance
+                )
             except CorpusError as error:
                 judged = error
             self._cache.put(name, judged)
         if isinstance(judged, CorpusError):
             raise CorpusError(judged.message, judged.advice)
         return judged
-
-    def _opened(self, keys: Sequence[str]) -> tuple[list[QuestionSet], tuple[str, ...]]:
-        """The sets with these keys that are there, and their keys."""
-        sets = {}
-        for key in keys:
-            answers = self.get(key)
-            if answers is not None:
-                sets[key] = answers
-        return list(sets.values()), tuple(sets)
 
 
 def compare_answers(baseline: QuestionSet | None, answers: QuestionSet) -> TaskComparison:

@@ -317,7 +317,7 @@ class Backend:
         return self._access.offered_tasks()
 
     def open_answers(self, name: str, content: bytes) -> list[str]:
-        """The keys of the tasks in a file of answers, kept for `answers`. For administrators.
+        """The keys of the models in a file of answers, kept for `answers`. For administrators.
 
         Raises CorpusError and StoreError.
         """

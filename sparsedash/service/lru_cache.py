@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from sparsedash.schema.question_records import ModelAnswers
 from sparsedash.stats.task_verdicts import JudgedAnswers
 
 MAX_PASSAGES_IN_MEMORY = 80_000
@@ -48,6 +49,8 @@ def n_cached_passages(result: object) -> int:
         return sum(map(n_cached_passages, result.values())) or 1
     if isinstance(result, JudgedAnswers):
         return sum(len(task.pair.questions) for task in result.results)
+    if isinstance(result, ModelAnswers):
+        return result.n_questions
     for name in ("questions", "outcomes", "indices"):
         if parts := getattr(result, name, ()):
             return len(parts)

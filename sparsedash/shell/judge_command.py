@@ -34,6 +34,7 @@ from sparsedash.shell.terminal import (
 )
 from sparsedash.stats.answer_slices import clustered, slice_tasks
 from sparsedash.stats.judged_models import judge_models, rank_models
+from sparsedash.stats.task_verdicts import TaskResult
 from sparsedash.storage.answers.answer_files import read_answers, read_models
 from sparsedash.storage.local_machine import local_path, path_kind, writable_file, write_atomically
 
@@ -56,18 +57,19 @@ def judge_command(arguments: argparse.Namespace) -> Work:
         {name: sets for name, sets in models.items() if name != baseline},
         tolerance,
     )
-    for model in judged:
-        prefix = f"{model.name}: " if len(judged) > 1 else ""
-        print_warnings(f"{prefix}{note}" for note in model.notes)
-    results = [result for model in judged for result in model.results]
+    results = list[TaskResult]()
+    for name, answers in judged.items():
+        prefix = f"{name}: " if len(judged) > 1 else ""
+        print_warnings(f"{prefix}{note}" for note in answers.notes)
+        results += answers.results
     print_warnings(idle_limits(results, tolerance))
     if len(judged) == 1:
-        (model,) = judged
-        slices = slice_tasks([result.pair for result in model.results], tolerance, arguments.slices)
-        document = judge_document(model.name, model.results, tolerance)
+        (name,) = judged
+        slices = slice_tasks([result.pair for result in results], tolerance, arguments.slices)
+        document = judge_document(name, results, tolerance)
         document["slices"] = slice_documents(slices)
         parts = [
-            task_rows(model.results),
+            task_rows(results),
             document["sentence"],
             document["remarks"],
             slices_sentence(slices),
@@ -76,7 +78,7 @@ def judge_command(arguments: argparse.Namespace) -> Work:
             table = slice_table(slices)
             parts.append([table.head, *table.rows])
         if arguments.questions is not None:
-            write_atomically(arguments.questions, questions_file(model.results))
+            write_atomically(arguments.questions, questions_file(results))
     else:
         ranking = rank_models(judged, baseline)
         document = models_document(judged, ranking, tolerance)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import sqrt
-from typing import NamedTuple
 
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
@@ -14,16 +13,8 @@ from sparsedash.stats.mean_intervals import Moments, mean_interval, moments
 from sparsedash.stats.races import mean_p_value
 from sparsedash.stats.significance import holm, mcnemar
 from sparsedash.stats.task_pairs import TaskPair, pair_tasks
-from sparsedash.stats.task_verdicts import TaskResult, judge_tasks
+from sparsedash.stats.task_verdicts import JudgedAnswers, judge_tasks
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, lost_share_interval
-
-
-class JudgedModel(NamedTuple):
-    """The verdicts on one model's tasks, and sentences on what is left out."""
-
-    name: str
-    results: Sequence[TaskResult]
-    notes: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,23 +52,22 @@ def judge_models(
     baseline: Sequence[QuestionSet],
     models: Mapping[str, Sequence[QuestionSet]],
     tolerance: Tolerance,
-) -> list[JudgedModel]:
-    """The verdicts on all tasks of all models, by Holm together; in the order given. Raises
-    CorpusError where answers cannot be paired.
+) -> dict[str, JudgedAnswers]:
+    """The verdicts on all tasks of all models, by Holm together; by model. Raises CorpusError where
+    answers cannot be paired.
     """
     paired = {name: pair_tasks(baseline, sets) for name, sets in models.items()}
     together = list[TaskPair]()
     for pairs, _ in paired.values():
         together += pairs
     results = iter(judge_tasks(together, tolerance))
-    judged = []
+    judged = {}
     for name, (pairs, notes) in paired.items():
-        of_model = [next(results) for _ in pairs]
-        judged.append(JudgedModel(name, of_model, notes))
+        judged[name] = JudgedAnswers([next(results) for _ in pairs], notes)
     return judged
 
 
-def rank_models(judged: Sequence[JudgedModel], baseline: str) -> Ranking | None:
+def rank_models(judged: Mapping[str, JudgedAnswers], baseline: str) -> Ranking | None:
     """The ranking by the tasks with right and wrong answers, on the questions that all answered;
     None where there are none, or fewer than FEWEST_PASSAGES.
 
@@ -88,7 +78,7 @@ def rank_models(judged: Sequence[JudgedModel], baseline: str) -> Ranking | None:
     n_questions = sum(map(len, by_task.values()))
     if n_questions < FEWEST_PASSAGES:
         return None
-    names = [baseline, *(model.name for model in judged)]
+    names = [baseline, *judged]
     scores = [_mean_score(by_task, i) for i in range(len(names))]
     duels = list(combinations(range(len(names)), 2))
     p_values = holm([_p_value(by_task, i, k) for i, k in duels])
@@ -128,10 +118,10 @@ _Rights = Mapping[str, Sequence[Sequence[bool]]]
 """By task, for each question whether each model is right, the baseline first."""
 
 
-def _shared_rights(judged: Sequence[JudgedModel]) -> dict[str, list[list[bool]]]:
+def _shared_rights(judged: Mapping[str, JudgedAnswers]) -> dict[str, list[list[bool]]]:
     """The questions that all models answered right or wrong."""
     answers = dict[tuple[str, str, str], list[bool]]()
-    for n_before, model in enumerate(judged, start=1):
+    for n_before, model in enumerate(judged.values(), start=1):
         for result in model.results:
             for one, two in result.pair.questions:
                 if one.right is None:

@@ -17,15 +17,15 @@ from sparsedash.reporting.task_report import (
     target_text,
 )
 from sparsedash.reporting.task_words import tasks_sentence
-from sparsedash.reporting.wording import likelihood, quantity
+from sparsedash.reporting.wording import DENSE, first_upper, likelihood, quantity
 from sparsedash.schema.question_records import AnsweredQuestion
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.task_verdicts import JudgedAnswers, TaskResult, choice_logs
-from sparsedash.ui import address_bar, task_answers, widgets
+from sparsedash.ui import address_bar, judged_files, task_answers, widgets
 from sparsedash.ui.chosen_run import RIGHT
+from sparsedash.ui.judged_files import OPEN
 from sparsedash.ui.navigation import current_tolerance
-from sparsedash.ui.task_answers import DENSE, MODEL, OPEN, OTHER, TITLES
 
 TASK = "task"
 SLICE = "slice"
@@ -38,14 +38,20 @@ _FIRST_KINDS: tuple[Kind, ...] = ("broke", "fixed", "both-wrong", "all")
 
 def show_questions(backend: Backend) -> None:
     """Draw the page."""
-    shown = task_answers.opened(backend)
-    address = task_answers.address_of(shown)
+    shown = judged_files.opened(backend)
+    address = shown.address
     if shown.judged is None:
         widgets.opening("These answers cannot be compared.")
         widgets.note("A file is missing, or the two models were asked differently.")
         widgets.link("overview", "See the files", **address, **{OPEN: "1"})
         return
-    _show(shown.judged, MODEL, TITLES[OTHER], st.container())
+    place = st.container()
+    names = {key: shown.names[key] for key in shown.judged}
+    chosen = next(iter(names))
+    if len(names) > 1:
+        chosen = address_bar.select(RIGHT, "Model", names, chosen, along=_FORGET, noun="model")
+    titles = shown.names[shown.baseline], shown.names[chosen]
+    _show(shown.judged[chosen], names[chosen], titles, place)
     with widgets.row():
         widgets.link("overview", "Back to all tasks", **address)
 
@@ -62,13 +68,15 @@ def show_run_questions(backend: Backend, run: Run) -> None:
     name = address_bar.select(
         RIGHT, "Sparse model", names, next(iter(names)), along=_FORGET, noun="model"
     )
-    _show(judged[name], name, name, place)
+    _show(judged[name], name, (first_upper(DENSE), name), place)
     with widgets.row():
         widgets.link("overview", "Back to all tasks", run=run.key, **{RIGHT: name})
 
 
-def _show(judged: JudgedAnswers, name: str, title: str, place: DeltaGenerator) -> None:
-    """name: of the model in sentences. title: above its answers. place: of the opening sentence."""
+def _show(judged: JudgedAnswers, name: str, titles: tuple[str, str], place: DeltaGenerator) -> None:
+    """name: of the model in sentences. titles: above both answers. place: of the opening
+    sentence.
+    """
     by_task = {result.task: result for result in judged.results}
     choosing, filtering, slicing = st.columns(3)
     with choosing:
@@ -80,26 +88,48 @@ def _show(judged: JudgedAnswers, name: str, title: str, place: DeltaGenerator) -
         widgets.opening(tasks_sentence(name, [result]))
     slices = [_slices(dense) for dense, _ in result.pair.questions]
     counts = Counter(chain.from_iterable(slices))
-    titles = {"": f"All · {len(slices):,}"}
-    titles |= {name: f"{name} · {n:,}" for name, n in counts.items() if n < len(slices)}
+    options = {"": f"All · {len(slices):,}"}
+    options |= {name: f"{name} · {n:,}" for name, n in counts.items() if n < len(slices)}
     chosen = ""
-    if len(titles) > 1:
+    if len(options) > 1:
         with slicing:
             chosen = address_bar.select(
-                SLICE, "Slice", titles, "", along={KIND: "", QUESTION: ""}, noun="slice"
+                SLICE, "Slice", options, "", along={KIND: "", QUESTION: ""}, noun="slice"
             )
+    searched = st.text_input(
+        "Search in the questions and answers",
+        key="search",
+        bind=address_bar.BOUND,
+        max_chars=200,
+        type="search",
+    )
     kinds: dict[str, list[int]] = {}
-    titles = {}
+    counted: dict[str, str] = {}
     for kind, places in questions_by_kind(result).items():
-        kinds[kind] = [i for i in places if not chosen or chosen in slices[i]]
+        kinds[kind] = [
+            i
+            for i in places
+            if (not chosen or chosen in slices[i]) and _holds(result.pair.questions[i], searched)
+        ]
         if kinds[kind]:
-            titles[kind] = f"{KINDS[kind]} · {len(kinds[kind]):,}"
+            counted[kind] = f"{KINDS[kind]} · {len(kinds[kind]):,}"
+    if not counted:
+        widgets.note("No question or answer holds this text. Clear the search.")
+        return
     usual = next(kind for kind in _FIRST_KINDS if kinds[kind])
     with filtering:
         shown = address_bar.select(
-            KIND, "Answers", titles, usual, along={QUESTION: ""}, noun="kind"
+            KIND, "Answers", counted, usual, along={QUESTION: ""}, noun="kind"
         )
-    _show_question(result, kinds[shown], (TITLES[DENSE], title))
+    _show_question(result, kinds[shown], titles)
+
+
+def _holds(questions: tuple[AnsweredQuestion, AnsweredQuestion], searched: str | None) -> bool:
+    """Whether a question or one of its answers holds the text, in letters of any case."""
+    if not searched:
+        return True
+    texts = [questions[0].context, target_text(questions[0]), *map(answer_text, questions)]
+    return any(searched.casefold() in text.casefold() for text in texts)
 
 
 _FORGET = {SLICE: "", KIND: "", QUESTION: ""}

@@ -285,34 +285,24 @@ def file_popover(
     key: str,
     about: str,
     keep: Callable[[UploadedFile], None],
+    *,
+    several: bool = False,
 ) -> None:
-    """Draw the button that opens a field for a file.
+    """Draw the button that opens a field for a file, or for several.
 
-    keep: takes the file; a refusal that it raises is shown until the next file.
+    keep: takes a file; a refusal that it raises is shown until the next one.
     """
     refusal = f"{key}-refused"
 
     def take() -> None:
-        file: UploadedFile | DeletedFile | None = st.session_state[key]
+        value = st.session_state[key]
+        files: list[UploadedFile | DeletedFile | None] = value if several else [value]
         # A file that was taken and removed counts as changed once more, at the next press.
-        if not isinstance(file, UploadedFile):
-            return
-        st.session_state[refusal] = None
-        try:
-            keep(file)
-        except SparseDashError as error:
-            st.session_state[refusal] = error
-        finally:
-            # Streamlit keeps two copies of a file for as long as the session lasts.
-            context = get_script_run_ctx(suppress_warning=True)
-            if context is not None and isinstance(
-                context.uploaded_file_mgr, MemoryUploadedFileManager
-            ):
-                context.uploaded_file_mgr.remove_file(
-                    session_id=context.session_id, file_id=file.file_id
-                )
-            file.seek(0)
-            file.truncate()
+        new = [file for file in files if isinstance(file, UploadedFile)]
+        if new:
+            st.session_state[refusal] = None
+        for file in new:
+            _take_file(file, keep, refusal)
 
     with st.popover(text, icon=":material/upload_file:", type="tertiary"):
         refused: SparseDashError | None = st.session_state.get(refusal)
@@ -320,8 +310,31 @@ def file_popover(
             # Above the file: the window may cut off what is below it.
             show_problem(key, refused)
         st.file_uploader(
-            label, kinds, key=key, max_upload_size=MAX_MEGABYTES, help=about, on_change=take
+            label,
+            kinds,
+            key=key,
+            max_upload_size=MAX_MEGABYTES,
+            help=about,
+            on_change=take,
+            accept_multiple_files=several,
         )
+
+
+def _take_file(file: UploadedFile, keep: Callable[[UploadedFile], None], refusal: str) -> None:
+    """Hand a file on, and forget it. refusal: where the session keeps why it was refused."""
+    try:
+        keep(file)
+    except SparseDashError as error:
+        st.session_state[refusal] = error
+    finally:
+        # Streamlit keeps two copies of a file for as long as the session lasts.
+        context = get_script_run_ctx(suppress_warning=True)
+        if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
+            context.uploaded_file_mgr.remove_file(
+                session_id=context.session_id, file_id=file.file_id
+            )
+        file.seek(0)
+        file.truncate()
 
 
 def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from typing import cast
 from urllib.parse import quote, urlsplit
 
 import streamlit
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,13 +27,14 @@ from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
 from sparsedash.jobs.cluster_parts import is_loopback
 from sparsedash.schema.errors import SparseDashError, install_command
 from sparsedash.storage.serving import LOCAL, VARIABLE, Serving, serving_rules
+from sparsedash.storage.text_files import MAX_BYTES
 from sparsedash.ui import browser_scripts, login
 
 USER = "sparsedash.user"
 """Key of a request's scope for the user who has logged in."""
 MOST_FILES = 2
-"""Uploads of each user in flight or unread in memory, 50 MB each. A page reads its file at once and
-frees it.
+"""Of the largest size: uploads of each user in flight or unread in memory; more of smaller ones. A
+page reads its files at once and frees them.
 """
 
 _HEALTH = "/health"
@@ -257,12 +258,12 @@ def upload_guard(app: ASGIApp) -> ASGIApp:
     """
     arriving = Counter[str]()
 
-    def n_unread(user: str) -> int:
-        n = 0
+    def unread_bytes(user: str) -> int:
+        n_bytes = 0
         for session, files in list(_files().file_storage.items()):
             if _is_session_of(session, user):
-                n += len(files)
-        return n
+                n_bytes += sum(len(file.data) for file in list(files.values()))
+        return n_bytes
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or _UPLOADS not in scope["path"]:
@@ -281,15 +282,17 @@ def upload_guard(app: ASGIApp) -> ASGIApp:
         if scope["method"] != "PUT":
             await app(scope, receive, send)
             return
-        if arriving[user] + n_unread(user) >= MOST_FILES:
-            text = f"{MOST_FILES} of your uploads are still in progress. Wait for them, or reload the page."
+        length = Headers(scope=scope).get("content-length", "")
+        size = min(MAX_BYTES, int(length)) if length.isdecimal() else MAX_BYTES
+        if arriving[user] + unread_bytes(user) + size > MOST_FILES * MAX_BYTES:
+            text = "Your uploads are still in progress. Wait for them, or reload the page."
             await PlainTextResponse(text, status_code=429)(scope, receive, send)
             return
-        arriving[user] += 1
+        arriving[user] += size
         try:
             await app(scope, receive, send)
         finally:
-            arriving[user] -= 1
+            arriving[user] -= size
             _free_closed()
 
     return wrapped

@@ -27,6 +27,7 @@ from sparsedash.ui.address_bar import (
 )
 from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.job_panel import JOBS_LISTED
+from sparsedash.ui.judged_files import offer_to_open_answers
 from sparsedash.ui.loss_charts import (
     choose_highlight,
     choose_share,
@@ -34,7 +35,6 @@ from sparsedash.ui.loss_charts import (
     show_tradeoff_chart,
 )
 from sparsedash.ui.runs_leaderboard import show_leaderboard
-from sparsedash.ui.task_answers import offer_to_open_answers
 
 CHOSEN = "chosen"
 OVERLAID = "together"

@@ -190,15 +190,16 @@ def test_a_note_is_the_value_that_was_kept_infinite_ones_too_or_none(store):
 def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_damaged(store):
     answers, line = AnswerCache(store), json.dumps(CHOICE).encode()
     (key,) = answers.keep("samples_colours_2026-01-02T03-04-05.6.jsonl", line)
-    assert answers.keep("../samples_colours.jsonl", line) == [key]
+    assert answers.keep("../samples_colours_2026-01-02T03-04-05.6.jsonl", line) == [key]
     opened = AnswerCache(store).get(key)
-    assert opened is not None and (opened.task, opened.questions[0].context) == (
-        "colours",
-        "What is red?",
-    )
-    judged = answers.judge([key, "nothing", key], [key], TOLERANCE)
-    assert [(task.task, len(task.pair.questions)) for task in judged.results] == [("colours", 1)]
-    assert answers.judge([key], [key], TOLERANCE) is judged
+    assert opened is not None
+    (colours,) = opened.sets
+    assert (colours.task, colours.questions[0].context) == ("colours", "What is red?")
+    models = {key: opened, "again": opened}
+    judged = answers.judge(models, TOLERANCE)
+    (task,) = judged["again"].results
+    assert (task.task, len(task.pair.questions)) == ("colours", 1)
+    assert answers.judge(models, TOLERANCE) is judged
     odd = "0" * 32
     store.put_artefact(f"answers/{odd}", b"no answers")
     store.put_artefact(odd, store.get_artefact(f"answers/{key}"))

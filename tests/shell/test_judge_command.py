@@ -115,7 +115,7 @@ def test_one_file_may_hold_all_models(tmp_path, capsys, refusal):
     file = tmp_path / "both.csv"
     file.write_text("\n".join(rows))
     main(["judge", str(file)])
-    assert "cut is too close to call on both." in capsys.readouterr().out
+    assert "cut is too close to call on questions." in capsys.readouterr().out
     file.write_text("\n".join(rows[::2]).replace("cut", "base"))
     assert "holds one model's answers" in refusal("judge", str(file))
 

@@ -31,7 +31,7 @@ def test_verdicts_are_those_of_all_models_together():
         "a": [model(4), model(0, task="facts", start=400)],
         "b": [model(80)],
     }
-    a, b = judge_models(dense, models, Tolerance(points=5))
+    a, b = judge_models(dense, models, Tolerance(points=5)).values()
     pairs = [
         *(pair_answers(one, two) for one, two in zip(dense, models["a"], strict=True)),
         pair_answers(dense[0], models["b"][0]),

@@ -328,6 +328,7 @@ def streamlit(monkeypatch):
     runtime = SimpleNamespace(
         uploaded_file_mgr=files, is_active_session=pages.__contains__, get_client=client
     )
+    monkeypatch.setattr(middleware, "MAX_BYTES", len(b"text"))
     monkeypatch.setattr(middleware, "Runtime", SimpleNamespace(instance=lambda: runtime))
 
     async def endpoint(scope, receive, send):
@@ -342,7 +343,7 @@ def streamlit(monkeypatch):
 
     app = upload_guard(endpoint)
 
-    async def ask(name, path="", *, method="PUT", kind="http", arrived=None):
+    async def ask(name, path="", *, method="PUT", kind="http", arrived=None, size=None):
         sent = []
 
         async def send(message):
@@ -353,6 +354,7 @@ def streamlit(monkeypatch):
             "method": method,
             "path": f"/_stcore/upload_file/{path}",
             "arrived": arrived,
+            "headers": [] if size is None else [(b"content-length", str(size).encode())],
         }
         await app(scope | ({} if name is None else {USER: name}), None, send)
         return sent[0]["status"] if sent else None
@@ -400,6 +402,15 @@ def test_of_each_visitor_few_files_are_in_memory_whatever_their_sessions_until_a
         return [*before, await streamlit.ask(name, "tab/2")]
 
     assert asyncio.run(bring()) == [204, 204, 429, 429, 204 if name else 429]
+
+
+def test_more_files_fit_where_they_are_small(streamlit, monkeypatch):
+    monkeypatch.setattr(middleware, "MAX_BYTES", 20)
+
+    async def bring():
+        return [await streamlit.ask("ada", f"tab/{n}", size=4) for n in range(11)]
+
+    assert asyncio.run(bring()) == [204] * 10 + [429]
 
 
 def test_files_that_arrive_count_and_one_more_is_refused_until_one_is_here(streamlit):

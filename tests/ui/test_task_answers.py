@@ -2,7 +2,9 @@
 question.
 """
 
+import io
 import json
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -31,9 +33,9 @@ FEWER = [False] * 100 + [True] * 300
 @pytest.fixture
 def opened(backend):
     """The address of two files of sums, of which the second model lost a quarter."""
-    (dense,) = backend.answers.keep(SUMS, lines(WRITTEN, *MANY))
-    (sparse,) = backend.answers.keep(SUMS, lines(WRITTEN, *FEWER))
-    return {"dense": dense, "other": sparse}
+    dense = backend.answers.keep("dense.jsonl", lines(WRITTEN, *MANY))
+    sparse = backend.answers.keep("small.jsonl", lines(WRITTEN, *FEWER))
+    return {"models": ",".join([*dense, *sparse])}
 
 
 def test_the_page_of_runs_leads_to_the_page_that_opens_files_and_a_file_taken_there_is_in_the_address(
@@ -41,41 +43,67 @@ def test_the_page_of_runs_leads_to_the_page_that_opens_files_and_a_file_taken_th
 ):
     to = links(open_page("runs"))["Judge answer files"]
     app = open_page("overview", **query_of(to))
-    assert words(app).startswith("How do two models compare on your tasks?")
-    app.file_uploader(key="answers-dense").set_value(
-        [(SUMS, lines(WRITTEN, *MANY), "text/plain")]
-    ).run()
-    key = app.query_params["dense"]
-    assert len(backend.answers.get(key).questions) == 400
-    app.file_uploader(key="answers-other").set_value([("bad.jsonl", b"{", "text/plain")]).run()
+    assert words(app).startswith("How do models compare on your tasks?")
+    upload = app.file_uploader(key="answers-files")
+    upload.set_value([("dense.jsonl", lines(WRITTEN, *MANY), "text/plain")]).run()
+    key = app.query_params["models"]
+    assert backend.answers.get(key).n_questions == 400
+    bad = ("bad.jsonl", b"{", "text/plain")
+    small = ("small.zip", zipped({f"s/{SUMS}": lines(WRITTEN, *FEWER)}), "application/zip")
+    app.file_uploader(key="answers-files").set_value([bad, small]).run()
     assert "Line 1 of bad.jsonl is no answer that can be read" in words(app)
-    app.file_uploader(key="answers-other").set_value(
-        [(SUMS, lines(WRITTEN, *FEWER), "text/plain")]
-    ).run()
-    assert words(app).startswith("The other model costs too much: sums")
+    assert words(app).startswith("s costs too much: questions")
+
+
+def zipped(files):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
+
+def test_several_models_are_ranked_beside_a_baseline_that_can_be_chosen(open_page, backend):
+    keys = []
+    for name, rights in (("base", MANY), ("near", [False] * 2 + [True] * 398), ("far", FEWER)):
+        keys += backend.answers.keep(f"{name}.jsonl", lines(WRITTEN, *rights))
+    app = open_page("overview", models=",".join(keys))
+    assert words(app).startswith(
+        "base and near tie for first on 400 questions that all answered. Of 2 models against base: 1 beyond"
+    )
+    charts = [chart.proto.alt for chart in app.get("plotly_chart")]
+    assert any("far rank 3, −25.0 points" in alt for alt in charts)
+    assert "far 75.0 % ✕ −25.0" in words(app)
+    app.selectbox(key="chosen-right").set_value("far").run()
+    assert "far costs too much: questions −25.0 points (limit −2)." in words(app)
+    to = query_of(links(app)["Compare the answers question by question"])
+    questions = open_page("compare", **to)
+    assert "far costs too much" in words(questions)
+    app.selectbox(key="chosen-baseline").set_value("far").run()
+    assert "Of 2 models against far" in words(app)
 
 
 def test_the_overview_of_answers_has_verdict_chart_table_and_a_link_to_the_questions(
     open_page, opened
 ):
     app = open_page("overview", **opened, limits="1.1,5")
-    assert "The other model costs too much: sums −25.0 points (limit −5)." in words(app)
+    assert "small costs too much: questions −25.0 points (limit −5)." in words(app)
     (chart,) = app.get("plotly_chart")
-    assert "sums" in chart.proto.spec
+    assert "questions" in chart.proto.spec
     to = query_of(links(app)["Compare the answers question by question"])
     assert {name: to[name] for name in opened} == opened
-    assert "task=sums" in markup(app)
+    assert "task=questions" in markup(app)
 
 
 def test_what_was_asked_differently_or_deleted_is_said_in_words(open_page, backend, opened):
     (odd,) = backend.answers.keep(SUMS, lines(WRITTEN, *MANY, prompt_hash="another"))
-    app = open_page("overview", dense=opened["dense"], other=odd)
+    dense, _ = opened["models"].split(",")
+    address = {"models": f"{dense},{odd}"}
+    app = open_page("overview", **address)
     assert "the prompt differs in 400 of 400 questions" in words(app)
-    assert "These answers cannot be compared." in words(
-        open_page("compare", dense=opened["dense"], other=odd)
-    )
+    assert "These answers cannot be compared." in words(open_page("compare", **address))
     backend._store.drop_entry("artefacts", f"answers/{odd}")
-    assert "asked differently" not in words(open_page("overview", dense=opened["dense"], other=odd))
+    assert "asked differently" not in words(open_page("overview", **address))
 
 
 def test_questions_are_filtered_by_what_became_of_them_and_stepped_through(open_page, opened):
@@ -92,6 +120,19 @@ def test_questions_are_filtered_by_what_became_of_them_and_stepped_through(open_
     assert "1 of 300" in words(app) and "Question 101" in words(app)
 
 
+def test_questions_are_searched(open_page, backend):
+    def asked(name, *rights):
+        text = lines(WRITTEN, *rights).decode().splitlines()
+        odd = [line.replace("1 + 1 =", f"{i} Apples") for i, line in enumerate(text)]
+        return backend.answers.keep(name, "\n".join(odd).encode())
+
+    keys = [*asked("a.jsonl", *MANY), *asked("b.jsonl", *FEWER)]
+    app = open_page("compare", models=",".join(keys), search="99 apples")
+    assert app.selectbox(key="chosen-filter").options == ["All · 4", "Both right · 3", "Broke · 1"]
+    app.text_input(key="search").set_value("pears").run()
+    assert "No question or answer holds this text." in words(app)
+
+
 def test_questions_are_sliced_by_a_task_s_own_fields(open_page, backend):
     def subject_lines(subject, *rights):
         text = lines(
@@ -106,7 +147,7 @@ def test_questions_are_sliced_by_a_task_s_own_fields(open_page, backend):
     for rights in ((True,) * 3, (True, False, False)):
         text = subject_lines("cells", *rights) + subject_lines("stars", True, True)
         keys += backend.answers.keep(SUMS, text)
-    app = open_page("compare", dense=keys[0], other=keys[1])
+    app = open_page("compare", models=",".join(keys))
     assert app.selectbox(key="chosen-slice").options == [
         "All · 5",
         "subject: cells · 3",
@@ -122,7 +163,7 @@ def test_choices_are_shown_with_the_probabilities_of_both_models(open_page, back
     sure = CHOICE | {"resps": [[["-1.0", "False"]], [["-1.0", "False"]]]}
     (dense,) = backend.answers.keep("samples_c.jsonl", lines(CHOICE, True, measure="acc"))
     (sparse,) = backend.answers.keep("samples_c.jsonl", lines(sure, True, measure="acc"))
-    app = open_page("compare", dense=dense, other=sparse)
+    app = open_page("compare", models=f"{dense},{sparse}")
     assert "rust ✓ 99.8 % 50.0 %" in words(app)
     assert "subject: colours" in words(app)
 
@@ -139,38 +180,36 @@ def test_foreign_text_is_shown_as_text(open_page, backend, text):
     (dense,) = backend.answers.keep(f"{text}.jsonl", lines(hostile, *MANY))
     (sparse,) = backend.answers.keep(f"{text}.jsonl", lines(hostile, *FEWER))
     for page in ("overview", "compare"):
-        drawn = markup(open_page(page, dense=dense, other=sparse))
+        drawn = markup(open_page(page, models=f"{dense},{sparse}"))
         assert "<img" not in drawn and "<style>*" not in drawn
         shows_as_text(drawn)
 
 
 def test_each_task_has_a_limit_of_its_own_that_goes_along(open_page, opened):
     app = open_page("overview", **opened)
-    assert app.number_input(key="limit-sums").value == 2.0
-    app.number_input(key="limit-sums").set_value(40.0).run()
-    assert app.query_params["limits"] == "1.1,2,sums:40"
-    assert "The other model stays within the limit on sums." in words(app)
-    assert "Limit on sums: 40 points." in words(app)
-    assert query_of(menu_links(app)["Runs"])["limits"] == "1.1,2,sums:40"
-    app.number_input(key="limit-sums").set_value(0.0).run()
-    assert app.query_params["limits"] == "1.1,2,sums:40" and "must be" in words(app)
+    assert app.number_input(key="limit-questions").value == 2.0
+    app.number_input(key="limit-questions").set_value(40.0).run()
+    assert app.query_params["limits"] == "1.1,2,questions:40"
+    assert "small stays within the limit on questions." in words(app)
+    assert "Limit on questions: 40 points." in words(app)
+    assert query_of(menu_links(app)["Runs"])["limits"] == "1.1,2,questions:40"
+    app.number_input(key="limit-questions").set_value(0.0).run()
+    assert app.query_params["limits"] == "1.1,2,questions:40" and "must be" in words(app)
     wrong = open_page(
         "overview",
         **opened,
-        limits="x,,sums,sums:x,:3,sums:nan,sums:9",
+        limits="x,,questions,questions:x,:3,questions:nan,questions:9",
     )
-    assert wrong.number_input(key="limit-sums").value == 9.0
+    assert wrong.number_input(key="limit-questions").value == 9.0
 
 
 def test_who_may_not_open_files_reads_that_and_cannot_clear(
     open_page, backend, opened, monkeypatch
 ):
     monkeypatch.setattr(type(backend), "administers", False)
-    app = open_page("overview", dense=opened["dense"])
-    assert (
-        "Other model: an administrator opens files" in words(app)
-        and "add a file" not in words(app).lower()
-    )
+    app = open_page("overview", models=opened["models"].split(",")[0])
+    assert "An administrator opens the files." in words(app)
+    assert not app.get("file_uploader")
     assert not [button for button in app.button if button.key == "answers-clear"]
 
 

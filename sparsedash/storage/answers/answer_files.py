@@ -1,11 +1,15 @@
 """Answers of one model or several, in files of any program that READERS has a row for."""
 
+import shutil
+import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.errors import CorpusError, first_line
 from sparsedash.schema.question_records import QuestionSet, pool_parts
 from sparsedash.storage.answers.answer_tables import is_table, read_tables
 from sparsedash.storage.answers.harness_samples import (
@@ -25,6 +29,7 @@ from sparsedash.storage.local_machine import path_kind
 
 _MAX_FILES = 2_000
 _MOST_NAMED = 5
+_UNNAMED_TASK = "questions"
 _SUFFIXES = (".jsonl", ".parquet", ".eval", ".json", ".csv")
 
 
@@ -86,8 +91,37 @@ def read_models(
         )
     sets = defaultdict[str, list[QuestionSet]](list)
     for answers in read_tables(files, columns) if columns else reader.read(files):
+        if len(files) == 1 and answers.task == files[0].stem:
+            # A file's own name tells models apart rather than tasks.
+            answers = replace(answers, task=_UNNAMED_TASK)
         sets[answers.model].append(answers)
     return {model: pool_parts(parts) for model, parts in sets.items()}
+
+
+def unpack_answers(archive: Path, folder: Path) -> None:
+    """Unpack a zip into a new folder. Raises CorpusError where it cannot be read or is too much."""
+    n_bytes = 0
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            entries = [entry for entry in packed.infolist() if not entry.is_dir()]
+            if len(entries) > _MAX_FILES:
+                raise CorpusError(f"{archive.name} holds more than {_MAX_FILES:,} files.")
+            for entry in entries:
+                parts = PurePosixPath(entry.filename).parts
+                if not parts or PurePosixPath(parts[-1]).suffix not in _SUFFIXES:
+                    continue
+                if ".." in parts or parts[0] == "/":
+                    raise CorpusError(f"{archive.name} names files outside of it.")
+                n_bytes += entry.file_size
+                if n_bytes > MAX_BYTES:
+                    raise CorpusError(f"{archive.name} holds more than {MAX_BYTES // 10**9} GB.")
+                file = folder.joinpath(*parts)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with packed.open(entry) as source, file.open("wb") as target:
+                    # zipfile ends at the size that was added up.
+                    shutil.copyfileobj(source, target)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise CorpusError(f"{archive.name} could not be unpacked: {first_line(error)}.") from error
 
 
 def _files(path: Path) -> tuple[Reader, list[Path]]:

@@ -171,7 +171,7 @@ def table(file, rows=TABLE):
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_plain_tables_are_read_by_the_names_of_their_columns(suffix, tmp_path):
     (answers,) = read_answers(table(tmp_path / f"mine{suffix}"))
-    assert (answers.model, answers.task, answers.measure) == ("mine", "mine", "right")
+    assert (answers.model, answers.task, answers.measure) == ("mine", "questions", "right")
     assert [question.right for question in answers.questions[:3]] == [False, True, True]
     assert answers.questions[1].context == "Sum 1?"
     assert answers.questions[1].fields == {"topic": "b"}
