@@ -37,6 +37,9 @@ LAYER_TOKENS = 1024
 """Tokens of the text by which layers are ordered; their loss is measured at CURVE_TOKENS of
 them.
 """
+FEWEST_TOKENS_PER_CHANNEL = 10
+"""Of an expert: with fewer a refit does more harm than good."""
+
 JUDGED_VALUES = 2**26
 """Probabilities of the dense model that are kept for it: fewer tokens are judged where the
 vocabulary is large.

@@ -44,26 +44,41 @@ def _require_samples_for_mix(spec: SparseSpec, calibration: CalibrationSettings)
         )
 
 
-def _require_removable(method: MethodSettings, permille: int, shape: ModelShape) -> None:
+def removal_error(method: MethodSettings, shape: ModelShape) -> SettingsError | None:
+    """Why this model has nothing that the method removes; None where it has."""
+    structure = shape.structure
+    message = ""
+    advice = "Choose another method."
     if method.prunes_experts:
-        _require_experts(method, shape)
+        problem = structure.expert_width_problem
+        removed = "Channels of experts"
+        if method.removes_experts:
+            problem = structure.experts_problem
+            removed = "Experts"
+        if not structure.mixtures:
+            message = "This model is no mixture of experts that can be removed."
+            advice = "Choose a method that removes channels, layers or single weights."
+        elif problem:
+            message = f"{removed} of this model cannot be removed: {problem}."
     elif method.removes_channels and not any(shape.widths):
-        raise SettingsError(
-            "method",
-            message="This model has experts in place of MLPs: it has no channels that can be removed yet.",
-            advice="Choose a method that removes whole experts or layers.",
+        message = (
+            "This model has experts in place of MLPs: it has no channels that can be removed yet."
         )
-    if method.removes_layers and shape.structure.layers_problem:
-        raise SettingsError(
-            "method",
-            message="Whole layers of this model cannot be removed: without one of them stock code makes another model "
-            f"({shape.structure.layers_problem}).",
-            advice="Choose a method that removes channels.",
+        advice = "Choose a method that removes whole experts or layers."
+    elif method.removes_layers and structure.layers_problem:
+        message = (
+            "Whole layers of this model cannot be removed: without one of them stock code makes another model "
+            f"({structure.layers_problem})."
         )
-    widest = max(shape.widths)
-    if method.removes_channels and method.width_multiple >= widest > 1:
-        allowed = f"less than the {widest:,} channels of the MLPs"
-        raise SettingsError("width multiple", method.width_multiple, allowed)
+        advice = "Choose a method that removes channels."
+    return SettingsError("method", message=message, advice=advice) if message else None
+
+
+def _require_removable(method: MethodSettings, permille: int, shape: ModelShape) -> None:
+    if error := removal_error(method, shape):
+        raise error
+    if method.uses("width_multiple"):
+        _require_width_multiple(method, shape)
     most = most_permille(shape, method)
     if permille <= most:
         return
@@ -83,33 +98,23 @@ def _require_removable(method: MethodSettings, permille: int, shape: ModelShape)
     )
 
 
-def _require_experts(method: MethodSettings, shape: ModelShape) -> None:
-    """Raise SettingsError where a model has no experts that can be removed or narrowed."""
-    if not shape.structure.mixtures:
-        raise SettingsError(
-            "method",
-            message="This model is no mixture of experts that can be removed.",
-            advice="Choose a method that removes channels, layers or single weights.",
-        )
-    structure = shape.structure
-    removed = "Experts" if method.removes_experts else "Channels of experts"
-    problem = structure.experts_problem
-    if not method.removes_experts:
-        problem = structure.expert_width_problem
-        if method.width_multiple % EXPERT_WIDTH_MULTIPLE:
-            allowed = f"a multiple of {EXPERT_WIDTH_MULTIPLE} for channels of experts"
-            advice = "The products of several experts are computed at once, in such steps."
-            raise SettingsError("width multiple", method.width_multiple, allowed, advice)
-        narrowest = min(layout.width for layout in structure.mixtures.values())
-        if method.width_multiple >= narrowest:
-            allowed = f"less than the {narrowest:,} channels of an expert"
-            raise SettingsError("width multiple", method.width_multiple, allowed)
-    if problem:
-        raise SettingsError(
-            "method",
-            message=f"{removed} of this model cannot be removed: {problem}.",
-            advice="Choose another method.",
-        )
+def _require_width_multiple(method: MethodSettings, shape: ModelShape) -> None:
+    """Raise SettingsError where kept widths cannot be multiples of the method's number."""
+    multiple = method.width_multiple
+    if not method.prunes_experts:
+        widest = max(shape.widths)
+        if multiple >= widest > 1:
+            allowed = f"less than the {widest:,} channels of the MLPs"
+            raise SettingsError("width multiple", multiple, allowed)
+        return
+    if multiple % EXPERT_WIDTH_MULTIPLE:
+        allowed = f"a multiple of {EXPERT_WIDTH_MULTIPLE} for channels of experts"
+        advice = "The products of several experts are computed at once, in such steps."
+        raise SettingsError("width multiple", multiple, allowed, advice)
+    narrowest = min(layout.width for layout in shape.structure.mixtures.values())
+    if multiple >= narrowest:
+        allowed = f"less than the {narrowest:,} channels of an expert"
+        raise SettingsError("width multiple", multiple, allowed)
 
 
 def require_quantisable(settings: RunSettings, family: str | None, *, streamed: bool) -> None:

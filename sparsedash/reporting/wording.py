@@ -490,6 +490,20 @@ def file_stem(run: Run) -> str:
     return "-".join([model, *shares, run.key[:8]])
 
 
+def refit_words(n_needed: int, calibration: CalibrationSettings) -> str:
+    """How many calibration tokens a refit of experts needs, and whether there are so many; nothing
+    where none is refitted.
+    """
+    if not n_needed:
+        return ""
+    n_asked = calibration.n_samples * calibration.length
+    amount = f"{calibration.n_samples:,} samples of up to {calibration.length:,}"
+    words = f"To refit this model's experts takes about {n_needed:,} calibration tokens"
+    if n_asked >= n_needed:
+        return f"{words}: {amount}."
+    return f"{words}, with {amount} many of them will stay as they are."
+
+
 def stored_run_details(run: Run) -> str:
     """How a stored run was made, in one line."""
     details = run_details(run.find or run.settings)

@@ -19,8 +19,15 @@ from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.choices import NO_HARNESS
 from sparsedash.catalog.export_forms import llama_cpp_problem
-from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
-from sparsedash.catalog.run_rules import require_possible
+from sparsedash.catalog.presets import (
+    DEFAULT_METHOD,
+    METHODS,
+    Method,
+    method_name,
+    method_named,
+)
+from sparsedash.catalog.run_rules import removal_error, require_possible
+from sparsedash.catalog.usual_settings import refit_tokens, usual_method, usual_samples
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
@@ -32,6 +39,7 @@ from sparsedash.schema.method_settings import (
     uses_parameter,
     with_budget,
 )
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.settings import (
     BUILTIN_MIXED,
     BUILTIN_MODEL,
@@ -138,7 +146,8 @@ class FormValues:
 
     is_search: whether the goal is a search. tolerance: None where it cannot be used. presets,
     custom: the chosen methods; custom: None where its choices do not go together. kinds: types that
-    models are also quantised to. by_key: values of settings, by the keys of their rows.
+    models are also quantised to. by_key: values of settings, by the keys of their rows. shape: of
+    the model; None where it is not known.
     """
 
     is_search: bool
@@ -148,6 +157,7 @@ class FormValues:
     custom: tuple[MethodSettings, ...] | None
     kinds: tuple[Quantisation, ...]
     by_key: Mapping[str, Any]
+    shape: ModelShape | None
 
     @property
     def methods(self) -> tuple[MethodSettings, ...]:
@@ -165,6 +175,11 @@ class FormValues:
             return False
         return not _refused((*_ROWS, _STEPS, _HEAL), self.by_key)
 
+    @property
+    def calibration(self) -> CalibrationSettings:
+        """The calibration. Raises SettingsError."""
+        return CalibrationSettings(**self._fields_of(_CALIBRATION))
+
     def request(self) -> RunSettings | FindSettings:
         """The settings of the run or the search, neither healed nor quantised. Raises SettingsError."""
         methods = []
@@ -175,7 +190,7 @@ class FormValues:
         methods = list(with_budget(methods, self.budget))
         settings: dict[str, Any] = {
             **self._fields_of(_RUN),
-            "calibration": CalibrationSettings(**self._fields_of(_CALIBRATION)),
+            "calibration": self.calibration,
             "evaluation": EvaluationSettings(**self._fields_of(_EVALUATION)),
         }
         if not self.is_search:
@@ -210,18 +225,19 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         keys = [row.key for row in (*_ROWS, _STEPS, _HEAL)]
         for key in (*keys, "goal", "with", *PRESETS, OWN, QUANTISE):
             st.session_state.pop(key, None)
+            st.session_state.pop(f"usual-{key}", None)
     is_new = "goal" not in st.session_state and "goal" not in st.query_params
     if is_new and any(name in st.query_params for name in _OF_SWEEPS):
         st.session_state["goal"] = st.query_params["goal"] = SWEEP
     form, places = _draw_fields(backend)
     with places.methods:
-        _show_methods(form.methods, form.custom is None)
+        _show_methods(form)
     settings: RunSettings | FindSettings | None = None
     if form.is_usable:
         with places.run:
             settings = form_fields.validated(
                 "with" if form.is_search else "sparsity",
-                lambda: _possible(backend, form.request()),
+                lambda: _possible(form.request(), form.shape),
             )
         minutes = form.by_key[_HEAL.key]
         steps = form.by_key[_STEPS.key]
@@ -247,6 +263,8 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
     """Draw all fields, in their order on the page, with room for what is said of them."""
     widgets.section("Which model?")
     model = model_field(backend, _RUN["model"])
+    named = backend.named_model(model) if model else None
+    shape = named.shape if named else None
     widgets.section("How much to remove?")
     goal = st.segmented_control(
         "What to do",
@@ -281,7 +299,7 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
     with _method_expander(is_search):
         budget_row = _METHOD["budget"]
         budget = choose_budget(budget_row.key, budget_row.label, budget_row.default)
-        presets = _preset_fields(is_search)
+        presets = _preset_fields(is_search, shape)
         label = "Use a method of your own instead" if is_search else "Add a method of your own"
         custom = _custom_method_fields(label)
         widgets.show(element("div", _methods_table().html, css="sd-wrapped"))
@@ -298,7 +316,7 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
             is_possible = False
         values[corpus.key] = form_fields.reference_field(backend, corpus, usual_text)
         values |= _prompt_field(backend)
-    values |= _more_fields(is_search)
+    values |= _more_fields(is_search, (*presets, *(custom or ())), shape)
     texts = {row.key: row.default for row in (_EVALUATION["corpus"], corpus)}
     form_fields.show_uploads(backend, texts)
     form = FormValues(
@@ -309,6 +327,7 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
         custom=custom,
         kinds=kinds,
         by_key=values,
+        shape=shape,
     )
     return form, _Places(about_passages, about_run, about_methods, healing, quantising, sizes)
 
@@ -348,17 +367,20 @@ def _method_expander(search: bool) -> AbstractContextManager[object]:
     return form_fields.expander("Methods", "methods", names)
 
 
-def _show_methods(methods: Sequence[MethodSettings], is_refused: bool) -> None:
-    """Draw the names and summaries of the chosen methods. is_refused: of the custom method."""
-    names = list(map(method_name, methods))
+def _show_methods(form: FormValues) -> None:
+    """Draw the names of the chosen methods, and the calibration tokens that they need."""
+    names = list(map(method_name, form.methods))
     if len(names) > 1:
         widgets.show(paragraph(f"{len(names)} methods to compare: {', '.join(names)}."))
     elif names:
-        recommended = " (recommended)" if names[0] == DEFAULT_METHOD else ""
+        recommended = " (recommended)" if names[0] == usual_method(form.shape) else ""
         widgets.show(paragraph(f"Method: {names[0]}{recommended}."))
-    elif not is_refused:
+    elif form.custom is not None:
         problem = SparseDashError("No method is chosen.", "Choose at least one.")
         form_fields.show_problem("method", problem)
+    n_needed = refit_tokens(form.methods, form.shape)
+    if n_needed and not _refused(_CALIBRATION.values(), form.by_key):
+        form_fields.show_hint(wording.refit_words(n_needed, form.calibration))
 
 
 def _healed(
@@ -434,11 +456,19 @@ def _refused(rows: Iterable[FieldRow], values: Mapping[str, Any]) -> bool:
     return any(row.problem(values[row.key]) for row in rows if row.key in values)
 
 
-def _possible(backend: Backend, settings: RunSettings | FindSettings) -> RunSettings | FindSettings:
-    """The settings, where their sparsities can be removed of their model. Raises SettingsError."""
-    named = backend.named_model(settings.model)
-    if isinstance(settings, RunSettings) and named is not None and named.shape is not None:
-        require_possible(settings, named.shape)
+def _possible(
+    settings: RunSettings | FindSettings, shape: ModelShape | None
+) -> RunSettings | FindSettings:
+    """The settings, where their methods can remove so much of the model. Raises SettingsError.
+
+    shape: None where the model is not known.
+    """
+    if shape is None:
+        return settings
+    if isinstance(settings, RunSettings):
+        require_possible(settings, shape)
+    elif error := removal_error(settings.method, shape):
+        raise error
     return settings
 
 
@@ -481,9 +511,19 @@ def _task_fields(backend: Backend, usual: Sequence[str]) -> dict[str, Any]:
     return values | (form_fields.setting_fields(rows, len(_OF_TASKS)) if chosen else {})
 
 
-def _more_fields(search: bool) -> dict[str, Any]:
-    """Draw what repeats a paper: the last-token rule, packing, seeds, widths and number format."""
+def _more_fields(
+    search: bool, methods: Sequence[MethodSettings], shape: ModelShape | None
+) -> dict[str, Any]:
+    """Draw what repeats a paper: the last-token rule, packing, seeds, widths and number format.
+
+    methods, shape: of the request, by which the number of samples is proposed.
+    """
     values: dict[str, Any] = {}
+    samples = _CALIBRATION["n_samples"]
+    length = _CALIBRATION["length"]
+    length_now = st.session_state.get(length.key) or length.default
+    proposed = usual_samples(methods, shape, length_now)
+    form_fields.follow_usual(samples.key, proposed)
     elsewhere = (_EVALUATION["stop_early"],) if search else ()
     keys = []
     for line in chain.from_iterable(_MORE.values()):
@@ -493,6 +533,8 @@ def _more_fields(search: bool) -> dict[str, Any]:
             widgets.show(element("h3", escape(heading), css="sd-group"))
             for line in lines:
                 rows = [row for row in line if row not in elsewhere]
+                if samples in rows:
+                    rows[rows.index(samples)] = replace(samples, default=proposed)
                 if rows:
                     values |= form_fields.setting_fields(rows, len(rows))
     return values
@@ -517,32 +559,55 @@ def _prompt_field(backend: Backend) -> dict[str, Any]:
     return {row.key: prompts}
 
 
-def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
+def _preset_fields(search: bool, shape: ModelShape | None) -> tuple[MethodSettings, ...]:
     """Draw the presets: one for a search; else those that remove channels or layers or zero
-    weights, to race them.
+    weights, to race them. shape: of the model, whose impossible methods are not offered.
     """
+    usual = usual_method(shape)
     if search:
-        names = [method.name for method in METHODS if method.searchable]
-        usual = names.index(DEFAULT_METHOD)
-        name = st.selectbox("Method", names, index=usual, key="with", bind=BOUND, filter_mode=None)
-        return (method_named(name or DEFAULT_METHOD),)
+        form_fields.follow_usual("with", usual)
+        chosen = st.session_state.get("with")
+        names = _offered([method for method in METHODS if method.searchable], shape, [chosen])
+        name = st.selectbox(
+            "Method", names, index=names.index(usual), key="with", bind=BOUND, filter_mode=None
+        )
+        return (method_named(name or usual),)
 
     about = "Choose several to compare them on the same passages."
-    names = _preset_pills("Method", "method", [DEFAULT_METHOD], about)
-    names += _preset_pills("Methods that remove whole layers", LAYERS)
+    names = _preset_pills("Method", "method", usual, shape, about)
+    names += _preset_pills("Methods that remove whole layers", LAYERS, usual, shape)
     form_fields.show_hint(_LAYERS)
-    names += _preset_pills("Methods that remove whole experts of a mixture", EXPERTS)
-    names += _preset_pills("Methods that set single weights to zero", MASKS)
+    names += _preset_pills(
+        "Methods that remove experts, or channels of them", EXPERTS, usual, shape
+    )
+    names += _preset_pills("Methods that set single weights to zero", MASKS, usual, shape)
     form_fields.show_hint(_MASKS)
     return tuple(map(method_named, names))
 
 
-def _preset_pills(
-    title: str, key: str, usual: Sequence[str] = (), about: str | None = None
+def _offered(
+    methods: Iterable[Method], shape: ModelShape | None, chosen: Sequence[str | None]
 ) -> list[str]:
-    names = [method.name for method in PRESETS[key]]
+    """The names of those methods that this model allows, and of those chosen already."""
+    return [
+        method.name
+        for method in methods
+        if method.name in chosen or shape is None or removal_error(method.settings, shape) is None
+    ]
+
+
+def _preset_pills(
+    title: str, key: str, usual: str, shape: ModelShape | None, about: str | None = None
+) -> list[str]:
+    """Draw the presets of one field; nothing where the model allows none of them."""
+    usual_names = [usual] if usual in [method.name for method in PRESETS[key]] else []
+    form_fields.follow_usual(key, usual_names)
+    asked = [*(st.session_state.get(key) or []), *st.query_params.get_all(key)]
+    names = _offered(PRESETS[key], shape, asked)
+    if not names:
+        return []
     return st.pills(
-        title, names, selection_mode="multi", default=usual, key=key, bind=BOUND, help=about
+        title, names, selection_mode="multi", default=usual_names, key=key, bind=BOUND, help=about
     )
 
 
@@ -557,7 +622,7 @@ def _keep_method() -> None:
     kept: dict[str, Any] = {}
     if state["goal"] == SEARCH:
         names = [method.name for method in METHODS if method.searchable and method.name in chosen]
-        kept["with"] = names[0] if names else DEFAULT_METHOD
+        kept["with"] = names[0] if names else state.get("usual-with", DEFAULT_METHOD)
     elif (searched := state.get("with")) and searched not in chosen:
         for key, presets in PRESETS.items():
             names = [preset.name for preset in presets]

@@ -111,6 +111,7 @@ LEADS_TO = {
     "button The chart as SVG": r"\.svg$",
     "button The chart as PNG": r"\.png$",
     "button help-.*": r"\+\w.{80}",
+    "download take-picture": r"-ruler\.svg$",
     "download CSV": r"\.csv$",
     "link (Overview|Back to the chart|See what it cost|Another run is waiting: .*)": r"^/\?run=|^/: ",
     "link (SmolLM.*|How much of .*|x<b>)": r"^/\?run=",

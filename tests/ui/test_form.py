@@ -15,13 +15,14 @@ from sparsedash.schema.errors import JobError, ModelError
 from sparsedash.schema.fields import field_rows
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings, with_budget
+from sparsedash.schema.model_shape import ModelStructure
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.estimates import Duration
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import DiskNeed, Memory
 from sparsedash.ui.form_address import FRESH, SEARCH, SWEEP, form_address
-from tests.factories import plain
+from tests.factories import MIXTURE_SHAPE, plain
 from tests.ui import specimens
 from tests.ui.conftest import button, markup, opened, words
 
@@ -533,6 +534,56 @@ def test_the_facts_of_a_model_are_shown_as_soon_as_it_is_named(named, said, open
     assert said in words(open_page("prune", goal=SWEEP, model="some/model"))
 
 
+_WIDE = replace(MIXTURE_SHAPE.structure.experts[1], n=128, width=768, n_chosen=8)
+MIXTURE = NamedModel(
+    family="qwen3_moe",
+    shape=replace(
+        MIXTURE_SHAPE,
+        widths=(0, 0),
+        n_parameters=30_500_000_000,
+        per_expert=4_720_640,
+        structure=ModelStructure(blocks="layers", mlps=(None, None), experts=(_WIDE, _WIDE)),
+    ),
+)
+
+
+@pytest.mark.parametrize("goal", [SEARCH, SWEEP])
+def test_of_a_mixture_experts_are_removed_and_refitted_on_text_enough(goal, open_page, backend):
+    backend.named = MIXTURE
+    app = open_page("prune", goal=goal)
+    text = words(app)
+    assert "2 blocks with 128 experts, 8 for each token, 30.5 billion weights" in text
+    assert "29.4 billion of them active" in text
+    assert "Method: experts (recommended)." in text
+    assert "takes about 122,880 calibration tokens: 480 samples of up to 256." in text
+    labels = [each.label for each in app.get("button_group")]
+    assert "Method" not in labels, "without MLPs it has no channels"
+    app.number_input(key="samples").set_value(100).run()
+    assert "with 100 samples of up to 256 many of them will stay as they are" in words(app)
+    request = submitted(app, backend)
+    assert request.calibration.n_samples == 100
+    assert (request.method if goal == SEARCH else request.methods[0]) == method_named("experts")
+
+
+def test_the_recommended_method_follows_the_model_and_an_impossible_one_is_refused(
+    open_page, backend
+):
+    app = open_page("prune", goal=SWEEP, model=LISTED)
+    assert "Method: best (recommended)." in words(app)
+    backend.named = MIXTURE
+    app.run()
+    assert "Method: experts (recommended)." in words(app)
+    assert app.number_input(key="samples").value == 480
+    backend.named = LLAMA
+    app.run()
+    assert "Method: best (recommended)." in words(app)
+    assert "Methods that remove experts, or channels of them" not in [
+        each.label for each in app.get("button_group")
+    ]
+    app = open_page("prune", goal=SWEEP, model=LISTED, experts="reap")
+    assert "This model is no mixture of experts" in words(app)
+
+
 LISTED = "EleutherAI/gpt-j-6b"
 """A name that the select box of the test client knows."""
 
@@ -609,7 +660,7 @@ def test_masks_have_fields_of_their_own_that_say_what_they_do_not_save(open_page
     assert {"least-squares", "flap"} <= set(channels.options) and {"layers", "sleb"} <= set(
         layers.options
     )
-    experts = group(app, "Methods that remove whole experts of a mixture")
+    experts = group(app, "Methods that remove experts, or channels of them")
     assert "reap" in experts.options
     offered = {*channels.options, *layers.options, *experts.options, *masks.options}
     assert len(offered) == len(METHODS)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedash.catalog.resources import EXPERT_PASSES
+from sparsedash.catalog.resources import EXPERT_PASSES, FEWEST_TOKENS_PER_CHANNEL
 from sparsedash.engine.calibration.statistics import BATCH_TOKENS, WalkCheckpoint, held_out
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk
 from sparsedash.engine.models.loading import LoadedModel
@@ -27,9 +27,6 @@ from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL
-
-FEWEST_TOKENS_PER_CHANNEL = 10
-"""Of an expert: with fewer a refit does more harm than good."""
 
 _AT_ONCE = 8192
 """Tokens that an expert is computed on together."""

@@ -8,9 +8,8 @@ from functools import cached_property, partial
 import msgspec
 
 from sparsedash.catalog.gguf_reader import opened_gguf
-from sparsedash.catalog.resources import MORE_ROOM
+from sparsedash.catalog.resources import FEWEST_TOKENS_PER_CHANNEL, MORE_ROOM
 from sparsedash.engine.calibration.calibration import CacheEvicted, Calibration
-from sparsedash.engine.calibration.expert_pruning import FEWEST_TOKENS_PER_CHANNEL
 from sparsedash.engine.calibration.statistics import pack_tensors, reading_stored, unpacked
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
 from sparsedash.engine.healing.healing import heal

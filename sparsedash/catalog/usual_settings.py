@@ -1,0 +1,46 @@
+"""What to recommend for a model: a method, and as much calibration text as the method needs."""
+
+from collections.abc import Sequence
+
+from sparsedash.catalog.model_sizes import expert_parameters
+from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
+from sparsedash.catalog.resources import FEWEST_TOKENS_PER_CHANNEL
+from sparsedash.catalog.run_rules import removal_error
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.model_shape import ModelShape
+from sparsedash.schema.settings import CalibrationSettings
+
+
+def usual_method(shape: ModelShape | None) -> str:
+    """The name of the recommended method: the default one, of a mixture whose experts hold more
+    weights than its MLPs `experts`, as far as the model allows. shape: None if not known.
+    """
+    if shape is None:
+        return DEFAULT_METHOD
+    names = [DEFAULT_METHOD, "experts", "layers"]
+    experts = [expert_parameters(shape, shape.whole, index) for index in shape.structure.mixtures]
+    if sum(experts) > shape.n_mlp:
+        names = ["experts", DEFAULT_METHOD, "layers"]
+    for name in names:
+        if removal_error(method_named(name), shape) is None:
+            return name
+    return DEFAULT_METHOD
+
+
+def refit_tokens(methods: Sequence[MethodSettings], shape: ModelShape | None) -> int:
+    """Calibration tokens with which each expert sees enough to be refitted, were all chosen equally
+    often; 0 where none is refitted, or the model is not known.
+    """
+    if shape is None or not any(method.prunes_experts and method.refits for method in methods):
+        return 0
+    needed = [0]
+    for layout in shape.structure.mixtures.values():
+        n_tokens = FEWEST_TOKENS_PER_CHANNEL * layout.width * layout.n
+        needed.append(-(-n_tokens // layout.n_chosen))
+    return max(needed)
+
+
+def usual_samples(methods: Sequence[MethodSettings], shape: ModelShape | None, length: int) -> int:
+    """Samples of this many tokens to calibrate on: the default, or as many as a refit needs."""
+    n_samples = -(-refit_tokens(methods, shape) // max(1, length))
+    return max(CalibrationSettings().n_samples, n_samples)

@@ -1,0 +1,33 @@
+"""What is recommended for a model, by what it is made of."""
+
+from dataclasses import replace
+
+from sparsedash.catalog.model_sizes import shipped_shape
+from sparsedash.catalog.presets import method_named
+from sparsedash.catalog.usual_settings import refit_tokens, usual_method, usual_samples
+from tests.factories import MIXTURE_SHAPE
+
+LLAMA = shipped_shape("llama-7b")
+
+
+def with_structure(**changes):
+    return replace(MIXTURE_SHAPE, structure=replace(MIXTURE_SHAPE.structure, **changes))
+
+
+def test_a_mixture_loses_experts_unless_most_of_it_or_all_that_can_go_is_elsewhere():
+    assert usual_method(None) == usual_method(LLAMA) == "best"
+    assert usual_method(MIXTURE_SHAPE) == "experts"
+    assert usual_method(replace(MIXTURE_SHAPE, widths=(640, 0, 0))) == "best"
+    stuck = with_structure(experts_problem="it says so")
+    assert usual_method(stuck) == "best", "its first block has an MLP"
+    assert usual_method(replace(stuck, widths=(0, 0, 0))) == "layers"
+
+
+def test_a_refit_needs_ten_tokens_a_channel_of_each_expert():
+    methods = [method_named("experts")]
+    # 4 experts of 16 channels, of which each token is routed to two.
+    assert refit_tokens(methods, MIXTURE_SHAPE) == 4 * 16 * 10 // 2
+    assert refit_tokens([method_named("reap")], MIXTURE_SHAPE) == 0
+    assert refit_tokens(methods, LLAMA) == refit_tokens(methods, None) == 0
+    assert usual_samples(methods, MIXTURE_SHAPE, 256) == 128
+    assert usual_samples(methods, MIXTURE_SHAPE, 1) == 320
