@@ -125,15 +125,15 @@ def _divergence(
     if is_logit_file(dense):
         if len(paths) != 1:
             raise CorpusError("Two base files of llama.cpp are compared, the base model's first.")
-        (other,) = paths
+        (changed,) = paths
         rows_by_chunk = dict[int, list[TokenDivergences]]()
-        for rows in paired_rows(read_logit_file(dense), read_logit_file(other)):
-            tokens = token_divergences(rows.base, rows.other, rows.targets)
+        for rows in paired_rows(read_logit_file(dense), read_logit_file(changed)):
+            tokens = token_divergences(rows.base, rows.changed, rows.targets)
             rows_by_chunk.setdefault(rows.chunk, []).append(tokens)
         blocks = [joined_tokens(parts) for parts in rows_by_chunk.values()]
         figures = divergence_figures(blocks)
         loss = judge_perplexity(blocks, tolerance)
-        name = _title(other, dense)
+        name = _title(changed, dense)
     else:
         printed = None if paths else printed_divergence(dense)
         if printed is None:

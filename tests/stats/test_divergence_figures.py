@@ -14,14 +14,14 @@ from sparsedash.stats.divergence_figures import (
 from tests.llama_files import drawn_models, log_softmax
 
 
-def blocks_of(tokens, base, other):
+def blocks_of(tokens, base, near):
     blocks = []
     for chunk in range(len(tokens)):
         rows = slice(tokens.shape[1] // 2, tokens.shape[1] - 1)
         blocks.append(
             token_divergences(
                 log_softmax(base[chunk, rows]),
-                log_softmax(other[chunk, rows]),
+                log_softmax(near[chunk, rows]),
                 tokens[chunk, tokens.shape[1] // 2 + 1 :],
             )
         )
@@ -30,16 +30,16 @@ def blocks_of(tokens, base, other):
 
 def test_a_divergence_by_hand():
     base = np.log([[0.5, 0.25, 0.25]])
-    other = np.log([[0.25, 0.5, 0.25]])
-    tokens = token_divergences(base, other, np.array([1]))
+    near = np.log([[0.25, 0.5, 0.25]])
+    tokens = token_divergences(base, near, np.array([1]))
     assert tokens.kl == pytest.approx(0.5 * np.log(2) - 0.25 * np.log(2))
     assert (tokens.base_nll, tokens.nll) == (pytest.approx(np.log(4)), pytest.approx(np.log(2)))
     assert not tokens.same_top[0]
 
 
 def test_figures_equal_an_independent_computation():
-    tokens, base, other = drawn_models()
-    figures = divergence_figures(blocks_of(tokens, base, other))
+    tokens, base, near = drawn_models()
+    figures = divergence_figures(blocks_of(tokens, base, near))
     kl = []
     delta = []
     nll = [[], []]
@@ -47,7 +47,7 @@ def test_figures_equal_an_independent_computation():
     for chunk in range(40):
         for place in range(32, 63):
             p = np.exp(base[chunk, place]) / np.exp(base[chunk, place]).sum()
-            q = np.exp(other[chunk, place]) / np.exp(other[chunk, place]).sum()
+            q = np.exp(near[chunk, place]) / np.exp(near[chunk, place]).sum()
             right = tokens[chunk, place + 1]
             kl.append(np.sum(p * np.log(p / q)))
             delta.append(q[right] - p[right])
@@ -71,8 +71,8 @@ def test_figures_equal_an_independent_computation():
 
 
 def test_a_quantile_needs_ten_tokens_beyond_it_and_an_error_two_blocks():
-    tokens, base, other = drawn_models(n_chunk=1, n_ctx=202)
-    figures = divergence_figures(blocks_of(tokens, base, other))
+    tokens, base, near = drawn_models(n_chunk=1, n_ctx=202)
+    figures = divergence_figures(blocks_of(tokens, base, near))
     assert figures.n_tokens == 100
     known = [q for q, value in figures.kl_quantiles.items() if value is not None]
     assert known == [0.5, 0.9]
@@ -80,10 +80,10 @@ def test_a_quantile_needs_ten_tokens_beyond_it_and_an_error_two_blocks():
 
 
 def test_the_rise_of_perplexity_is_judged_over_blocks():
-    tokens, base, other = drawn_models(n_chunk=60, noise=0.3)
+    tokens, base, near = drawn_models(n_chunk=60, noise=0.3)
     verdicts = []
     far = drawn_models(n_chunk=60, noise=3.0)[2]
-    for logits in (base, other, far):
+    for logits in (base, near, far):
         blocks = blocks_of(tokens, base, logits)
         verdicts.append(judge_perplexity(blocks, Tolerance(ratio=1.2)).verdict)
     assert verdicts == ["within", "within", "beyond"]

@@ -54,13 +54,13 @@ class LogitFile:
 
 @dataclass(frozen=True, kw_only=True)
 class LogitRows:
-    """Some positions of a chunk. base, other: (n, v) log-probabilities. targets: (n,) the tokens
+    """Some positions of a chunk. base, changed: (n, v) log-probabilities. targets: (n,) the tokens
     that follow.
     """
 
     chunk: int
     base: npt.NDArray[np.float32]
-    other: npt.NDArray[np.float32]
+    changed: npt.NDArray[np.float32]
     targets: npt.NDArray[np.int32]
 
 
@@ -128,7 +128,7 @@ def paired_rows(base: LogitFile, other: LogitFile) -> Iterator[LogitRows]:
                 yield LogitRows(
                     chunk=chunk,
                     base=_log_probabilities(base, base_stream.read(2 * n * base.row_values)),
-                    other=_log_probabilities(other, other_stream.read(2 * n * other.row_values)),
+                    changed=_log_probabilities(other, other_stream.read(2 * n * other.row_values)),
                     targets=base.tokens[chunk, place : place + n],
                 )
 

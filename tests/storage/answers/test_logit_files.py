@@ -17,18 +17,18 @@ from tests.llama_files import PRINTED, drawn_models, log_softmax, write_logits
 
 @pytest.fixture
 def files(tmp_path):
-    tokens, base, other = drawn_models(n_chunk=3)
+    tokens, base, near = drawn_models(n_chunk=3)
     return (
         write_logits(tmp_path / "base.kld", tokens, base),
-        write_logits(tmp_path / "other.kld", tokens, other),
+        write_logits(tmp_path / "other.kld", tokens, near),
     )
 
 
 def test_log_probabilities_are_read_a_few_positions_at_a_time(files, monkeypatch):
     monkeypatch.setattr(logit_files, "_ROWS_VALUES", 1_100)
-    base, other = map(read_logit_file, files)
+    base, near = map(read_logit_file, files)
     assert (base.n_vocab, base.tokens.shape, base.n_rows) == (101, (3, 64), 31)
-    rows = list(paired_rows(base, other))
+    rows = list(paired_rows(base, near))
     assert [len(row.targets) for row in rows][:4] == [10, 10, 10, 1]
     tokens, logits, _ = drawn_models(n_chunk=3)
     expected = log_softmax(logits[:, 32:63])
