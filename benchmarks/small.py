@@ -18,6 +18,7 @@ from tests.engine.tiny_gguf import write_tiny_gguf
 OPTIONS = {
     "coverage": "--methods random --sparsity 30,50 --passages 40 --draws 100 --sizes 30,400 --power-draws 10 "
     "--model {model} --data-dir {folder}",
+    "expert_block": "--model tiny --tokens 2048",
     "experts": "--minutes 0.05 --seeds 1 --samples 24 --shares 50 --methods reap,experts",
     "find": "--evaluation builtin:cloze --calibration builtin:cloze --passages 40 --samples 40 --length 32 --seeds 0,1 "
     "--within 100 --within-points 50 --model {model} --data-dir {folder}",

@@ -19,10 +19,12 @@ backend = frame.page("Runs")
 before = job_panel.live_states(backend, job_panel.jobs_under_way(backend))
 rows = all_rows(backend, current_tolerance())
 jobs = backend.jobs(job_panel.JOBS_LISTED)
+damaged = backend.damaged_runs()
 live = [job for job in jobs if job.live]
 
 if not rows and not jobs:
     explain_no_runs(backend)
+    runs_table.note_damaged(damaged)
     st.stop()
 answer = st.container()
 if live:
@@ -49,3 +51,4 @@ else:
         show_run_table(listed, {row.key for row in chosen})
     else:
         widgets.note("No run matches. Clear the search, or show all models.")
+runs_table.note_damaged(damaged)

@@ -515,16 +515,9 @@ def export_title(export: Export, record: Record | None) -> str:
 
 
 def upload_command(export: Export) -> str:
-    """The shell command that uploads it to the hub; nothing is sent from here."""
+    """The shell command that uploads it to the hub, in its own folder; nothing is sent from here."""
     name = export.folder.rstrip("/").rpartition("/")[2]
-    return shlex.join(
-        [
-            "hf",
-            "upload",
-            f"YOUR-NAME/{name}",
-            export.folder,
-        ]
-    )
+    return shlex.join(["hf", "upload", f"YOUR-NAME/{name}", "."])
 
 
 def runtime_rows(export: Export) -> list[list[str]]:

@@ -294,6 +294,105 @@ def _mark_html(mark: Mark, place: float, lanes: str, address: str) -> Html:
     )
 
 
+_WIDTH = 960
+_LEFT = 40
+_TOP = 112
+_TRACK = 44
+_LANE = 20
+_INKS = {"text": "#22262b", "muted": "#5b6068", "ground": "#fcfbf8", "line": "#d8d4c8"}
+_FILLS = (("can go", "#cfe8dd"), ("not known", "url(#hatch)"), ("too much", "#f3d3cd"))
+_MARK_INKS: dict[Verdict, str] = {"within": "#0b7a5b", "beyond": "#b3261e", "undecided": "#22262b"}
+_HATCH = Html(
+    '<defs><pattern id="hatch" width="9" height="9" patternUnits="userSpaceOnUse" '
+    'patternTransform="rotate(45)"><rect width="9" height="9" fill="#f3f1ea"/>'
+    '<rect width="4" height="9" fill="#dcd8cc"/></pattern></defs>'
+)
+
+
+def rulers_svg(title: str, about: str, basis: str, rulers: Sequence[Ruler]) -> bytes:
+    """The rulers as a picture of its own, under the headline, the run and what it rests on."""
+    parts = [
+        _text(title, _LEFT, 40, size=22),
+        _text(about, _LEFT, 66, ink=_INKS["muted"]),
+        _text(basis, _LEFT, 88, ink=_INKS["muted"]),
+    ]
+    top = _TOP
+    span = _WIDTH - 2 * _LEFT
+    for ruler in rulers:
+        parts.append(_text(ruler.title, _LEFT, top + 16))
+        beyond = ruler.end if ruler.beyond is None else ruler.beyond
+        green = ruler.within or 0.0
+        lengths = (green, beyond - green, ruler.end - beyond)
+        x = float(_LEFT)
+        for (words, fill), length in zip(_FILLS, lengths, strict=True):
+            width = span * length / ruler.end
+            box = {"x": f"{x:.1f}", "y": str(top + _TRACK), "width": f"{width:.1f}", "height": "28"}
+            parts.append(element("rect", fill=fill, stroke=_INKS["line"], **box))
+            if width > 9 * len(words):
+                parts.append(_text(words, x + width / 2, top + _TRACK + 19, anchor="middle"))
+            x += width
+        lanes = _lanes([100 * mark.place / ruler.end for mark in ruler.marks], _LABEL)
+        for mark, lane in zip(ruler.marks, lanes, strict=True):
+            place = _LEFT + span * mark.place / ruler.end
+            ink = _INKS["muted"] if mark.verdict is None else _MARK_INKS[mark.verdict]
+            sign = "…" if mark.verdict is None else _SIGNS[mark.verdict]
+            stem_height = str(14 + _LANE * lane)
+            stem = {"x": f"{place:.1f}", "y": str(top + _TRACK + 22), "width": "1.5"}
+            stem["height"] = stem_height
+            parts.append(element("rect", fill=_INKS["muted"], **stem))
+            label = f"{sign} {mark.label}"
+            parts.append(
+                _text(label, place, top + _TRACK + 52 + _LANE * lane, ink=ink, anchor="middle")
+            )
+        if ruler.pin is not None and ruler.pin.percent <= ruler.end:
+            place = _LEFT + span * ruler.pin.percent / ruler.end
+            stem = {"x": f"{place:.1f}", "y": str(top + 26), "width": "2", "height": "30"}
+            parts.append(element("rect", fill=_INKS["text"], **stem))
+            pin = f"limit at about {ruler.pin.percent:.2g}{NBSP}%"
+            parts.append(_text(pin, place + 6, top + 36))
+        top += _TRACK + 66 + _LANE * max(lanes, default=0)
+    if rulers:
+        axis = f"0 to {rulers[-1].end:.2g}{NBSP}% {rulers[-1].axis}"
+        parts.append(
+            _text(axis, _WIDTH - _LEFT, top + 14, ink=_INKS["muted"], anchor="end", size=13)
+        )
+    height = top + 30
+    ground = element("rect", width=str(_WIDTH), height=str(height), fill=_INKS["ground"])
+    drawn = element(
+        "svg",
+        _HATCH,
+        ground,
+        *parts,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {_WIDTH} {height}",
+        width=str(_WIDTH),
+        height=str(height),
+    )
+    return drawn.encode()
+
+
+def _text(
+    words: str,
+    x: float,
+    y: float,
+    *,
+    ink: str = _INKS["text"],
+    anchor: str = "start",
+    size: int = 15,
+) -> Html:
+    """A line of text of a picture, in a font that every system has."""
+    return element(
+        "text",
+        escape(words),
+        x=f"{x:.1f}",
+        y=f"{y:.1f}",
+        fill=ink,
+        text_anchor=anchor,
+        font_size=str(size),
+        font_family="Helvetica, Arial, sans-serif",
+    )
+
+
 def _shift(place: float) -> float:
     """How much of a label stands left of its place: half, but less or more near the ends."""
     if place < _NEAR_END:

@@ -31,8 +31,8 @@ def slices_sentence(slices: Sequence[Slice]) -> str:
     parts = []
     for part in differing[:_MOST_NAMED]:
         change = signed_points(_change(part))
-        rest = signed_points(-part.rest)
-        parts.append(f"{part.result.task}, {part.name} ({change} points, the rest {rest})")
+        rest_change = signed_points(-part.rest_loss)
+        parts.append(f"{part.result.task}, {part.name} ({change} points, the rest {rest_change})")
     n_more = len(differing) - len(parts)
     more = f"; {n_more} more" if n_more else ""
     differ = "differs from the rest of its task"
@@ -56,7 +56,7 @@ def slice_table(slices: Sequence[Slice]) -> Table:
             result.task,
             f"{len(result.pair.questions):,}",
             signed_points(_change(part)),
-            signed_points(-part.rest),
+            signed_points(-part.rest_loss),
             "" if part.p_value is None else p_number(part.p_value),
         ]
         verdict = ["not judged", "", ""]
@@ -75,7 +75,7 @@ def slice_documents(slices: Sequence[Slice]) -> list[dict[str, Any]]:
             {
                 "slice": part.name,
                 **task_document(part.result),
-                "rest": part.rest,
+                "rest": part.rest_loss,
                 "p_adjusted": part.p_value,
                 "differs": part.differs,
             }

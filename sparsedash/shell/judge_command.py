@@ -3,7 +3,9 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from sparsedash.reporting.divergence_words import divergence_document, divergence_parts
 from sparsedash.reporting.judged_words import (
     Part,
     markdown_lines,
@@ -23,6 +25,7 @@ from sparsedash.reporting.task_words import idle_limits, judge_document, task_ro
 from sparsedash.reporting.wording import tolerance_words
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.question_records import QuestionSet
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.shell.flags import tolerance_from_flags
 from sparsedash.shell.terminal import (
     EXIT_BEYOND,
@@ -33,9 +36,23 @@ from sparsedash.shell.terminal import (
     result_writer,
 )
 from sparsedash.stats.answer_slices import clustered, slice_tasks
+from sparsedash.stats.divergence_figures import (
+    TokenDivergences,
+    divergence_figures,
+    joined_tokens,
+    judge_perplexity,
+    printed_figures,
+    token_divergences,
+)
 from sparsedash.stats.judged_models import judge_models, rank_models
-from sparsedash.stats.task_verdicts import TaskResult
+from sparsedash.stats.task_verdicts import TaskResult, TaskVerdict
 from sparsedash.storage.answers.answer_files import read_answers, read_models
+from sparsedash.storage.answers.logit_files import (
+    is_logit_file,
+    paired_rows,
+    printed_divergence,
+    read_logit_file,
+)
 from sparsedash.storage.local_machine import local_path, path_kind, writable_file, write_atomically
 
 
@@ -48,6 +65,11 @@ def judge_command(arguments: argparse.Namespace) -> Work:
     if arguments.questions is not None:
         writable_file(arguments.questions, "--questions")
     yield
+    divergence = _divergence(dense, paths, tolerance)
+    if divergence is not None:
+        parts, document = divergence
+        write(markdown_lines(parts) if arguments.markdown else text_lines(parts), document)
+        return _exit_code(arguments, document["verdict"])
     models = _answers_by_name(dense, paths, arguments.columns)
     if arguments.cluster:
         models = {name: clustered(sets, arguments.cluster) for name, sets in models.items()}
@@ -86,11 +108,41 @@ def judge_command(arguments: argparse.Namespace) -> Work:
         parts = models_parts(board, judged, ranking, drawn=not arguments.markdown)
     parts.append(f"Limits: {tolerance_words(tolerance)}.")
     write(markdown_lines(parts) if arguments.markdown else text_lines(parts), document)
-    verdict = models_verdict(judged)
+    return _exit_code(arguments, models_verdict(judged))
+
+
+def _exit_code(arguments: argparse.Namespace, verdict: TaskVerdict) -> int:
     is_allowed = verdict == "within" or not arguments.fail_unless_within
     if arguments.fail_beyond and verdict == "beyond":
         is_allowed = False
     return 0 if is_allowed else EXIT_BEYOND
+
+
+def _divergence(
+    dense: Path, paths: Sequence[Path], tolerance: Tolerance
+) -> tuple[list[Part], dict[str, Any]] | None:
+    """What two base files of llama.cpp, or its printed output, say; None of other files."""
+    if is_logit_file(dense):
+        if len(paths) != 1:
+            raise CorpusError("Two base files of llama.cpp are compared, the base model's first.")
+        (changed,) = paths
+        rows_by_chunk = dict[int, list[TokenDivergences]]()
+        for rows in paired_rows(read_logit_file(dense), read_logit_file(changed)):
+            tokens = token_divergences(rows.base, rows.changed, rows.targets)
+            rows_by_chunk.setdefault(rows.chunk, []).append(tokens)
+        blocks = [joined_tokens(parts) for parts in rows_by_chunk.values()]
+        figures = divergence_figures(blocks)
+        loss = judge_perplexity(blocks, tolerance)
+        name = _title(changed, dense)
+    else:
+        printed = None if paths else printed_divergence(dense)
+        if printed is None:
+            return None
+        figures = printed_figures(printed)
+        loss = None
+        name = _name(dense)
+    parts = divergence_parts(name, figures, loss, tolerance)
+    return parts, divergence_document(name, figures, loss, tolerance)
 
 
 def text_lines(parts: Sequence[Part]) -> list[str]:

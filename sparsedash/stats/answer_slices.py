@@ -28,14 +28,14 @@ _MOST_TERMS = 20_000
 @dataclass(frozen=True, kw_only=True)
 class Slice:
     """What was lost in a slice of a task. name: "subject: law". result: as of a task, judged together
-    with all slices. rest: loss of the task's other questions, in the unit of `Loss`. p_value: of the
+    with all slices. rest_loss: of the task's other questions, in the unit of `Loss`. p_value: of the
     same loss in the slice and the rest, after Holm over all slices; None where one side has fewer
     than FEWEST_PASSAGES questions, or clusters.
     """
 
     name: str
     result: TaskResult
-    rest: float
+    rest_loss: float
     p_value: float | None
 
     @property
@@ -95,12 +95,12 @@ def slice_tasks(
     slices = []
     for (name, pair, places), result, p_value in zip(sliced, results, raw, strict=True):
         inside = set(places)
-        rest = [loss for i, loss in enumerate(_losses(pair)) if i not in inside]
+        outside = [loss for i, loss in enumerate(_losses(pair)) if i not in inside]
         slices.append(
             Slice(
                 name=name,
                 result=result,
-                rest=sum(rest) / len(rest),
+                rest_loss=sum(outside) / len(outside),
                 p_value=None if p_value is None else next(adjusted),
             )
         )

@@ -101,7 +101,7 @@ def rank_models(judged: Mapping[str, JudgedAnswers], baseline: str) -> Ranking |
             change=scores[i] - scores[0],
             low=low,
             high=high,
-            ties=tuple(other for k, other in enumerate(names) if k not in apart[i]),
+            ties=tuple(tied for k, tied in enumerate(names) if k not in apart[i]),
         )
         ranked.append(model)
     ranked.sort(key=lambda model: (model.rank, -model.score))

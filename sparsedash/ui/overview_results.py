@@ -33,7 +33,7 @@ from sparsedash.reporting.record_pair import (
     end_of,
     mark_divergence,
 )
-from sparsedash.reporting.ruler import MOST_SHOWN, rulers_html, run_rulers
+from sparsedash.reporting.ruler import MOST_SHOWN, rulers_html, rulers_svg, run_rulers
 from sparsedash.reporting.run_headline import basis_words, headline, headline_models
 from sparsedash.reporting.run_pictures import (
     answer_dots,
@@ -108,7 +108,7 @@ def _show_head(backend: Backend, results: RunResults) -> None:
 
 
 def _show_shares(backend: Backend, results: RunResults) -> None:
-    """Draw the report and the link of a run."""
+    """Draw the report, the picture and the link of a run."""
     if results.headline is None:
         return
     pair = headline_pair(backend, results)
@@ -121,6 +121,17 @@ def _show_shares(backend: Backend, results: RunResults) -> None:
             "text/html",
             key="take-report",
         )
+    run = results.run
+    model = wording.reference_title(run.settings.model)
+    moment = wording.moment(run.started_at, frame.zone())
+    limits = wording.tolerance_words(results.tolerance)
+    about = f"{model} · {limits} · {moment}"
+    rulers = run_rulers(results)[:MOST_SHOWN]
+    picture = partial(rulers_svg, headline(results), about, basis_words(results), rulers)
+    stem = wording.file_stem(run)
+    widgets.offer_file(
+        "Picture, SVG", picture, file_name(stem, "ruler.svg"), "image/svg+xml", key="take-picture"
+    )
     address = urlsplit(st.context.url or "")
     query = urlencode({"run": results.run.key, **navigation.tolerance_query()})
     st.code(f"{address.scheme}://{address.netloc}/?{query}", language=None, wrap_lines=True)

@@ -393,3 +393,10 @@ def explain_no_runs(backend: Backend) -> None:
             widgets.link("overview", "Look at an example", run=EXAMPLE)
         _offer_to_open_file(backend)
         offer_to_open_answers(backend)
+
+
+def note_damaged(keys: Collection[str]) -> None:
+    """Draw which runs are not listed, because their records are damaged; nothing where none is."""
+    if keys:
+        them = f"{wording.quantity(len(keys), 'run')}, {', '.join(key[:12] for key in keys)}"
+        widgets.note(f"Not listed, because their records are damaged: {them}.")

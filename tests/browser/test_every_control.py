@@ -111,6 +111,7 @@ LEADS_TO = {
     "button The chart as SVG": r"\.svg$",
     "button The chart as PNG": r"\.png$",
     "button help-.*": r"\+\w.{80}",
+    "download take-picture": r"-ruler\.svg$",
     "download CSV": r"\.csv$",
     "link (Overview|Back to the chart|See what it cost|Another run is waiting: .*)": r"^/\?run=|^/: ",
     "link (SmolLM.*|How much of .*|x<b>)": r"^/\?run=",
@@ -510,10 +511,11 @@ def test_choices_one_after_another_all_reach_the_address(filled, page):
     page.goto(f"{filled.address}/prune")
     settled(page)
     walk = Walk(page)
-    names = ("Calibration text", "Token weights")
     controls = [
-        Control("part", "More settings", ""),
-        *(Control("select", name, "") for name in names),
+        Control("part", "Texts and tasks", ""),
+        Control("select", "Calibration text", ""),
+        Control("part", "To repeat a paper", ""),
+        Control("select", "Token weights", ""),
     ]
     for control in (*controls, Control("switch", "Pack the documents into full samples", "")):
         walk.touch(walk.find(control), control)

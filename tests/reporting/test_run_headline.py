@@ -1,12 +1,13 @@
 """The headline of a run, the line under it, and its rulers, from verdicts made for them."""
 
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
 
 from sparsedash.reporting import run_headline
 from sparsedash.reporting.findings import LimitEstimate
-from sparsedash.reporting.ruler import Mark, Ruler, rulers_html, run_rulers
+from sparsedash.reporting.ruler import Mark, Ruler, rulers_html, rulers_svg, run_rulers
 from sparsedash.reporting.run_pictures import answer_dots, layer_strip, strip_words
 from sparsedash.schema.tolerance_settings import Tolerance
 from tests.factories import MIXTURE, PRUNED, plain
@@ -176,6 +177,16 @@ def test_a_ruler_is_drawn_with_a_link_a_mark_and_its_foreign_title_as_text():
     assert 'style="width: 50.00%"' in drawn and "left: 75.00%" in drawn
     assert "10 % within the limit, perplexity 1.01 ×" in drawn
     assert "15\u00a0% (12\u00a0% or more)" in drawn
+
+
+def test_the_picture_of_rulers_is_an_svg_of_its_own_with_the_headline():
+    results = sweep_of(WITHIN, UNDECIDED, BEYOND)
+    picture = rulers_svg("10 % can go <&>", "a model", "120 passages", run_rulers(results))
+    root = ET.fromstring(picture)
+    assert root.tag.endswith("svg")
+    texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[:3] == ["10 % can go <&>", "a model", "120 passages"]
+    assert {"✓ 10\u00a0%", "? 20\u00a0%", "✕ 30\u00a0%"} <= set(texts)
 
 
 def test_labels_that_would_cover_each_other_stand_in_rows_of_their_own():

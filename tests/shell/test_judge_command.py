@@ -1,5 +1,6 @@
 """`sparsedash judge` on small files of lm-evaluation-harness."""
 
+import itertools
 import json
 import os
 import shutil
@@ -7,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from sparsedash.shell.commands import main
+from tests.llama_files import PRINTED, drawn_models, log_softmax, write_logits
 from tests.question_sets import WRITTEN, samples
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -172,6 +175,34 @@ def test_the_example_workflow_judges_and_fails(folders, tmp_path):
     text = summary.read_text()
     assert text.startswith("### change stays within the limit on sums.")
     assert "### change costs too much: sums" in text
+
+
+def test_base_files_of_llama_cpp_give_the_figures_of_the_field(tmp_path, capsys, refusal):
+    tokens, base, near = drawn_models()
+    names = {"base": base, "near": near, "far": drawn_models(noise=3.0)[2]}
+    files = {name: str(tmp_path / f"{name}.kld") for name in names}
+    for name, logits in names.items():
+        write_logits(Path(files[name]), tokens, logits)
+    result = tmp_path / "figures.json"
+    command = ["judge", files["base"], files["near"], "--json", str(result)]
+    assert main([*command, "--within", "1.2", "--fail-unless-within"]) == 0
+    printed = capsys.readouterr().out
+    assert "near stays within the limit: perplexity 1.0" in printed
+    assert "On 1,240 tokens; ± over 40 blocks of text." in printed
+    document = json.loads(result.read_text())
+    raw = []
+    for chunk, place in itertools.product(range(40), range(32, 63)):
+        p, q = (log_softmax(logits[chunk, place]) for logits in (base, near))
+        raw.append(float((np.exp(p) * (p - q)).sum()))
+    # Within what 16 bits keep of the logits.
+    assert document["kl"]["value"] == pytest.approx(np.mean(raw), abs=5e-6)
+    assert document["kl_quantiles"]["0.999"] is None
+    assert main(["judge", files["base"], files["far"], "--fail-beyond"]) == 3
+    assert "Two base files" in refusal("judge", files["base"], files["near"], files["far"])
+    output = tmp_path / "q4.txt"
+    output.write_text(PRINTED)
+    assert main(["judge", str(output), "--markdown"]) == 0
+    assert "| Mean KLD | 0.045678 | 0.000345 |" in capsys.readouterr().out
 
 
 def test_answers_are_judged_without_torch(folders):

@@ -35,7 +35,7 @@ def test_a_slice_that_lost_more_than_the_rest_is_found():
     assert (law.name, art.name) == ("subject: law", "subject: art")
     assert law.differs and art.differs
     assert law.p_value == art.p_value < 1e-12
-    assert (law.rest, art.rest) == (0.0, 0.3)
+    assert (law.rest_loss, art.rest_loss) == (0.0, 0.3)
     assert (law.result.verdict, art.result.verdict) == ("beyond", "within")
     # Levels allow for both slices.
     assert law.result.loss.level == pytest.approx(0.95)

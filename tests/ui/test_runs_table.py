@@ -212,3 +212,11 @@ def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open
 def test_answers_that_are_not_read_yet_are_counted(open_page, backend, two_runs):
     backend.verdict_cache.verdicts = lambda runs, tolerance: {}
     assert "The answers of 2 runs are being read for the first time." in words(open_page("runs"))
+
+
+def test_runs_whose_records_are_damaged_are_named(open_page, backend, monkeypatch):
+    monkeypatch.setattr(type(backend), "damaged_runs", lambda self: ["ab" * 32])
+    note = "Not listed, because their records are damaged: 1 run, abababababab."
+    assert note in words(open_page("runs"))
+    backend.add_run(specimens.run())
+    assert note in words(open_page("runs"))

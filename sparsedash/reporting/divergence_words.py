@@ -1,0 +1,100 @@
+"""Divergence of two models on one text in llama.cpp's words and units: a table, a sentence and a
+document.
+"""
+
+from dataclasses import asdict
+from math import exp
+from typing import Any
+
+from sparsedash.reporting.judged_words import Part
+from sparsedash.reporting.wording import limit_factor
+from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.stats.divergence_figures import DivergenceFigures, Estimate
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, Loss
+
+DIVERGENCE_FORMAT = "sparsedash.divergence/1"
+_VERDICTS = {
+    "within": "{name} stays within the limit: perplexity {ratio} (limit {limit}).",
+    "beyond": "{name} costs too much: perplexity {ratio} (limit {limit}).",
+    "undecided": "{name} is too close to call: perplexity {ratio} (limit {limit}).",
+}
+
+
+def divergence_rows(figures: DivergenceFigures) -> list[list[str]]:
+    """The table: its head, then a row a figure; KLD in nats, probabilities in percent."""
+    rows = [["figure", "value", "±"], _row("Mean KLD", figures.kl)]
+    for q, value in figures.kl_quantiles.items():
+        name = "Median" if q == 0.5 else f"{100 * q:.1f} %"
+        rows.append([f"{name} KLD", _nats(value), ""])
+    rows.append(["Maximum KLD", _nats(figures.kl_max), ""])
+    rows.append(_percent_row("Mean Δp", figures.delta))
+    rows.append(_percent_row("RMS Δp", figures.delta_rms))
+    for q, value in figures.delta_quantiles.items():
+        rows.append([f"{100 * q:.1f} % Δp", _percent(value), ""])
+    rows.append(_percent_row("Same top p", figures.same_top))
+    rows.append(_row("PPL(Q)/PPL(base)", figures.ratio))
+    rows.append(["PPL(Q)", f"{figures.perplexity:.4f}", ""])
+    rows.append(["PPL(base)", f"{figures.base_perplexity:.4f}", ""])
+    return rows
+
+
+def _row(name: str, estimate: Estimate) -> list[str]:
+    return [name, _nats(estimate.value), _nats(estimate.error)]
+
+
+def _percent_row(name: str, estimate: Estimate) -> list[str]:
+    return [name, _percent(estimate.value), _percent(estimate.error)]
+
+
+def _nats(value: float | None) -> str:
+    return "" if value is None else f"{value:.6f}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.3f} %"
+
+
+def divergence_parts(
+    name: str, figures: DivergenceFigures, loss: Loss | None, tolerance: Tolerance
+) -> list[Part]:
+    """The table and what it is based on, with the verdict where the blocks are known."""
+    parts: list[Part] = [divergence_rows(figures), divergence_sentence(name, loss, tolerance)]
+    if figures.n_tokens is None:
+        parts.append("Read from what llama-perplexity printed, whose errors are over tokens.")
+    else:
+        parts.append(f"On {figures.n_tokens:,} tokens; ± over {figures.n_blocks:,} blocks of text.")
+    return parts
+
+
+def divergence_sentence(name: str, loss: Loss | None, tolerance: Tolerance) -> str:
+    """The verdict on perplexity; "" where none is possible."""
+    if loss is None:
+        return ""
+    ratio = f"{exp(loss.value):.3f} ×"
+    limit = limit_factor(tolerance.ratio)
+    sentence = _VERDICTS[loss.verdict].format(name=name, ratio=ratio, limit=limit)
+    if loss.verdict == "undecided" and loss.needed:
+        return f"{sentence} About {max(loss.needed, FEWEST_PASSAGES):,} blocks would settle it."
+    return sentence
+
+
+def divergence_document(
+    name: str, figures: DivergenceFigures, loss: Loss | None, tolerance: Tolerance
+) -> dict[str, Any]:
+    """Everything as plain values for JSON: nats and shares."""
+    values = asdict(figures)
+    for quantiles in ("kl_quantiles", "delta_quantiles"):
+        values[quantiles] = {f"{q:g}": value for q, value in values[quantiles].items()}
+    verdict = None
+    if loss is not None:
+        bounds = {"low": exp(loss.low), "high": exp(loss.high)}
+        verdict = {"verdict": loss.verdict, "ratio": exp(loss.value), **bounds, "level": loss.level}
+    return {
+        "format": DIVERGENCE_FORMAT,
+        "model": name,
+        "sentence": divergence_sentence(name, loss, tolerance),
+        "verdict": "not judged" if loss is None else loss.verdict,
+        "tolerance": tolerance.as_document(),
+        "perplexity_verdict": verdict,
+        **values,
+    }
