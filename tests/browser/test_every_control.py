@@ -511,10 +511,11 @@ def test_choices_one_after_another_all_reach_the_address(filled, page):
     page.goto(f"{filled.address}/prune")
     settled(page)
     walk = Walk(page)
-    names = ("Calibration text", "Token weights")
     controls = [
-        Control("part", "More settings", ""),
-        *(Control("select", name, "") for name in names),
+        Control("part", "Texts and tasks", ""),
+        Control("select", "Calibration text", ""),
+        Control("part", "To repeat a paper", ""),
+        Control("select", "Token weights", ""),
     ]
     for control in (*controls, Control("switch", "Pack the documents into full samples", "")):
         walk.touch(walk.find(control), control)

@@ -35,7 +35,7 @@ def test_a_model_is_known_by_its_config_by_the_one_that_ships_or_by_what_was_not
     assert named_model("owner/model", store).shape == SHAPE
     without_mlp = folder_with(tmp_path, model_type="mamba")
     inspect_config(without_mlp, store)
-    assert "no MLP was found" in named_model(without_mlp, store).problem
+    assert "no MLP and no experts were found" in named_model(without_mlp, store).problem
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,22 @@ def test_a_process_that_says_nothing_of_use_or_fails_after_its_last_word_is_told
     monkeypatch.setattr(model_lookup, "_TIMEOUT_S", 0.5)
     with pytest.raises(ModelError, match=why):
         fetch_config("owner/model", with_token=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000"),
+        ({"model_type": "stranger", "auto_map": {"AutoConfig": "trap.Trap"}}, "stranger"),
+        ({"num_attention_heads": 3}, "not a multiple"),
+    ],
+    ids=["depth", "remote code", "sizes"],
+)
+def test_a_config_that_lies_is_refused_and_runs_nothing(changes, reason, store, tmp_path):
+    marker = tmp_path / "was here"
+    (tmp_path / "trap.py").write_text(f"open({str(marker)!r}, 'w').close()\nclass Trap: pass\n")
+    folder = folder_with(tmp_path, **changes)
+    inspect_config(folder, store)
+    named = named_model(folder, store)
+    assert reason in named.problem and named.shape is None
+    assert not marker.exists()

@@ -90,3 +90,28 @@ def test_a_wrong_structure_fails_its_proof():
     assert not proof.mixing_outs(model, structure, ids)
     swapped = replace(structure, mlps=(replace(structure.mlps[0], fused=1),) * 4)
     assert proof.problem_of(proof.require_narrowing, model, swapped, ids)
+
+
+def test_stock_code_still_makes_every_layer_equally_wide():
+    # Configs may say a width for each layer (`per_layer_config`), which no code of a model reads
+    # yet. Once this fails, exports can say it, and nothing needs to be padded.
+    config = tiny_of("llama")
+    config.per_layer_config = {0: {"intermediate_size": 32}}
+    config.allow_global_per_layer_attribute_access = True
+    layers = meta_model(config).model.layers
+    assert len({block.mlp.down_proj.in_features for block in layers}) == 1
+
+
+@pytest.mark.parametrize(
+    ("model_type", "n_mixtures", "n_groups"), [("qwen3_moe", 4, 1), ("deepseek_v3", 3, 2)]
+)
+def test_experts_and_what_follows_their_number_are_found(model_type, n_mixtures, n_groups):
+    structure = inspect_model(tiny_of(model_type), "m").structure
+    assert len(structure.mixtures) == n_mixtures
+    layout = structure.mixtures[3]
+    assert (layout.path, layout.router) == ("mlp.experts", "mlp.gate")
+    assert (layout.n, layout.width, layout.n_chosen, layout.n_groups) == (8, 32, 2, n_groups)
+    assert layout.tensors["mlp.experts.down_proj"] == layout.tensors["mlp.gate.weight"] == 0
+    assert not structure.experts_problem
+    # DeepSeek's shared experts are as wide as the routed ones, by the same key.
+    assert bool(structure.expert_width_problem) == (model_type == "deepseek_v3")
