@@ -49,6 +49,8 @@ GAIN_TITLES: dict[GainName, str] = {
 GAIN_PHASES: dict[GainName, Phase] = {"reading": "prefill", "writing": "decode"}
 UNTIMED = "the speed was not measured"
 MASKED = "zeros in single weights give no speed-up, so they are not timed"
+EXPERTS = "for each token they compute as many experts as dense, and are not timed yet"
+NARROWER_EXPERTS = "models with narrower experts are not timed yet"
 QUANTISED = "torch unpacks quantised weights, so only llama.cpp can time them"
 UNKNOWN = "the layer sizes are known once a run or a prompt has loaded the model again"
 """Reasons why models are not shown."""
@@ -96,6 +98,8 @@ def run_gains(
             why = UNKNOWN
         elif model.spec.is_quantised and request.runtime == "torch":
             why = QUANTISED
+        elif model.method.prunes_experts:
+            why = EXPERTS if model.method.removes_experts else NARROWER_EXPERTS
         elif model.method.is_structured:
             gain = _speed_up(backend.result(Timing, request.key()), GAIN_PHASES[name])
             why = UNTIMED
@@ -165,7 +169,7 @@ def _structures(
     fewer: dict[int, list[ModelResult]] = {}
     for model in sorted(results.sparse_models, key=lambda model: model.verdict.perplexity.value):
         method = model.method
-        if not model.permille or model.spec.is_quantised:
+        if not model.permille or model.spec.is_quantised or method.prunes_experts:
             continue
         if method.is_structured and method.budget != "channels":
             group = fewer if method.removes_layers else narrower

@@ -396,9 +396,9 @@ def budget_titles(methods: Iterable[MethodSettings]) -> dict[Budget, str]:
     "file size".
     """
     methods = list(methods)
-    for pattern, title in _REMOVED_WHOLE.items():
-        if methods and all(method.pattern == pattern for method in methods):
-            return BUDGET_TITLES | {"channels": title}
+    titles = dict.fromkeys(_REMOVED_WHOLE.get(method.pattern, "") for method in methods)
+    if titles and all(titles):
+        return BUDGET_TITLES | {"channels": and_join(list(titles), "or")}
     if all(method.is_structured for method in methods):
         return dict(BUDGET_TITLES)
     channels = "MLP" if any(method.is_structured for method in methods) else "MLP weights"
@@ -498,7 +498,7 @@ def refit_words(n_needed: int, calibration: CalibrationSettings) -> str:
         return ""
     n_asked = calibration.n_samples * calibration.length
     amount = f"{calibration.n_samples:,} samples of up to {calibration.length:,}"
-    words = f"To refit this model's experts takes about {n_needed:,} calibration tokens"
+    words = f"Refitting this model's experts takes about {n_needed:,} calibration tokens"
     if n_asked >= n_needed:
         return f"{words}: {amount}."
     return f"{words}, with {amount} many of them will stay as they are."
