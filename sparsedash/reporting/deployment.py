@@ -215,13 +215,20 @@ def _better_for_speed(
     )
 
 
-def savings(backend: Backend, results: RunResults, model: ModelResult) -> list[str]:
-    """What a model saves beside dense: its file, and memory and speed where they were measured."""
+def savings(
+    backend: Backend, results: RunResults, model: ModelResult, weights: str = ""
+) -> list[str]:
+    """What a model saves beside dense: its file, and memory and speed where they were measured.
+
+    weights: the type of both files' weights; that of the run if not given.
+    """
     pruned = model.pruned
     if not model.method.is_structured:
         return ["file as large as dense: zeros stay in it"]
-    dense_dtype = results.dense.dtype
-    gain = _exact_gain(backend.model_shape(results.dense), pruned, dense_dtype, "bytes")
+    dtype = weights or results.dense.dtype
+    gain = None
+    if dtype in model_sizes.WEIGHT_BYTES:
+        gain = _exact_gain(backend.model_shape(results.dense), pruned, dtype, "bytes")
     lines = [f"file {percent(pruned.reached.bytes)} smaller"]
     if gain is not None:
         lines = [f"file {percent(1 - 1 / gain.value)} smaller: {gain.words}"]

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
+from sparsedash.schema.divergence_records import DivergenceFigures
 from sparsedash.schema.errors import SparseDashError, StoreError
 from sparsedash.schema.export_settings import Export
 from sparsedash.schema.find_settings import FindResult, FindSettings
@@ -369,7 +370,8 @@ class Record:
     judged.
     stopping: None where every passage was to be answered. words_cut: of each passage longer than
     the model's context, the words at its beginning that were dropped. by_kind: what a sparse model
-    lost of each kind of text; empty where that was not measured.
+    lost of each kind of text; empty where that was not measured. divergence: from dense, over the
+    text of all kinds; None where that was not measured.
     """
 
     key: str
@@ -387,6 +389,7 @@ class Record:
     stopping: Stopping | None = None
     words_cut: tuple[int, ...] = ()
     by_kind: tuple[KindLoss, ...] = ()
+    divergence: DivergenceFigures | None = None
 
     def __post_init__(self) -> None:
         if not self.outcomes:

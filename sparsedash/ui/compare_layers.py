@@ -12,6 +12,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.charts.bar_charts import layers_chart
 from sparsedash.reporting.charts.experts_chart import experts_chart
 from sparsedash.reporting.deployment import block_shapes, shapes_table
+from sparsedash.reporting.divergence_words import divergence_table
 from sparsedash.reporting.experts_table import layer_experts_table
 from sparsedash.reporting.html import Cell, Html, Table, card, cards, file_name
 from sparsedash.reporting.kind_words import kinds_table
@@ -89,6 +90,9 @@ def show_layers_of(
     if record.by_kind:
         with st.expander("The kinds of text as a table"):
             widgets.show_table(kinds_table(record))
+    if record.divergence is not None:
+        with st.expander("Divergence in llama.cpp's words"):
+            widgets.show_table(divergence_table(record.divergence))
     _show_shapes(backend, record, stem)
     with widgets.row():
         widgets.link("overview", "Back to the chart", run=chosen.key)
