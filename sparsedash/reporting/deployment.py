@@ -57,7 +57,7 @@ UNKNOWN = "the layer sizes are known once a run or a prompt has loaded the model
 PREFILL_TOKENS = 512
 _SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", f"{LEVEL} interval", "Ceiling")
 FORM_NAMES = {
-    "uniform": "one width, or fewer layers",
+    "uniform": "one width, or fewer layers or experts",
     "padded": "padded with zeros",
     "masked": "dense shape, zeros in it",
     "gguf": "a file for llama.cpp",
@@ -215,18 +215,25 @@ def _better_for_speed(
     )
 
 
-def savings(backend: Backend, results: RunResults, model: ModelResult) -> list[str]:
-    """What a model saves beside dense: its file, and memory and speed where they were measured."""
+def savings(
+    backend: Backend, results: RunResults, model: ModelResult, weights: str = ""
+) -> list[str]:
+    """What a model saves beside dense: its file, and memory and speed where they were measured.
+
+    weights: the type of both files' weights; that of the run if not given.
+    """
     pruned = model.pruned
     if not model.method.is_structured:
         return ["file as large as dense: zeros stay in it"]
-    dense_dtype = results.dense.dtype
-    gain = _exact_gain(backend.model_shape(results.dense), pruned, dense_dtype, "bytes")
+    dtype = weights or results.dense.dtype
+    gain = None
+    if dtype in model_sizes.WEIGHT_BYTES:
+        gain = _exact_gain(backend.model_shape(results.dense), pruned, dtype, "bytes")
     lines = [f"file {percent(pruned.reached.bytes)} smaller"]
     if gain is not None:
         lines = [f"file {percent(1 - 1 / gain.value)} smaller: {gain.words}"]
     if pruned.method.removes_experts:
-        lines.append("as many weights active for a token, so no faster by arithmetic")
+        lines.append("multiply-adds as dense: as many experts a token")
     if pruned.reached.kv_cache:
         lines.append(f"KV cache {percent(pruned.reached.kv_cache)} smaller")
     runtime: Runtime = "llama.cpp" if model.spec.is_quantised else "torch"
