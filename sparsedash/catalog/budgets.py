@@ -106,6 +106,18 @@ def fewer_experts(shape: ModelShape, method: MethodSettings, permille: int) -> K
     return KeptParts(widths=shape.widths, experts=experts)
 
 
+def expert_steps(shape: ModelShape, method: MethodSettings) -> tuple[int, ...]:
+    """Per mille, ascending, of which each removes more of the experts than the one before."""
+    steps = []
+    removed = 0.0
+    for permille in range(1, most_permille(shape, method) + 1):
+        share = reached(shape, fewer_experts(shape, method, permille)).weights
+        if share > removed:
+            steps.append(permille)
+            removed = share
+    return tuple(steps)
+
+
 def layer_share(shape: ModelShape, budget: Budget) -> float:
     """The share of a budget that one whole layer takes."""
     without_first = KeptParts(widths=(0, *shape.widths[1:]), removed_layers=(0,))

@@ -90,11 +90,14 @@ def _require_removable(method: MethodSettings, permille: int, shape: ModelShape)
             message=f"Removing {what} frees nothing of the {budget}.",
             advice="Choose another budget, or a method that removes whole layers.",
         )
+    reason = f"The rest of this model is not in {what} that can go."
+    if method.removes_experts and method.budget == "channels":
+        reason = "At least as many stay as the router chooses for a token."
     raise SettingsError(
         "sparsity",
         f"{percents_text((permille,))} %",
         f"at most {most / 10:g} % of the {budget}",
-        f"The rest of this model is not in {what} that can go.",
+        reason,
     )
 
 

@@ -49,13 +49,15 @@ GAIN_TITLES: dict[GainName, str] = {
 GAIN_PHASES: dict[GainName, Phase] = {"reading": "prefill", "writing": "decode"}
 UNTIMED = "the speed was not measured"
 MASKED = "zeros in single weights give no speed-up, so they are not timed"
+EXPERTS = "for each token they compute as many experts as dense, and are not timed yet"
+NARROWER_EXPERTS = "models with narrower experts are not timed yet"
 QUANTISED = "torch unpacks quantised weights, so only llama.cpp can time them"
 UNKNOWN = "the layer sizes are known once a run or a prompt has loaded the model again"
 """Reasons why models are not shown."""
 PREFILL_TOKENS = 512
 _SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", f"{LEVEL} interval", "Ceiling")
 FORM_NAMES = {
-    "uniform": "one width, or fewer layers",
+    "uniform": "one width, or fewer layers or experts",
     "padded": "padded with zeros",
     "masked": "dense shape, zeros in it",
     "gguf": "a file for llama.cpp",
@@ -96,6 +98,8 @@ def run_gains(
             why = UNKNOWN
         elif model.spec.is_quantised and request.runtime == "torch":
             why = QUANTISED
+        elif model.method.prunes_experts:
+            why = EXPERTS if model.method.removes_experts else NARROWER_EXPERTS
         elif model.method.is_structured:
             gain = _speed_up(backend.result(Timing, request.key()), GAIN_PHASES[name])
             why = UNTIMED
@@ -165,7 +169,7 @@ def _structures(
     fewer: dict[int, list[ModelResult]] = {}
     for model in sorted(results.sparse_models, key=lambda model: model.verdict.perplexity.value):
         method = model.method
-        if not model.permille or model.spec.is_quantised:
+        if not model.permille or model.spec.is_quantised or method.prunes_experts:
             continue
         if method.is_structured and method.budget != "channels":
             group = fewer if method.removes_layers else narrower
@@ -211,18 +215,25 @@ def _better_for_speed(
     )
 
 
-def savings(backend: Backend, results: RunResults, model: ModelResult) -> list[str]:
-    """What a model saves beside dense: its file, and memory and speed where they were measured."""
+def savings(
+    backend: Backend, results: RunResults, model: ModelResult, weights: str = ""
+) -> list[str]:
+    """What a model saves beside dense: its file, and memory and speed where they were measured.
+
+    weights: the type of both files' weights; that of the run if not given.
+    """
     pruned = model.pruned
     if not model.method.is_structured:
         return ["file as large as dense: zeros stay in it"]
-    dense_dtype = results.dense.dtype
-    gain = _exact_gain(backend.model_shape(results.dense), pruned, dense_dtype, "bytes")
+    dtype = weights or results.dense.dtype
+    gain = None
+    if dtype in model_sizes.WEIGHT_BYTES:
+        gain = _exact_gain(backend.model_shape(results.dense), pruned, dtype, "bytes")
     lines = [f"file {percent(pruned.reached.bytes)} smaller"]
     if gain is not None:
         lines = [f"file {percent(1 - 1 / gain.value)} smaller: {gain.words}"]
     if pruned.method.removes_experts:
-        lines.append("as many weights active for a token, so no faster by arithmetic")
+        lines.append("multiply-adds as dense: as many experts a token")
     if pruned.reached.kv_cache:
         lines.append(f"KV cache {percent(pruned.reached.kv_cache)} smaller")
     runtime: Runtime = "llama.cpp" if model.spec.is_quantised else "torch"

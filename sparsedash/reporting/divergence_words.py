@@ -6,10 +6,10 @@ from dataclasses import asdict
 from math import exp
 from typing import Any
 
-from sparsedash.reporting.judged_words import Part
-from sparsedash.reporting.wording import limit_factor
+from sparsedash.reporting.html import Table
+from sparsedash.reporting.wording import first_upper, limit_factor
+from sparsedash.schema.divergence_records import DivergenceFigures, Estimate
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.stats.divergence_figures import DivergenceFigures, Estimate
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Loss
 
 DIVERGENCE_FORMAT = "sparsedash.divergence/1"
@@ -54,18 +54,6 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.3f} %"
 
 
-def divergence_parts(
-    name: str, figures: DivergenceFigures, loss: Loss | None, tolerance: Tolerance
-) -> list[Part]:
-    """The table and what it is based on, with the verdict where the blocks are known."""
-    parts: list[Part] = [divergence_rows(figures), divergence_sentence(name, loss, tolerance)]
-    if figures.n_tokens is None:
-        parts.append("Read from what llama-perplexity printed, whose errors are over tokens.")
-    else:
-        parts.append(f"On {figures.n_tokens:,} tokens; ± over {figures.n_blocks:,} blocks of text.")
-    return parts
-
-
 def divergence_sentence(name: str, loss: Loss | None, tolerance: Tolerance) -> str:
     """The verdict on perplexity; "" where none is possible."""
     if loss is None:
@@ -82,9 +70,6 @@ def divergence_document(
     name: str, figures: DivergenceFigures, loss: Loss | None, tolerance: Tolerance
 ) -> dict[str, Any]:
     """Everything as plain values for JSON: nats and shares."""
-    values = asdict(figures)
-    for quantiles in ("kl_quantiles", "delta_quantiles"):
-        values[quantiles] = {f"{q:g}": value for q, value in values[quantiles].items()}
     verdict = None
     if loss is not None:
         bounds = {"low": exp(loss.low), "high": exp(loss.high)}
@@ -96,5 +81,34 @@ def divergence_document(
         "verdict": "not judged" if loss is None else loss.verdict,
         "tolerance": tolerance.as_document(),
         "perplexity_verdict": verdict,
-        **values,
+        **figures_document(figures),
     }
+
+
+def figures_document(figures: DivergenceFigures) -> dict[str, Any]:
+    """The figures as plain values for JSON: nats and shares."""
+    values = asdict(figures)
+    for quantiles in ("kl_quantiles", "delta_quantiles"):
+        values[quantiles] = {f"{q:g}": value for q, value in values[quantiles].items()}
+    return values
+
+
+def divergence_table(figures: DivergenceFigures) -> Table:
+    """The figures of a run's model as a table of pages and reports."""
+    caption = (
+        f"From dense, in llama.cpp's words: KLD in nats. On {figures.n_tokens:,} tokens of held-out text of the "
+        f"built-in mix; ± over {figures.n_blocks:,} blocks of it."
+    )
+    head, *rows = divergence_rows(figures)
+    return Table("Divergence", caption, list(map(first_upper, head)), rows)
+
+
+def divergence_line(figures: DivergenceFigures) -> str:
+    """The figures that are published most, as one sentence."""
+    parts = [f"mean KLD {_nats(figures.kl.value)}"]
+    high = figures.kl_quantiles.get(0.99)
+    if high is not None:
+        parts.append(f"99.0 % KLD {_nats(high)}")
+    parts.append(f"RMS Δp {_percent(figures.delta_rms.value)}")
+    parts.append(f"same top p {_percent(figures.same_top.value)}")
+    return f"From dense on {figures.n_tokens:,} tokens: {', '.join(parts)}."

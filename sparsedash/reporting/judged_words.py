@@ -5,6 +5,7 @@ of text and as a document.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparsedash.reporting.divergence_words import divergence_rows, divergence_sentence
 from sparsedash.reporting.html import widget_label
 from sparsedash.reporting.leaderboard import Leaderboard
 from sparsedash.reporting.task_words import judge_document, task_remarks, tasks_sentence
@@ -16,9 +17,11 @@ from sparsedash.reporting.wording import (
     signed_interval,
     signed_points,
 )
+from sparsedash.schema.divergence_records import DivergenceFigures
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.judged_models import RankedModel, Ranking
 from sparsedash.stats.task_verdicts import JudgedAnswers, TaskVerdict, overall_verdict
+from sparsedash.stats.tolerance import Loss
 
 Part = str | list[list[str]]
 """Of a result: a sentence, or a table whose first row is its head."""
@@ -159,6 +162,18 @@ def models_parts(
         parts += [ranked, ranking_sentence(ranking), ranking_caption(ranking)]
     for name, answers in judged.items():
         parts += [tasks_sentence(name, answers.results), task_remarks(answers.results)]
+    return parts
+
+
+def divergence_parts(
+    name: str, figures: DivergenceFigures, loss: Loss | None, tolerance: Tolerance
+) -> list[Part]:
+    """The table and what it is based on, with the verdict where the blocks are known."""
+    parts: list[Part] = [divergence_rows(figures), divergence_sentence(name, loss, tolerance)]
+    if figures.n_tokens is None:
+        parts.append("Read from what llama-perplexity printed, whose errors are over tokens.")
+    else:
+        parts.append(f"On {figures.n_tokens:,} tokens; ± over {figures.n_blocks:,} blocks of text.")
     return parts
 
 

@@ -16,6 +16,7 @@ from sparsedash.catalog import presets
 from sparsedash.catalog.export_forms import one_width
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.deployment import proof_words
+from sparsedash.reporting.divergence_words import divergence_line
 from sparsedash.reporting.html import visible
 from sparsedash.reporting.kind_words import forgotten_sentence, kind_cells
 from sparsedash.reporting.model_results import ModelResult, judge, measure
@@ -249,7 +250,8 @@ def _kinds_section(sparse: Record) -> str:
     table = _table(
         ("kind of text", "KL from dense, nats a token", f"{wording.LEVEL} interval"), rows
     )
-    return f"\n{forgotten_sentence(sparse)}\n\n{table}"
+    line = divergence_line(sparse.divergence) if sparse.divergence else ""
+    return f"\n{forgotten_sentence(sparse)}\n\n{table}\n\n{line}".rstrip()
 
 
 def _with_coded_tasks(judged: ModelResult) -> ModelResult:

@@ -282,6 +282,7 @@ def answer_figures(results: RunResults, race: bool = True) -> list[str]:
         if model.pruned.healed:
             healing = healing_words(model.pruned.healed)
             figures.append(f"{_method_at_share(model)}: {healing}.")
+    figures += filter(None, (_healing_harm(results, model) for model in results.sparse_models))
     if search is not None:
         if search.finished:
             figures.append(find_steps(search))
@@ -297,6 +298,23 @@ def answer_figures(results: RunResults, race: bool = True) -> list[str]:
         names = and_join([f"“{name}”" for name in zeros])
         figures.append(f"Not compared: {names}. Zeros make a model neither smaller nor faster.")
     return [*figures, *quantised_figures(results)]
+
+
+def _healing_harm(results: RunResults, healed: ModelResult) -> str:
+    """Why the right words may become less likely although healing lowered the divergence; empty
+    where they did not.
+    """
+    if not healed.pruned.healed or not healed.pruned.healed.kept_step:
+        return ""
+    for model in results.sparse_models:
+        if model.spec == healed.spec.before_healing:
+            lost = healed.verdict.perplexity.value - model.verdict.perplexity.value
+            if lost > 0:
+                return (
+                    f"{_method_at_share(healed)}: healing lowered the divergence, yet the right words became less "
+                    "likely: it follows the dense model's whole prediction on calibration text, not these words."
+                )
+    return ""
 
 
 def _method_at_share(model: ModelResult) -> str:

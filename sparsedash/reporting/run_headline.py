@@ -243,8 +243,10 @@ def _race_words(race: Race) -> str:
 
 
 def _short_name(model: ModelResult) -> str:
-    """The name of a method, of a long one its choices that differ most."""
-    name = spec_title(model.spec)
+    """The name of a method, of a long one its saliency."""
+    name = spec_title(model.spec.before_healing)
+    if model.spec.is_healed:
+        name = f"healed {name}"
     return name if n_words(name) <= _MOST_IN_NAME else f"the {model.method.saliency} method"
 
 

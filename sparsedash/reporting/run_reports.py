@@ -16,6 +16,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
 from sparsedash.reporting.charts.tradeoff_data import Measure
+from sparsedash.reporting.divergence_words import divergence_table, figures_document
 from sparsedash.reporting.figure_svg import figure_svg
 from sparsedash.reporting.findings import estimate_limit
 from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
@@ -232,6 +233,8 @@ def _kinds_section(sparse: Record) -> list[Html]:
         figure_svg(kind_chart(estimates), kinds_words(estimates)),
         kinds_table(sparse).html,
     ]
+    if sparse.divergence is not None:
+        drawn.append(divergence_table(sparse.divergence).html)
     return [paragraph(sentence), *drawn] if sentence else drawn
 
 
@@ -427,6 +430,7 @@ def _sparse(results: RunResults, judged: ModelResult, record: Record) -> dict[st
         },
         "stopping": record.stopping and asdict(record.stopping),
         "by_kind": kinds_document(record),
+        "divergence": record.divergence and figures_document(record.divergence),
         **_answers(record),
         "verdict": _verdict(judged.verdict, results.tolerance),
         "tasks": tasks,

@@ -273,7 +273,9 @@ def weights(count: int) -> str:
     """ "135 million", "6.1 billion"."""
     if count >= 999.5e6:
         return f"{count / 1e9:.1f} billion"
-    return f"{max(1, round(count / 1e6))} million"
+    if count < 9.5e6:
+        return f"{max(0.1, count / 1e6):.1f} million"
+    return f"{round(count / 1e6)} million"
 
 
 def weights_of(shape: ModelShape, kept: KeptParts) -> str:
@@ -391,14 +393,20 @@ _REMOVED_WHOLE = {
 """What a sparsity is a share of, by the pattern of methods that remove it whole."""
 
 
+def kept_noun(method: MethodSettings) -> str:
+    """What of each layer is counted that a method keeps."""
+    nouns = {"expert": "experts", "expert-channel": "channels of each expert"}
+    return nouns.get(method.pattern, "channels")
+
+
 def budget_titles(methods: Iterable[MethodSettings]) -> dict[Budget, str]:
     """What sparsities of models by these methods are shares of, by the budget: "MLP channels",
     "file size".
     """
     methods = list(methods)
-    for pattern, title in _REMOVED_WHOLE.items():
-        if methods and all(method.pattern == pattern for method in methods):
-            return BUDGET_TITLES | {"channels": title}
+    titles = dict.fromkeys(_REMOVED_WHOLE.get(method.pattern, "") for method in methods)
+    if titles and all(titles):
+        return BUDGET_TITLES | {"channels": and_join(list(titles), "or")}
     if all(method.is_structured for method in methods):
         return dict(BUDGET_TITLES)
     channels = "MLP" if any(method.is_structured for method in methods) else "MLP weights"
@@ -498,7 +506,7 @@ def refit_words(n_needed: int, calibration: CalibrationSettings) -> str:
         return ""
     n_asked = calibration.n_samples * calibration.length
     amount = f"{calibration.n_samples:,} samples of up to {calibration.length:,}"
-    words = f"To refit this model's experts takes about {n_needed:,} calibration tokens"
+    words = f"Refitting this model's experts takes about {n_needed:,} calibration tokens"
     if n_asked >= n_needed:
         return f"{words}: {amount}."
     return f"{words}, with {amount} many of them will stay as they are."

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
+from sparsedash.schema.divergence_records import DivergenceFigures
 from sparsedash.schema.errors import SparseDashError, StoreError
 from sparsedash.schema.export_settings import Export
 from sparsedash.schema.find_settings import FindResult, FindSettings
@@ -302,13 +303,17 @@ class Pruned:
 
     @property
     def kept_of_dense(self) -> tuple[tuple[int, int], ...]:
-        """How much of how much each layer keeps: channels of its MLP, or experts where those are
-        removed; 0 of 0 where it has none.
+        """How much of how much each layer keeps: channels of its MLP, or experts or channels of
+        each expert where those are removed; 0 of 0 where it has none.
         """
-        if not self.method.removes_experts:
-            return tuple(zip(self.widths, self.dense_widths, strict=True))
-        pairs = zip(self.experts, self.expert_use, strict=True)
-        return tuple((len(kept), len(use)) for kept, use in pairs)
+        if self.method.removes_experts:
+            pairs = zip(self.experts, self.expert_use, strict=True)
+            return tuple((len(kept), len(use)) for kept, use in pairs)
+        if self.expert_widths:
+            # All experts of a model are equally wide.
+            left = 1 - self.reached.channels
+            return tuple((width, round(width / left)) for width in self.expert_widths)
+        return tuple(zip(self.widths, self.dense_widths, strict=True))
 
     @property
     def lost_without(self) -> tuple[float, ...]:
@@ -365,7 +370,8 @@ class Record:
     judged.
     stopping: None where every passage was to be answered. words_cut: of each passage longer than
     the model's context, the words at its beginning that were dropped. by_kind: what a sparse model
-    lost of each kind of text; empty where that was not measured.
+    lost of each kind of text; empty where that was not measured. divergence: from dense, over the
+    text of all kinds; None where that was not measured.
     """
 
     key: str
@@ -383,6 +389,7 @@ class Record:
     stopping: Stopping | None = None
     words_cut: tuple[int, ...] = ()
     by_kind: tuple[KindLoss, ...] = ()
+    divergence: DivergenceFigures | None = None
 
     def __post_init__(self) -> None:
         if not self.outcomes:

@@ -66,7 +66,7 @@ def export_command(arguments: argparse.Namespace) -> Work:
     if spec.permille not in settings.sparsities_permille:
         percent = wording.sparsity_percent(spec.permille)
         print_warnings([f"The pattern of {arguments.method} decides the sparsity: {percent}."])
-    store = open_store_for(settings, arguments)
+    settings, store = open_store_for(settings, arguments)
     yield
     export = complete_export(settings, request, store, arguments.quiet)
     print(export.folder)

@@ -1,19 +1,23 @@
 """Flags of the commands, most of them made from the field table, and the settings they give."""
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from sparsedash.catalog import presets
 from sparsedash.catalog.choices import OFFERED, CatalogEntry
+from sparsedash.catalog.usual_settings import refit_tokens, usual_method, usual_samples
 from sparsedash.jobs.cluster_parts import SCHEDULER
+from sparsedash.reporting.wording import refit_words
 from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.export_settings import ExportSettings, Weights
 from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import MethodSettings, with_budget
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.settings import (
     CalibrationSettings,
@@ -38,6 +42,7 @@ from sparsedash.storage.store import WORK_LOCK_TIMEOUT_S, Store
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+R = TypeVar("R", RunSettings, FindSettings)
 _LINES = {"tasks": "NAMES"}
 _METAVARS = {
     "choice": "NAME",
@@ -134,16 +139,19 @@ _FILE = {"type": path_argument, "metavar": "FILE"}
 _FOLDER = {"type": path_argument, "metavar": "DIR"}
 _SWITCH = {"action": "store_true"}
 _ONE_METHOD = {
+    "action": _Noted,
     "default": presets.DEFAULT_METHOD,
     "metavar": "NAME",
     "choices": [method.name for method in presets.METHODS],
-    "help": "one of %(choices)s (%(default)s)",
+    "help": "one of %(choices)s (%(default)s; of a mixture experts)",
 }
 _OTHERS: dict[str, dict[str, Any]] = {
     "--method": {
+        "action": _Noted,
         "default": presets.DEFAULT_METHOD,
         "metavar": "NAMES",
-        "help": f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s)",
+        "help": f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s; of "
+        "a mixture experts)",
     },
     "find --method": _ONE_METHOD
     | {"choices": [method.name for method in presets.METHODS if method.searchable]},
@@ -330,17 +338,49 @@ def open_store(arguments: argparse.Namespace, *, new: bool = True) -> Store:
     return Store(folder, lock_timeout_s=WORK_LOCK_TIMEOUT_S)
 
 
-def open_store_for(settings: RunSettings | FindSettings, arguments: argparse.Namespace) -> Store:
-    """The store, if the run can start and uses all flags; else raises SparseDashError."""
+def open_store_for(settings: R, arguments: argparse.Namespace) -> tuple[R, Store]:
+    """The request with what its model needs where no flag says it, and the store, if it can start
+    and uses all flags; else raises SparseDashError.
+    """
     _require_used(planned_run(settings), arguments)
     store = open_store(arguments)
+    inspect_config(settings.model, store)
+    named = named_model(settings.model, store)
+    if named is not None and named.shape is not None:
+        settings = _as_recommended(settings, named.shape, arguments)
+        _require_used(planned_run(settings), arguments)
     require_startable(settings, store)
     if is_hub_id(settings.model) and model_config(settings.model) is None:
         # Before the engine is loaded, which takes seconds.
         from sparsedash.engine.models.hub import require_reachable
 
         require_reachable(settings.model)
-    return store
+    return settings, store
+
+
+def _as_recommended(settings: R, shape: ModelShape, arguments: argparse.Namespace) -> R:
+    """The request by the recommended method of this model, on calibration text enough for it,
+    unless flags say others; what is not as usual is printed.
+    """
+    named = _named(arguments)
+    name = usual_method(shape)
+    if "--method" not in named and name != presets.DEFAULT_METHOD:
+        arguments.method = name
+        (method,) = _methods([name], arguments)
+        if isinstance(settings, FindSettings):
+            settings = replace(settings, method=method)
+        else:
+            settings = replace(settings, methods=(method,))
+        print(f"sparsedash: Method: {name} (recommended).", file=sys.stderr)
+    methods = planned_run(settings).methods
+    calibration = settings.calibration
+    n_samples = usual_samples(methods, shape, calibration.length)
+    if "--calibration-samples" not in named and n_samples != calibration.n_samples:
+        calibration = replace(calibration, n_samples=n_samples)
+        settings = replace(settings, calibration=calibration)
+    if words := refit_words(refit_tokens(methods, shape), calibration):
+        print(f"sparsedash: {words}", file=sys.stderr)
+    return settings
 
 
 def require_startable(settings: RunSettings | FindSettings, store: Store) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsedash.reporting.divergence_words import divergence_document, divergence_parts
+from sparsedash.reporting.divergence_words import divergence_document
 from sparsedash.reporting.judged_words import (
     Part,
+    divergence_parts,
     markdown_lines,
     models_document,
     models_parts,

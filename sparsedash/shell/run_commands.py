@@ -55,7 +55,7 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     settings = quantised_from_flags(run_from_flags(arguments), arguments)
     tolerance = tolerance_from_flags(arguments)
     # Before the file of the result: only a data folder that exists can be told from any other.
-    store = open_store_for(settings, arguments)
+    settings, store = open_store_for(settings, arguments)
     if n_steps := _healing_steps(settings, store, arguments):
         settings = settings.healed(n_steps)
         require_startable(settings, store)
@@ -199,7 +199,7 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
     """Find the largest sparsity within the tolerance."""
     settings = search_from_flags(arguments)
     write = terminal.result_writer(arguments)
-    store = open_store_for(settings, arguments)
+    settings, store = open_store_for(settings, arguments)
     if n_steps := _healing_steps(settings.run((1,)), store, arguments):
         settings = settings.healed(n_steps)
         require_startable(settings, store)
@@ -248,7 +248,12 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
             advice="Add --runtime llama.cpp, or leave out --quantise.",
         )
     write = terminal.result_writer(arguments)
-    store = open_store_for(settings, arguments)
+    settings, store = open_store_for(settings, arguments)
+    if settings.points[0].pruning.prunes_experts:
+        raise SparseDashError(
+            "Models with fewer or narrower experts are not timed yet.",
+            "Export one, and time it where it will run.",
+        )
     if not in_torch:
         named = named_model(settings.model, store)
         family = named.family if named else None

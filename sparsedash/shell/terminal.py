@@ -112,7 +112,10 @@ def run_table(results: RunResults) -> Iterator[str]:
     if not any(results.removed(model, "kv-cache") for model in results.models):
         budgets.remove("kv-cache")
     title = "" if settings.budget == "channels" else f"% of the {BUDGET_TITLES[settings.budget]}"
-    rows = [[title, *budgets, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
+    removed = wording.budget_titles(settings.methods)["channels"]
+    names: dict[str, str] = {"channels": removed if "MLP" not in removed else "channels"}
+    heads = [names.get(budget, budget) for budget in budgets]
+    rows = [[title, *heads, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
     for model in results.models:
         record = model.record
         word = record.last_word

@@ -9,6 +9,7 @@ from math import exp
 import numpy as np
 import numpy.typing as npt
 
+from sparsedash.schema.divergence_records import DivergenceFigures, Estimate
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.stats.mean_intervals import mean_interval, moments
@@ -19,7 +20,8 @@ Whole = npt.NDArray[np.integer]
 
 KL_QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 DELTA_QUANTILES = (0.01, 0.05, 0.95, 0.99)
-_LEAST_LOG = -16.0
+LEAST_LOG = -16.0
+"""Of the base: less likely tokens do not count in a divergence."""
 _TAIL_TOKENS = 10
 """A quantile is given where so many tokens lie beyond it."""
 
@@ -36,36 +38,6 @@ class TokenDivergences:
     same_top: npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A figure and its standard error; None where that is not known."""
-
-    value: float
-    error: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class DivergenceFigures:
-    """kl: mean, nats. kl_quantiles, delta_quantiles: by q, None with fewer than 10 / (1 - q) tokens.
-    delta, delta_rms: change of the right token's probability, as shares, mean and root mean square.
-    same_top: share of tokens. ratio: perplexity as a multiple of the base model's. n_tokens,
-    n_blocks: None where a printed result does not say.
-    """
-
-    kl: Estimate
-    kl_quantiles: Mapping[float, float | None]
-    kl_max: float
-    delta: Estimate
-    delta_rms: Estimate
-    delta_quantiles: Mapping[float, float | None]
-    same_top: Estimate
-    ratio: Estimate
-    perplexity: float
-    base_perplexity: float
-    n_tokens: int | None = None
-    n_blocks: int | None = None
-
-
 def token_divergences(base: Floats, other: Floats, targets: Whole) -> TokenDivergences:
     """base, other: log-probabilities, (n, v). targets: the right tokens, (n,).
 
@@ -73,7 +45,7 @@ def token_divergences(base: Floats, other: Floats, targets: Whole) -> TokenDiver
     which can thus be a little below 0.
     """
     rows = np.arange(len(targets))
-    terms = np.where(base > _LEAST_LOG, np.exp(base) * (base - other), 0.0)
+    terms = np.where(base > LEAST_LOG, np.exp(base) * (base - other), 0.0)
     return TokenDivergences(
         kl=terms.sum(axis=1, dtype=np.float64),
         base_nll=-base[rows, targets],

@@ -160,7 +160,7 @@ def request_export(backend: Backend, results: RunResults) -> None:
         saves = ["saves nothing: all blocks are padded to the dense width"]
     else:
         models = {model.record.key: model for model in results.sparse_models}
-        saves = savings(backend, results, models[record.key])
+        saves = savings(backend, results, models[record.key], number_format)
     if verdict.verdict == "beyond":
         saves.insert(0, "✕ beyond your limit")
     dense_gguf = ""

@@ -132,7 +132,7 @@ LEADS_TO = {
     "button delete-.*-sure|button runs-delete-sure": r"\+[01] runs?|\+The data folder takes|\+None of",
     "button cache-sure": r"\+Deleted from the cache",
     "button (runs-delete|delete-.*)": "cannot be undone|Nothing here can be deleted|Delete this|MB?",
-    "button Export": r"\+Export of a sparse model",
+    "button [Ee]xport": r"\+Export of a sparse model",
     # Overview.
     "button Measure speed of # models": r"\+Speed of a sparse model",
     # Prune.

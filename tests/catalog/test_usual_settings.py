@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from sparsedash.catalog.budgets import expert_steps
 from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.usual_settings import refit_tokens, usual_method, usual_samples
@@ -21,6 +22,12 @@ def test_a_mixture_loses_experts_unless_most_of_it_or_all_that_can_go_is_elsewhe
     stuck = with_structure(experts_problem="it says so")
     assert usual_method(stuck) == "best", "its first block has an MLP"
     assert usual_method(replace(stuck, widths=(0, 0, 0))) == "layers"
+
+
+def test_a_search_tries_every_number_of_experts_that_the_router_can_choose_from():
+    assert expert_steps(MIXTURE_SHAPE, method_named("experts")) == (250, 500)
+    narrower = replace(method_named("expert-channels"), width_multiple=8)
+    assert expert_steps(MIXTURE_SHAPE, narrower) == (251,), "from there 8 channels are nearer"
 
 
 def test_a_refit_needs_ten_tokens_a_channel_of_each_expert():

@@ -303,7 +303,11 @@ def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_
     )
     figures = plain(" ".join(answers.answer_figures(results)))
     assert "“least-squares (healed 8 steps)” at 20 %: 8 steps on calibration text; KL" in figures
+    assert "less likely: it follows" not in figures
     assert next_step(results).request.points == (spec.before_healing, spec)
+    worse = sweep_of(shifted(0.01, 200), replace(undecided, key="healed", pruned=made))
+    figures = plain(" ".join(answers.answer_figures(worse)))
+    assert "less likely: it follows" in figures
 
 
 def test_an_unfinished_run_speaks_for_so_far():

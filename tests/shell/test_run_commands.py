@@ -8,17 +8,20 @@ from types import SimpleNamespace
 
 import pytest
 
+from sparsedash.catalog.presets import method_named
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.service.model_lookup import NamedModel
+from sparsedash.shell import flags as flags_of_commands
 from sparsedash.shell import run_commands
 from sparsedash.shell.commands import _parser, main
-from sparsedash.shell.flags import run_from_flags
+from sparsedash.shell.flags import open_store_for, run_from_flags
 from sparsedash.shell.run_commands import TIMING_FORMAT, all_within
 from sparsedash.shell.terminal import ProgressBar, one_line, run_table
-from tests.factories import RECORD, RUN, outcome, plain
+from tests.factories import MIXTURE_SHAPE, RECORD, RUN, outcome, plain
 from tests.reporting.held_results import document_of, results_of
 
 
@@ -180,6 +183,38 @@ def test_several_methods_race_in_one_run(flags, capsys):
 def test_flags_that_are_not_given_are_the_defaults_of_the_settings(command, sparsities):
     arguments = _parser().parse_args([command, "--model", "a/b", "--method", "least-squares"])
     assert run_from_flags(arguments) == RunSettings(model="a/b", sparsities_permille=sparsities)
+
+
+def test_a_mixture_loses_experts_and_reads_enough_text_unless_flags_say_others(
+    monkeypatch, tmp_path, capsys
+):
+    wide = replace(MIXTURE_SHAPE.structure.experts[1], n=128, width=768, n_chosen=8)
+    structure = replace(MIXTURE_SHAPE.structure, experts=(None, wide, wide))
+    named = NamedModel(family="glm4_moe", shape=replace(MIXTURE_SHAPE, structure=structure))
+    monkeypatch.setattr(flags_of_commands, "named_model", lambda *_: named)
+    monkeypatch.setattr(flags_of_commands, "inspect_config", lambda *_: None)
+    monkeypatch.setattr(flags_of_commands, "require_startable", lambda *_: None)
+
+    def requested(*more):
+        line = ["run", "--model", str(tmp_path), "--data-dir", str(tmp_path / "data"), *more]
+        arguments = _parser().parse_args(line)
+        settings, store = open_store_for(run_from_flags(arguments), arguments)
+        store.close()
+        return settings
+
+    settings = requested()
+    assert settings.methods == (method_named("experts"),)
+    assert settings.calibration.n_samples == 480
+    assert capsys.readouterr().err.splitlines() == [
+        "sparsedash: Method: experts (recommended).",
+        "sparsedash: Refitting this model's experts takes about 122,880 calibration tokens: 480 "
+        "samples of up to 256.",
+    ]
+    assert requested("--method", "reap").calibration.n_samples == 128
+    assert requested("--method", "best").methods == (method_named("best"),)
+    assert capsys.readouterr().err == ""
+    assert requested("--calibration-samples", "9").calibration.n_samples == 9
+    assert "many of them will stay as they are" in capsys.readouterr().err
 
 
 def test_a_document_that_cannot_be_written_after_the_run_is_an_error(

@@ -192,7 +192,7 @@ def _require_cache(loaded: LoadedModel) -> None:
 
 
 def _kept(record: Record | None) -> KeptParts:
-    """What is left of the model. Raises JobError if it is masked or quantised."""
+    """What is left of the model. Raises JobError if it is not timed."""
     if record is None or record.pruned is None:
         raise JobError(
             "There is no sparse model to time: its result is no longer stored, or is dense.",
@@ -203,6 +203,11 @@ def _kept(record: Record | None) -> KeptParts:
             "Single weights at zero are not timed: the matrices keep their shapes and their bytes, so no speed-up is "
             "expected from them.",
             "Time a method that removes channels.",
+        )
+    if record.pruned.method.prunes_experts:
+        raise JobError(
+            "Models with fewer or narrower experts are not timed yet.",
+            "Export one, and time it where it will run.",
         )
     if record.pruned.spec.is_quantised:
         raise JobError(

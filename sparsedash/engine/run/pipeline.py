@@ -328,10 +328,10 @@ def _measure_kinds(
     with run.log.timed("evaluate"):
         applied = [model.applied for model in models]
         # A share of the evaluation too small for a progress of its own.
-        losses = run.kind_text.losses(applied, run.log.repeat)
+        measurements = run.kind_text.measure(applied, run.log.repeat)
     measured = []
-    for record, by_kind in zip(records, losses, strict=True):
-        measured.append(replace(record, by_kind=by_kind))
+    for record, (by_kind, divergence) in zip(records, measurements, strict=True):
+        measured.append(replace(record, by_kind=by_kind, divergence=divergence))
         run.store.put(record.key, measured[-1])
     return measured
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 
-from sparsedash.catalog.budgets import layer_share, mlp_share
+from sparsedash.catalog.budgets import expert_steps, layer_share, mlp_share
 from sparsedash.engine.evaluation.early_stopping import StopRule
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
@@ -144,6 +144,8 @@ def _steps(settings: FindSettings, context: RunContext) -> tuple[int, ...]:
     method = settings.method
     if not method.is_structured:
         return WEIGHT_STEPS
+    if method.prunes_experts:
+        return expert_steps(context.shape, method)
     widths = context.shape.widths
     if method.removes_layers:
         n_layers = len(widths)

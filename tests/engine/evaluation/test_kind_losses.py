@@ -4,6 +4,7 @@ sequence.
 
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from sparsedash.catalog.mixed_text import SOURCES
 from sparsedash.catalog.resources import KIND_BLOCK_TOKENS, kind_tokens
 from sparsedash.engine.evaluation.kind_losses import KindText
 from sparsedash.engine.texts.mixed_sequences import held_out_sequences
+from sparsedash.stats.divergence_figures import divergence_figures, token_divergences
 from sparsedash.storage.store import Store
 from tests.engine.tiny import load_folder
 
@@ -41,7 +43,7 @@ def test_it_is_the_divergence_from_dense_in_pieces_of_each_source(loaded):
     n_run_tokens = 10_000
     n_tokens = kind_tokens(n_run_tokens, len(SOURCES))
     applied = halved(loaded)
-    (losses,) = KindText(loaded, n_run_tokens).losses([applied])
+    ((losses, _),) = KindText(loaded, n_run_tokens).measure([applied])
     assert [loss.kind for loss in losses] == [source.name for source in SOURCES]
     for source, loss in zip(SOURCES, losses, strict=True):
         expected = []
@@ -55,10 +57,36 @@ def test_it_is_the_divergence_from_dense_in_pieces_of_each_source(loaded):
         assert min(loss.blocks) > 0
 
 
+def test_the_figures_of_the_field_are_those_of_all_kinds_together(loaded):
+    n_tokens = kind_tokens(0, len(SOURCES))
+    applied = halved(loaded)
+    ((_, figures),) = KindText(loaded, 0).measure([applied])
+    blocks = []
+    for source in SOURCES:
+        for ids in held_out_sequences(loaded, source, n_tokens):
+            dense = log_probabilities(loaded, ids)[:-1].numpy()
+            with applied():
+                sparse = log_probabilities(loaded, ids)[:-1].numpy()
+            for start in range(0, len(dense), KIND_BLOCK_TOKENS):
+                rows = slice(start, start + KIND_BLOCK_TOKENS)
+                targets = np.array(ids[1:][rows])
+                blocks.append(token_divergences(dense[rows], sparse[rows], targets))
+    expected = divergence_figures(blocks)
+    assert (figures.n_tokens, figures.n_blocks) == (expected.n_tokens, expected.n_blocks)
+    for name in ("kl", "delta", "delta_rms", "same_top", "ratio"):
+        measured = getattr(figures, name)
+        assert measured.value == pytest.approx(getattr(expected, name).value, rel=1e-3, abs=1e-7)
+        assert measured.error == pytest.approx(getattr(expected, name).error, rel=1e-2, abs=1e-6)
+    assert figures.kl_quantiles[0.9] == pytest.approx(expected.kl_quantiles[0.9], rel=1e-2)
+
+
 def test_the_dense_model_forgot_nothing(loaded):
-    dense, _ = KindText(loaded, 0).losses([nullcontext, halved(loaded)])
+    (dense, figures), _ = KindText(loaded, 0).measure([nullcontext, halved(loaded)])
     for loss in dense:
         assert max(map(abs, loss.blocks)) <= 1e-6
+    assert abs(figures.kl.value) <= 1e-6
+    assert figures.same_top.value == 1
+    assert figures.ratio.value == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("n_run_tokens", "expected"), [(0, 128), (45_000, 250), (10**9, 512)])

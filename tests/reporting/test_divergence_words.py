@@ -1,0 +1,53 @@
+"""Divergence in llama.cpp's words."""
+
+import json
+
+from sparsedash.reporting.divergence_words import (
+    divergence_line,
+    divergence_rows,
+    divergence_table,
+    figures_document,
+)
+from sparsedash.reporting.judged_words import divergence_parts
+from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.stats.divergence_figures import divergence_figures, judge_perplexity
+from tests.llama_files import drawn_models
+from tests.stats.test_divergence_figures import blocks_of
+
+BLOCKS = blocks_of(*drawn_models())
+FIGURES = divergence_figures(BLOCKS)
+
+
+def test_every_figure_has_its_unit_and_its_error():
+    rows = {name: (value, error) for name, value, error in divergence_rows(FIGURES)[1:]}
+    value, error = rows["Mean KLD"]
+    assert (len(value), len(error)) == (8, 8)
+    assert rows["99.9 % KLD"] == ("", "")
+    assert rows["Same top p"][0].endswith(" %")
+    assert rows["RMS Δp"][1].endswith(" %")
+    assert float(rows["PPL(Q)/PPL(base)"][0]) > 1
+
+
+def test_the_table_and_the_line_name_the_text():
+    table = divergence_table(FIGURES)
+    assert "On 1,240 tokens of held-out text of the built-in mix; ± over 40 blocks" in table.caption
+    assert len(table.rows) == len(divergence_rows(FIGURES)) - 1
+    line = divergence_line(FIGURES)
+    assert line.startswith("From dense on 1,240 tokens: mean KLD 0.0")
+    assert "99.0 % KLD" in line and line.endswith(" %.")
+
+
+def test_an_undecided_verdict_says_what_would_settle_it():
+    tolerance = Tolerance(ratio=1.05)
+    loss = judge_perplexity(BLOCKS[:35], tolerance)
+    parts = divergence_parts("q4", FIGURES, loss, tolerance)
+    assert parts[1].startswith("q4 ")
+    assert "(limit 1.05 ×)" in parts[1]
+    assert divergence_parts("q4", FIGURES, None, tolerance)[1] == ""
+
+
+def test_the_document_is_plain():
+    document = json.loads(json.dumps(figures_document(FIGURES)))
+    assert document["kl"]["value"] == FIGURES.kl.value
+    assert list(document["kl_quantiles"]) == ["0.5", "0.9", "0.95", "0.99", "0.999"]
+    assert document["n_blocks"] == 40
