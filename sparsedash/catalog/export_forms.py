@@ -15,7 +15,7 @@ from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.schema.sparse_spec import SparseSpec
 
 FORMS: dict[Form, str] = {
-    "uniform": "every block the same narrower width, or fewer blocks: small, loads wherever the base does",
+    "uniform": "every block the same narrower width, or fewer blocks or experts: small, loads wherever the base does",
     "padded": "each block's own width, padded with zeros to the widest: loads wherever the base does, saves less",
     "masked": "the dense model's shape with zeros in it: loads wherever the base does, saves nothing",
     "gguf": "one file for llama.cpp, the one stock runtime where every block may keep its own width",

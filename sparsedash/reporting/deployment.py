@@ -57,7 +57,7 @@ UNKNOWN = "the layer sizes are known once a run or a prompt has loaded the model
 PREFILL_TOKENS = 512
 _SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", f"{LEVEL} interval", "Ceiling")
 FORM_NAMES = {
-    "uniform": "one width, or fewer layers",
+    "uniform": "one width, or fewer layers or experts",
     "padded": "padded with zeros",
     "masked": "dense shape, zeros in it",
     "gguf": "a file for llama.cpp",
@@ -233,7 +233,7 @@ def savings(
     if gain is not None:
         lines = [f"file {percent(1 - 1 / gain.value)} smaller: {gain.words}"]
     if pruned.method.removes_experts:
-        lines.append("as many weights active for a token, so no faster by arithmetic")
+        lines.append("multiply-adds as dense: as many experts a token")
     if pruned.reached.kv_cache:
         lines.append(f"KV cache {percent(pruned.reached.kv_cache)} smaller")
     runtime: Runtime = "llama.cpp" if model.spec.is_quantised else "torch"

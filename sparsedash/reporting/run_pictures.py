@@ -9,7 +9,7 @@ from sparsedash.reporting.html import Html, element, escape, join
 from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind
 from sparsedash.reporting.verdicts import VERDICT_SIGNS, loss_with_limit
-from sparsedash.reporting.wording import LEVEL, NBSP, quantity
+from sparsedash.reporting.wording import LEVEL, NBSP, kept_noun, quantity
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.stats.significance import shared_outcomes
 
@@ -60,7 +60,7 @@ def layer_strip(pruned: Pruned) -> Html:
     """A bar for each layer, as high as what was kept of it; whole layers that went are crossed
     out.
     """
-    noun = "experts" if pruned.method.removes_experts else "channels"
+    noun = kept_noun(pruned.method)
     bars = []
     for i, (kept, dense) in enumerate(pruned.kept_of_dense):
         height = 100 * kept / dense if dense else 100.0
@@ -94,8 +94,8 @@ def strip_words(pruned: Pruned) -> str:
     cut = [(kept, dense) for kept, dense in pruned.kept_of_dense if dense]
     if not cut:
         return "Nothing was removed."
-    if pruned.method.removes_experts:
-        return _experts_words(cut, len(pruned.widths))
+    if pruned.method.prunes_experts:
+        return _experts_words(cut, pruned)
     shares = [100 * kept / dense for kept, dense in cut]
     least = min(shares)
     most = max(shares)
@@ -104,8 +104,10 @@ def strip_words(pruned: Pruned) -> str:
     return f"Layers keep {least:.0f} to {most:.0f}{NBSP}%."
 
 
-def _experts_words(mixtures: Sequence[tuple[int, int]], n_layers: int) -> str:
-    """How many experts the mixtures keep of how many, in a sentence."""
+def _experts_words(mixtures: Sequence[tuple[int, int]], pruned: Pruned) -> str:
+    """How much of their experts the mixtures keep of how much, in a sentence."""
+    noun = kept_noun(pruned.method)
+    n_layers = len(pruned.widths)
     counts = dict.fromkeys(f"{kept:,} of {dense:,}" for kept, dense in mixtures)
     subject = "Every layer keeps"
     if len(mixtures) < n_layers:
@@ -113,8 +115,8 @@ def _experts_words(mixtures: Sequence[tuple[int, int]], n_layers: int) -> str:
     if len(counts) > 1:
         n_kept = sum(kept for kept, _ in mixtures)
         n_dense = sum(dense for _, dense in mixtures)
-        return f"{n_kept:,} of {n_dense:,} experts kept."
-    return f"{subject} {next(iter(counts))} experts."
+        return f"{n_kept:,} of {n_dense:,} {noun} kept."
+    return f"{subject} {next(iter(counts))} {noun}."
 
 
 def answer_kinds(dense: Record, sparse: Record) -> dict[Kind, list[int]]:

@@ -273,7 +273,9 @@ def weights(count: int) -> str:
     """ "135 million", "6.1 billion"."""
     if count >= 999.5e6:
         return f"{count / 1e9:.1f} billion"
-    return f"{max(1, round(count / 1e6))} million"
+    if count < 9.5e6:
+        return f"{max(0.1, count / 1e6):.1f} million"
+    return f"{round(count / 1e6)} million"
 
 
 def weights_of(shape: ModelShape, kept: KeptParts) -> str:
@@ -389,6 +391,12 @@ _REMOVED_WHOLE = {
     "expert-channel": "experts' channels",
 }
 """What a sparsity is a share of, by the pattern of methods that remove it whole."""
+
+
+def kept_noun(method: MethodSettings) -> str:
+    """What of each layer is counted that a method keeps."""
+    nouns = {"expert": "experts", "expert-channel": "channels of each expert"}
+    return nouns.get(method.pattern, "channels")
 
 
 def budget_titles(methods: Iterable[MethodSettings]) -> dict[Budget, str]:

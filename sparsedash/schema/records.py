@@ -303,13 +303,17 @@ class Pruned:
 
     @property
     def kept_of_dense(self) -> tuple[tuple[int, int], ...]:
-        """How much of how much each layer keeps: channels of its MLP, or experts where those are
-        removed; 0 of 0 where it has none.
+        """How much of how much each layer keeps: channels of its MLP, or experts or channels of
+        each expert where those are removed; 0 of 0 where it has none.
         """
-        if not self.method.removes_experts:
-            return tuple(zip(self.widths, self.dense_widths, strict=True))
-        pairs = zip(self.experts, self.expert_use, strict=True)
-        return tuple((len(kept), len(use)) for kept, use in pairs)
+        if self.method.removes_experts:
+            pairs = zip(self.experts, self.expert_use, strict=True)
+            return tuple((len(kept), len(use)) for kept, use in pairs)
+        if self.expert_widths:
+            # All experts of a model are equally wide.
+            left = 1 - self.reached.channels
+            return tuple((width, round(width / left)) for width in self.expert_widths)
+        return tuple(zip(self.widths, self.dense_widths, strict=True))
 
     @property
     def lost_without(self) -> tuple[float, ...]:

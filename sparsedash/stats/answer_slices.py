@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import exp, lgamma, sqrt
 from statistics import NormalDist
+from typing import NamedTuple
 
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.question_records import QuestionSet
@@ -71,36 +72,36 @@ def slice_tasks(
     names: of fields, and LENGTH; none: all. Raises CorpusError for a name that no question has.
     """
     known = {LENGTH}
-    sliced = list[tuple[str, TaskPair, list[int]]]()
+    sliced = list[tuple[str, list[int], _TaskLosses]]()
+    parts = list[TaskPair]()
     for pair in pairs:
         if pair.dense.kind == "rolling":
             continue
+        losses = _losses(pair)
         for field, groups in _groups(pair).items():
             known.add(field)
             if names and field not in names:
                 continue
             for name, places in groups.items():
                 if FEWEST_PASSAGES <= len(places) < len(pair.questions):
-                    sliced.append((name, pair, places))
+                    sliced.append((name, places, losses))
+                    questions = tuple(pair.questions[i] for i in places)
+                    parts.append(replace(pair, questions=questions))
     if unknown := [name for name in names if name not in known]:
         raise CorpusError(
             f"No question has a field {unknown[0]}.", f"Fields are: {', '.join(sorted(known))}."
         )
-    parts = []
-    for _, pair, places in sliced:
-        parts.append(replace(pair, questions=tuple(pair.questions[i] for i in places)))
     results = judge_tasks(parts, tolerance)
-    raw = [_difference_p(pair, places) for _, pair, places in sliced]
+    raw = [_difference_p(losses, places) for _, places, losses in sliced]
     adjusted = iter(holm([p for p in raw if p is not None]))
     slices = []
-    for (name, pair, places), result, p_value in zip(sliced, results, raw, strict=True):
-        inside = set(places)
-        outside = [loss for i, loss in enumerate(_losses(pair)) if i not in inside]
+    for (name, places, losses), result, p_value in zip(sliced, results, raw, strict=True):
+        n_outside = len(losses.values) - len(places)
         slices.append(
             Slice(
                 name=name,
                 result=result,
-                rest_loss=sum(outside) / len(outside),
+                rest_loss=(losses.broke - losses.fixed - losses.lost_in(places)) / n_outside,
                 p_value=None if p_value is None else next(adjusted),
             )
         )
@@ -132,29 +133,48 @@ def _quarters(lengths: Sequence[int]) -> list[int]:
     return sorted(set(ends))
 
 
-def _losses(pair: TaskPair) -> list[int]:
-    """1 where an answer broke, -1 where it was fixed, else 0."""
-    return [int(bool(one.right)) - int(bool(two.right)) for one, two in pair.questions]
+class _TaskLosses(NamedTuple):
+    """Of each question of a task: 1 where its answer broke, -1 where it was fixed, else 0; and its
+    cluster. clusters: empty where no two questions share one.
+    """
+
+    values: list[int]
+    clusters: list[str]
+    broke: int
+    fixed: int
+    deviation: float
+
+    def lost_in(self, places: Sequence[int]) -> int:
+        """The sum in a slice."""
+        return sum(self.values[i] for i in places)
 
 
-def _difference_p(pair: TaskPair, places: Sequence[int]) -> float | None:
-    """p of the same mean loss in a slice and in the rest."""
-    n_rest = len(pair.questions) - len(places)
-    if n_rest < FEWEST_PASSAGES:
-        return None
-    losses = _losses(pair)
+def _losses(pair: TaskPair) -> _TaskLosses:
+    values = [int(bool(one.right)) - int(bool(two.right)) for one, two in pair.questions]
     clusters = [one.cluster or f"question {i}" for i, (one, _) in enumerate(pair.questions)]
-    if len(set(clusters)) < len(clusters):
-        return _clustered_p(losses, clusters, places)
-    broke = losses.count(1)
-    fixed = losses.count(-1)
-    lost = sum(losses[i] for i in places)
+    return _TaskLosses(
+        values=values,
+        clusters=clusters if len(set(clusters)) < len(clusters) else [],
+        broke=values.count(1),
+        fixed=values.count(-1),
+        deviation=moments(values).deviation,
+    )
+
+
+def _difference_p(losses: _TaskLosses, places: Sequence[int]) -> float | None:
+    """p of the same mean loss in a slice and in the rest."""
+    n = len(losses.values)
+    if n - len(places) < FEWEST_PASSAGES:
+        return None
+    if losses.clusters:
+        return _clustered_p(losses.values, losses.clusters, places)
+    broke = losses.broke
+    fixed = losses.fixed
+    lost = losses.lost_in(places)
     if (broke + 1) * (fixed + 1) <= _MOST_TERMS:
-        return _exact_p(broke, fixed, len(losses), len(places), lost)
-    n = len(losses)
+        return _exact_p(broke, fixed, n, len(places), lost)
     share = len(places) / n
-    spread = moments(list(map(float, losses))).deviation
-    error = spread * sqrt(len(places) * (1 - share))
+    error = losses.deviation * sqrt(len(places) * (1 - share))
     z = abs(lost - share * (broke - fixed)) / error
     return 2 * NormalDist().cdf(-z)
 

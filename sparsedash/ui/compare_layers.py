@@ -118,7 +118,7 @@ def layers_sentence(pruned: Pruned) -> str:
         verb = "are" if len(removed) > 1 else "is"
         subject = wording.first_upper(name) if removed else "No layer"
         return f"{subject} of {len(pruned.widths)} {verb} gone, attention and MLP."
-    output = "experts' output" if pruned.method.removes_experts else "output"
+    output = "experts' output" if pruned.method.prunes_experts else "output"
     mismatch = layer_mismatch(pruned)
     if mismatch is not None and mismatch >= MISMATCH_ALARM:
         times = f"half of the layers lose at least {mismatch:.1f} times as much on the passages"
@@ -184,11 +184,9 @@ def _layers_table(pruned: Pruned, stem: str) -> Table:
     """Every layer with all that is known of it."""
     rows = []
     losses = {name: getattr(pruned, field) for name, field in _LOSSES.items()}
-    noun = "channels"
-    none = "no MLP"
-    if pruned.method.removes_experts:
-        noun = "experts"
-        none = "no experts"
+    noun = wording.kept_noun(pruned.method)
+    none = "no experts" if pruned.method.prunes_experts else "no MLP"
+    column_name = noun.replace(" ", "_")
     for i, (n_kept, dense) in enumerate(pruned.kept_of_dense):
         kept = f"{n_kept:,} of {dense:,}" if dense else none
         removed = 1 - n_kept / dense if dense else 0.0
@@ -200,7 +198,7 @@ def _layers_table(pruned: Pruned, stem: str) -> Table:
             Cell(
                 f"{wording.first_upper(noun)} kept",
                 kept,
-                {f"{noun}_kept": n_kept, f"{noun}_dense": dense},
+                {f"{column_name}_kept": n_kept, f"{column_name}_dense": dense},
             ),
             Cell("Removed", wording.percent(removed), {"removed_percent": 100 * removed}),
         ]
@@ -219,7 +217,7 @@ def _layers_table(pruned: Pruned, stem: str) -> Table:
             row.append(Cell("Divergence alone, nats", f"{pruned.alone[i]:.4f}", nats))
         rows.append(row)
     output = "the projections'"
-    if pruned.method.removes_experts:
+    if pruned.method.prunes_experts:
         output = "the experts'"
     elif pruned.method.is_structured:
         output = "the MLP's"

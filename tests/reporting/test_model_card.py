@@ -119,7 +119,7 @@ def test_of_a_mixture_the_card_counts_experts_and_active_weights():
     text = card_of("plain", MIXTURE).text
     assert "whole experts were removed, the same number of each mixture" in text
     assert "| Experts of each layer | 2 of 4 in 2 of 3 layers |" in text
-    assert "million weights, 1 million of them active; the base has" in text
+    assert "million weights, 0.1 million of them active; the base has" in text
     assert "expert-pruning" in card_of("plain", MIXTURE).data.tags
     assert "Experts" not in card_of("plain").text
 

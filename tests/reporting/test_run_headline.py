@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import run_headline
 from sparsedash.reporting.findings import LimitEstimate
 from sparsedash.reporting.ruler import Mark, Ruler, rulers_html, rulers_svg, run_rulers
 from sparsedash.reporting.run_pictures import answer_dots, layer_strip, strip_words
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 from tests.factories import MIXTURE, PRUNED, plain
 from tests.reporting.held_results import results_of
@@ -211,6 +213,10 @@ def test_the_strip_of_a_mixture_counts_experts():
     assert strip_words(MIXTURE) == "2 layers of 3 with experts: each keeps 2 of 4 experts."
     unequal = replace(MIXTURE, experts=((), (0, 2), (1, 2, 3)))
     assert strip_words(unequal) == "5 of 8 experts kept."
+    narrower = SparseSpec(method_named("expert-channels"), 500)
+    narrower = replace(MIXTURE, spec=narrower, experts=(), expert_widths=(0, 8, 8))
+    words = "2 layers of 3 with experts: each keeps 8 of 16 channels of each expert."
+    assert strip_words(narrower) == words
 
 
 def test_of_many_passages_a_dot_stands_for_several():

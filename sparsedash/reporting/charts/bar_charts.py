@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from sparsedash.reporting.charts import chart_style as style
 from sparsedash.reporting.charts.chart_style import PALETTES, Label, Palette, Theme
 from sparsedash.reporting.charts.tradeoff_data import signed_tick
+from sparsedash.reporting.wording import first_upper, kept_noun
 from sparsedash.schema.records import Pruned
 
 CHANGES_TITLE = "Change of the right word’s log-probability"
@@ -45,7 +46,7 @@ def layers_chart(pruned: Pruned, theme: Theme = "light") -> go.Figure:
         heights.insert(0, max(_ERRORS, style.room_for(labels)))
     domains = _domains(heights)
     output = "projections' output"
-    if pruned.method.removes_experts:
+    if pruned.method.prunes_experts:
         output = "experts' output"
     elif pruned.method.is_structured:
         output = "MLP output"
@@ -149,14 +150,18 @@ def _panels(pruned: Pruned) -> list[_Panel]:
         return []
     kept = []
     texts = []
+    noun = kept_noun(pruned.method)
+    none = "no experts" if pruned.method.prunes_experts else "no MLP"
     for index, (width, dense) in enumerate(pruned.kept_of_dense):
         if index in pruned.removed_layers:
             kept.append(0.0)
             texts.append("the whole layer is gone")
         else:
             kept.append(100 * width / dense if dense else 100.0)
-            texts.append(f"{width:,} of {dense:,} channels kept" if dense else "no MLP")
-    title = "Layers kept" if pruned.method.removes_layers else "Channels kept, % of dense"
+            texts.append(f"{width:,} of {dense:,} {noun} kept" if dense else none)
+    title = f"{first_upper(noun)} kept, % of dense"
+    if pruned.method.removes_layers:
+        title = "Layers kept"
     percents = {"range": [0, 100], "ticksuffix": " %", "tickvals": [0, 50, 100]}
     panels = [_Panel(title, kept, texts, percents)]
     if pruned.alone:

@@ -124,10 +124,10 @@ def _sample_answer(
     raw = [answers[0] for answers in _entries(sample, "resps")]
     answer = first_of(sample.get("filtered_resps") or raw)
     names = sample.get("metrics") or [name for name in sample if name not in _OF_HARNESS]
-    doc_text = json.dumps(doc, indent=2, ensure_ascii=False)
     values: dict[str, Any] = {
         # As the harness hashes them, for versions that did not.
-        "doc_hash": sample.get("doc_hash") or sha256_of(doc_text),
+        "doc_hash": sample.get("doc_hash")
+        or sha256_of(json.dumps(doc, indent=2, ensure_ascii=False)),
         "prompt_hash": sample.get("prompt_hash") or sha256_of(context),
         "target_hash": sample.get("target_hash") or sha256_of(target),
         "context": context,

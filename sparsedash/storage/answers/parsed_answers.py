@@ -248,8 +248,10 @@ def short_fields(doc: Any, names: Iterable[str] | None = None) -> dict[str, str]
     subject. names: the fields to look at; None: all.
     """
     fields = dict[str, str]()
-    for name in names or (doc if isinstance(doc, Mapping) else ()):
-        value = nested_entry(doc, name)
+    if not isinstance(doc, Mapping):
+        return fields
+    for name in names or doc:
+        value = doc.get(name)
         is_short = isinstance(value, str | int) and 0 < len(str(value)) <= LONGEST_FIELD
         if is_short and len(fields) < MOST_FIELDS:
             fields[str(name)[:LONGEST_FIELD]] = str(value)
@@ -258,8 +260,8 @@ def short_fields(doc: Any, names: Iterable[str] | None = None) -> dict[str, str]
 
 def shared_passage(doc: Any) -> str:
     """The beginning of the hash of the passage that a document asks about; "" where it has none."""
-    for name in _PASSAGES:
-        text = nested_entry(doc, name)
+    for name in _PASSAGES if isinstance(doc, Mapping) else ():
+        text = doc.get(name)
         if isinstance(text, str) and len(text) >= _SHORTEST_PASSAGE:
             return sha256_of(text)[:_CLUSTER_DIGITS]
     return ""

@@ -498,13 +498,13 @@ def test_every_sparse_model_is_measured_by_kind_of_text_after_its_verdict_is_kep
     settings, store, monkeypatch
 ):
     n_kept = []
-    measure = KindText.losses
+    measure = KindText.measure
 
     def watched(*arguments):
         n_kept.append(len(store.get(Run, "watched").sparse))
         return measure(*arguments)
 
-    monkeypatch.setattr(KindText, "losses", watched)
+    monkeypatch.setattr(KindText, "measure", watched)
     run = ran(settings, store, run_key="watched")
     assert n_kept == [1, 2]
     dense, few, many = (store.get(Record, key) for key in (run.dense, *run.sparse))
@@ -514,6 +514,8 @@ def test_every_sparse_model_is_measured_by_kind_of_text_after_its_verdict_is_kep
         return sum(sum(loss.blocks) for loss in record.by_kind)
 
     assert 0 < lost(few) < lost(many)
+    assert dense.divergence is None
+    assert 0 < few.divergence.kl.value < many.divergence.kl.value
 
 
 def test_a_run_killed_before_it_was_measured_measures_it_when_resumed(settings, store):
@@ -522,8 +524,9 @@ def test_a_run_killed_before_it_was_measured_measures_it_when_resumed(settings, 
 
     variant = replace(settings, sparsities_permille=(250,))
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Cancelled):
-        patch.setattr(KindText, "losses", kill)
+        patch.setattr(KindText, "measure", kill)
         ran(variant, store)
     (record,) = [store.get(Record, key) for key in ran(variant, store).sparse]
     whole = fresh_records(variant, store.folder / "fresh")
     assert record.by_kind == whole[1].by_kind
+    assert record.divergence == whole[1].divergence
