@@ -68,11 +68,23 @@ def removed_expert_channels(shape: ModelShape, kept: KeptParts, *, chosen: bool 
     return n_gone
 
 
+def removed_shared_channels(shape: ModelShape, kept: KeptParts) -> int:
+    """Inner channels of shared experts that are gone with those of the others."""
+    if not kept.expert_widths:
+        return 0
+    n_gone = 0
+    for index, layout in shape.structure.mixtures.items():
+        if layout.shared and index not in kept.removed_layers:
+            n_gone += layout.shared.width - layout.shared_width(kept.expert_widths[index])
+    return n_gone
+
+
 def removed_weights(shape: ModelShape, kept: KeptParts) -> int:
     """Weights of projections and experts that are gone."""
     of_layers = sum(shape.other_weights[index] for index in kept.removed_layers)
     of_experts = removed_experts(shape, kept) * shape.per_expert
     of_experts += removed_expert_channels(shape, kept) * shape.per_expert_channel
+    of_experts += removed_shared_channels(shape, kept) * shape.per_shared_channel
     return removed_channels(shape, kept) * shape.per_channel + of_layers + of_experts
 
 
@@ -145,6 +157,7 @@ def multiplied_weights(shape: ModelShape, kept: KeptParts) -> int:
     """Weights that a token is multiplied with. Fewer experts to choose from save none of them."""
     n_removed = removed_channels(shape, kept) * shape.per_channel
     n_removed += removed_expert_channels(shape, kept, chosen=True) * shape.per_expert_channel
+    n_removed += removed_shared_channels(shape, kept) * shape.per_shared_channel
     for index in kept.removed_layers:
         layout = shape.structure.mixtures.get(index)
         n_idle = layout.n - layout.n_chosen if layout else 0

@@ -43,8 +43,9 @@ class ExpertsLayout:
     width: inner channels of one. n_chosen: for each token. n_groups: equal parts of which the
     router first chooses some. key: of the config, the one that says their number. inner: by its
     name, the axis of each tensor with entries for each inner channel. width_key: of the config, the
-    one that says the width of the experts and nothing else; empty where none does. width_value:
-    what it says, in proportion to the width.
+    one that says the width of the experts, and of the shared expert beside them where that has no
+    key of its own; empty where none does. width_value: what it says, in proportion to the width.
+    shared: that shared expert.
     """
 
     path: str
@@ -58,6 +59,11 @@ class ExpertsLayout:
     inner: dict[str, int] = field(default_factory=dict)
     width_key: str = ""
     width_value: int = 0
+    shared: MlpLayout | None = None
+
+    def shared_width(self, width: int) -> int:
+        """Channels of the shared expert where the others have so many."""
+        return self.shared.width * width // self.width if self.shared else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +182,7 @@ class ModelShape:
     predict. widths: inner channels of each block, m; 0 where a block has no MLP. per_channel:
     weights that leave with one channel. bias_per_channel: biases that leave with it. per_expert:
     parameters that leave with one expert, its row of the router included; per_expert_channel: with
-    one inner channel of it. n_matmul: weights that a
+    one inner channel of it; per_shared_channel: with one of a shared expert that is as narrow. n_matmul: weights that a
     token is multiplied with: of Linear and Conv layers, the output head included even where it
     shares the embedding's, and of the experts that are chosen for it. n_head: of that head.
     n_parameters: everything; what is shared counts once. attention: width of all heads of one block
@@ -204,6 +210,7 @@ class ModelShape:
     structure: ModelStructure
     per_expert: int = 0
     per_expert_channel: int = 0
+    per_shared_channel: int = 0
     n_beside: int = 0
 
     @property

@@ -21,9 +21,12 @@ from sparsedash.catalog.resources import EXPERT_PASSES, FEWEST_TOKENS_PER_CHANNE
 from sparsedash.engine.calibration.statistics import BATCH_TOKENS, WalkCheckpoint, held_out
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.experts import Experts, KeptExperts
+from sparsedash.engine.pruning.layer import NO_STATISTICS, layer_of
 from sparsedash.engine.pruning.linalg import damped_solution
 from sparsedash.engine.pruning.saliency import SALIENCIES
+from sparsedash.engine.pruning.surgery import PrunedMlp
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL
@@ -76,6 +79,7 @@ def prune_experts(
                 left = KeptExperts(kept)
             else:
                 left = _narrower(mixture, dense, n_kept[index], is_fitted, method, index)
+                left = replace(left, shared=_shared(mixture, dense, left, is_fitted, method, index))
             walk.restart_from(before)
             with mixture.without(left):
                 sparse = _read(walk, index, mixture, batches, report)
@@ -101,17 +105,23 @@ class _Routing:
     """What the experts of a block get and give, of every real token.
 
     hidden: (n, d). choices, gates: (n, k), the experts chosen and their weights. output: (n, d).
+    shared: inner activations of the shared expert that is as narrow; empty where there is none.
     """
 
     hidden: Tensor
     choices: Tensor
     gates: Tensor
     output: Tensor
+    shared: Tensor
 
     def of(self, tokens: Tensor) -> "_Routing":
         """That of these tokens alone."""
-        return _Routing(
-            self.hidden[tokens], self.choices[tokens], self.gates[tokens], self.output[tokens]
+        return replace(
+            self,
+            hidden=self.hidden[tokens],
+            choices=self.choices[tokens],
+            gates=self.gates[tokens],
+            output=self.output[tokens],
         )
 
     def to(self, number: int) -> tuple[Tensor, Tensor]:
@@ -125,6 +135,7 @@ class _Seen:
     """Collects the routing of a block, batch after batch."""
 
     parts: list[tuple[Tensor, ...]] = field(default_factory=list)
+    shared: list[Tensor] = field(default_factory=list)
     _inputs: tuple[Tensor, ...] = ()
 
     def before(self, _: Any, inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> None:
@@ -136,10 +147,21 @@ class _Seen:
         hidden, choices, gates = self._inputs
         self.parts.append((hidden, choices, gates, output))
 
+    def before_shared(self, _: Any, inputs: tuple[Tensor]) -> None:
+        """Hook before the out-projection of the shared expert."""
+        self.shared.append(inputs[0])
+
     def keep_real(self, batch: Batch) -> None:
         """Of the batch seen last, keep the tokens that are no padding."""
         real = batch.mask.bool().flatten()
-        self.parts[-1] = tuple(part.reshape(len(real), -1)[real].cpu() for part in self.parts[-1])
+        self.parts[-1] = tuple(_rows(part, real) for part in self.parts[-1])
+        if self.shared:
+            self.shared[-1] = _rows(self.shared[-1], real)
+
+
+def _rows(tensor: Tensor, real: Tensor) -> Tensor:
+    """The rows of real tokens, on the CPU. real: (n,) bool."""
+    return tensor.reshape(len(real), -1)[real].cpu()
 
 
 def _read(
@@ -152,10 +174,12 @@ def _read(
     """Take the text through a block, and give what its experts saw."""
     seen = _Seen()
     module = mixture.module
-    hooks = (
+    hooks = [
         module.register_forward_pre_hook(seen.before, with_kwargs=True),
         module.register_forward_hook(seen.after),
-    )
+    ]
+    if mixture.shared is not None:
+        hooks.append(mixture.shared.out.register_forward_pre_hook(seen.before_shared))
     try:
         for number in walk.step(index):
             seen.keep_real(batches[number])
@@ -163,7 +187,9 @@ def _read(
     finally:
         for hook in hooks:
             hook.remove()
-    return _Routing(*(torch.cat(parts) for parts in zip(*seen.parts, strict=True)))
+    hidden, choices, gates, output = (torch.cat(parts) for parts in zip(*seen.parts, strict=True))
+    shared = torch.cat(seen.shared) if seen.shared else torch.empty(0)
+    return _Routing(hidden, choices, gates, output, shared)
 
 
 def _use(routing: _Routing, n: int) -> tuple[float, ...]:
@@ -239,6 +265,31 @@ def _narrower(
         row = SALIENCIES[saliency]
         channels.append(row.choose(None, row.score(layer), width).sort().values)
     return KeptExperts(torch.arange(mixture.layout.n), channels=torch.stack(channels))
+
+
+def _shared(
+    mixture: Experts,
+    dense: _Routing,
+    narrow: KeptExperts,
+    is_fitted: Tensor,
+    method: MethodSettings,
+    block: int,
+) -> PrunedMlp | None:
+    """The shared expert with its share of the channels, fitted to its own dense output."""
+    mlp = mixture.shared
+    if mlp is None or narrow.channels is None:
+        return None
+    inputs = dense.shared[is_fitted].float()
+    mean = torch.zeros(mlp.width)
+    statistics = replace(
+        NO_STATISTICS, covariance=inputs.T @ inputs / len(inputs), mean=mean, n_tokens=len(inputs)
+    )
+    layer = layer_of(mlp, statistics, seed_of(method.seed, block))
+    row = SALIENCIES[method.saliency]
+    width = mixture.layout.shared_width(narrow.channels.shape[1])
+    kept = row.choose(None, row.score(layer), width).sort().values
+    fitted = COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
+    return PrunedMlp(kept, fitted.out_weight.to(mlp.out.weight.dtype))
 
 
 def _refitted(

@@ -112,18 +112,16 @@ def _kinds(structure: ModelStructure) -> set[MlpLayout | str | None]:
     for layout in structure.mlps:
         kinds.add(layout and replace(layout, width=0, value=0))
     for mixture in structure.mixtures.values():
-        kinds.add(
-            str(
-                replace(
-                    mixture,
-                    n=0,
-                    width=0,
-                    width_value=0,
-                    n_chosen=0,
-                    n_groups=min(2, mixture.n_groups),
-                )
-            )
+        alike = replace(
+            mixture,
+            n=0,
+            width=0,
+            width_value=0,
+            n_chosen=0,
+            n_groups=min(2, mixture.n_groups),
+            shared=mixture.shared and replace(mixture.shared, width=0, value=0),
         )
+        kinds.add(str(alike))
     return kinds
 
 
@@ -139,6 +137,7 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
     bias_per_channel = set()
     per_expert = {0}
     per_expert_channel = 0
+    per_shared_channel = 0
     n_active = 0
     for index, (block, layout) in enumerate(zip(blocks, structure.mlps, strict=True)):
         n_weights = _n_projected(block)
@@ -161,6 +160,9 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
             per_expert.add(n_of_experts // mixture.n)
             n_inner = sum(tensor_of(block, name).numel() for name in mixture.inner)
             per_expert_channel = n_inner // (mixture.n * mixture.width)
+            if mixture.shared:
+                parts = [block.get_submodule(name) for name in mixture.shared.paths]
+                per_shared_channel = sum(map(_n_projected, parts)) // mixture.shared.width
             n_weights += n_of_experts - n_projected
             n_parameters -= n_of_experts - n_projected
             n_active += (n_of_experts // mixture.n) * mixture.n_chosen - n_projected
@@ -181,6 +183,7 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
         bias_per_channel=max(bias_per_channel, default=0),
         per_expert=max(per_expert),
         per_expert_channel=per_expert_channel,
+        per_shared_channel=per_shared_channel,
         n_matmul=_n_projected(model) + n_active,
         n_head=head.numel(),
         n_parameters=_n_parameters(model),

@@ -80,7 +80,7 @@ def find_structure(config: PretrainedConfig, model: PreTrainedModel) -> ModelStr
             if isinstance(value, list):
                 list_keys.append(key)
     experts = [
-        mixture and _with_width(mixture, index, config, inner_of_experts)
+        mixture and _with_width(mixture, index, config, blocks, inner_of_experts)
         for index, mixture in enumerate(experts)
     ]
     if not any(mlps) and not any(experts):
@@ -369,22 +369,46 @@ def _with_width(
     mixture: ExpertsLayout,
     block: int,
     config: PretrainedConfig,
+    blocks: Sequence[nn.Module],
     moved_by: Mapping[str, Mapping[int, Moved]],
 ) -> ExpertsLayout:
-    """The experts with the key of their width, where one moves nothing else in any block.
+    """The experts with the key of their width, where one moves nothing but them in any block, or
+    them and a shared expert.
 
     moved_by: what follows each key, by block.
     """
     for key, moved in moved_by.items():
-        names = {name for parts in moved.values() for name in parts}
         if key == mixture.key or block not in moved:
             continue
-        if all(name.startswith(f"{mixture.path}.") for name in names):
-            value: Any = config
-            for part in key.split("."):
-                value = getattr(value, part)
-            return replace(mixture, inner=dict(moved[block]), width_key=key, width_value=value)
+        inner = {name: axis for name, axis in moved[block].items() if _is_of(mixture, name)}
+        are_others = [_others(blocks[index], mixture, parts) for index, parts in moved.items()]
+        shared = _others(blocks[block], mixture, moved[block])
+        if not inner or not all(other == shared for other in are_others):
+            continue
+        if shared is not None and (shared.width == 0 or shared.width % mixture.width):
+            continue
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        return replace(mixture, inner=inner, width_key=key, width_value=value, shared=shared)
     return mixture
+
+
+def _is_of(mixture: ExpertsLayout, name: str) -> bool:
+    """Whether a tensor of a block is one of its experts."""
+    return name.startswith(f"{mixture.path}.")
+
+
+def _others(block: nn.Module, mixture: ExpertsLayout, moved: Moved) -> MlpLayout | None:
+    """The MLP that follows a key beside the experts of a block; None where nothing else does, one
+    without channels where it is something else.
+    """
+    others = {name: axis for name, axis in moved.items() if not _is_of(mixture, name)}
+    if not others:
+        return None
+    nothing = MlpLayout(inner=(), out="", width=0)
+    has_experts = len(others) < len(moved)
+    return (_layout(block, others) if has_experts else None) or nothing
 
 
 def _routed(

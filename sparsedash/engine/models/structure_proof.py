@@ -206,7 +206,14 @@ def require_narrower_experts(
         _require_interface(mixture)
         order = torch.rand(layout.n, layout.width, generator=generator).argsort(dim=1)
         channels = order[:, : layout.width // 2].sort(dim=1).values
-        narrow = KeptExperts(torch.arange(layout.n), channels=channels)
+        shared = None
+        shared_masked = None
+        if mixture.shared is not None:
+            order = torch.randperm(mixture.shared.width, generator=generator)
+            kept = order[: mixture.shared.width // 2].sort().values
+            shared = _cut(mixture.shared, kept)
+            shared_masked = _masked(mixture.shared, kept)
+        narrow = KeptExperts(torch.arange(layout.n), channels=channels, shared=shared)
         narrowed[mixture] = narrow
         values[layout.width_key] = layout.width_value // 2
         for name, tensor in mixture.sliced(narrow).items():
@@ -214,7 +221,7 @@ def require_narrower_experts(
         gone = torch.ones(layout.n, layout.width).scatter(1, channels, 0).bool()
         outs = torch.stack([mixture.out_weight(number) for number in range(layout.n)])
         outs = outs.masked_fill(gone[:, None], 0)
-        masked[mixture] = KeptExperts(torch.arange(layout.n), outs=outs)
+        masked[mixture] = KeptExperts(torch.arange(layout.n), outs=outs, shared=shared_masked)
     with _applied(masked):
         logits = _logits(model, ids)
     if _are_close(logits, _logits(model, ids)):

@@ -19,6 +19,7 @@ from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
 from sparsedash.engine.pruning.layer import NO_STATISTICS, Layer
+from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, pruned
 from sparsedash.schema.model_shape import ExpertsLayout
 
 
@@ -28,15 +29,17 @@ class KeptExperts:
 
     kept: (k,) int64, ascending. outs: (k, d, c), their refitted out-projections; None where those
     are dense's. channels: (k, c) int64, the inner channels that are left of each, ascending; None
-    where all are. n_few_tokens: of them that were not refitted, as too few tokens reach them. use:
-    share of the dense router's choices that went to each expert. lost, lost_without, lost_held_out:
-    share of the experts' output that is lost: on calibration text, on it without the refit, and on
-    text kept out of the fit; None where nothing was kept out.
+    where all are. shared: the shared expert, where it is narrower as well. use: share of the dense
+    router's choices that went to each expert. n_few_tokens: of the kept ones that were not
+    refitted, as too few tokens reach them. lost, lost_without, lost_held_out: share of the experts'
+    output that is lost: on calibration text, on it without the refit, and on text kept out of the
+    fit; None where nothing was kept out.
     """
 
     kept: Tensor
     outs: Tensor | None = None
     channels: Tensor | None = None
+    shared: PrunedMlp | None = None
     use: tuple[float, ...] = ()
     n_few_tokens: int = 0
     lost: float = 0.0
@@ -60,6 +63,16 @@ class Experts:
     def router(self) -> nn.Module:
         """The module whose weight (e, d) has a row for each expert."""
         return self.block.get_submodule(self.layout.router)
+
+    @property
+    def shared(self) -> Mlp | None:
+        """The shared expert that is as wide by the same key; None where there is none such."""
+        shared = self.layout.shared
+        if shared is None:
+            return None
+        inner: list[Any] = [self.block.get_submodule(name) for name in shared.inner]
+        out: Any = self.block.get_submodule(shared.out)
+        return Mlp(tuple(inner), out, shared.fused)
 
     def activations(self, number: int, hidden: Tensor) -> Tensor:
         """Inner activations (t, m) of one expert. hidden: (t, d)."""
@@ -116,6 +129,14 @@ class Experts:
         if narrow.outs is not None:
             name = f"{self.layout.path}.down_proj"
             tensors[name] = self._stored(narrow.outs).to(tensors[name])
+        if narrow.shared is not None and self.shared is not None and self.layout.shared:
+            out = self.shared.out.weight
+            tensors[f"{self.layout.shared.out}.weight"] = narrow.shared.out_weight.to(out)
+            for number, name in enumerate(self.layout.shared.inner):
+                weight, bias = narrow.shared.inner_part(self.shared, number)
+                tensors[f"{name}.weight"] = weight
+                if bias is not None:
+                    tensors[f"{name}.bias"] = bias
         return tensors
 
     def _narrowed(self, tensor: Tensor, axis: int, channels: Tensor) -> Tensor:
@@ -138,6 +159,8 @@ class Experts:
         with ExitStack() as stack:
             if bool(gone.any()):
                 self._hide(gone, stack)
+            if narrow.shared is not None and self.shared is not None:
+                stack.enter_context(pruned([self.shared], [narrow.shared]))
             if narrow.channels is not None:
                 # All experts stay: each tensor of the module has another of its kind in its place.
                 for name, tensor in self.sliced(narrow).items():
@@ -166,9 +189,14 @@ class Experts:
             tensor = tensor_of(self.block, name)
             is_bias = not name.startswith(f"{self.layout.path}.") and tensor is not weight
             if is_bias and tensor.shape.numel() == self.layout.n:
-                before = tensor.data.clone()
-                tensor.data.movedim(axis, 0)[gone.to(tensor.device)] = -torch.inf
-                stack.callback(tensor.data.copy_, before)
+                hidden = tensor.detach().clone()
+                hidden.movedim(axis, 0)[gone.to(tensor.device)] = -torch.inf
+                owner = self.block.get_submodule(name.rpartition(".")[0])
+                own_name = name.rpartition(".")[2]
+                if isinstance(tensor, nn.Parameter):
+                    hidden = nn.Parameter(hidden, requires_grad=False)
+                setattr(owner, own_name, hidden)
+                stack.callback(setattr, owner, own_name, tensor)
 
     def _stored(self, outs: Tensor) -> Tensor:
         """Out-projections (k, d, m) as the module stores them."""

@@ -128,16 +128,23 @@ def _pack_experts(narrow: KeptExperts) -> bytes:
         tensors["outs"] = narrow.outs
     if narrow.channels is not None:
         tensors["channels"] = narrow.channels
+    if narrow.shared is not None:
+        tensors["shared"] = narrow.shared.kept
+        tensors["shared_out"] = narrow.shared.out_weight
     return pack_tensors(tensors)
 
 
 def _unpack_experts(data: bytes) -> KeptExperts:
     with unpacked(data, "experts") as tensors:
         lost, lost_without, held_out, n_few_tokens = tensors["figures"].tolist()
+        shared = None
+        if "shared" in tensors:
+            shared = PrunedMlp(tensors["shared"], tensors["shared_out"])
         return KeptExperts(
             tensors["kept"],
             tensors.get("outs"),
             tensors.get("channels"),
+            shared,
             tuple(tensors["use"].tolist()),
             int(n_few_tokens),
             lost,

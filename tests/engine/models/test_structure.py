@@ -112,6 +112,6 @@ def test_experts_and_what_follows_their_number_are_found(model_type, n_mixtures,
     assert (layout.path, layout.router) == ("mlp.experts", "mlp.gate")
     assert (layout.n, layout.width, layout.n_chosen, layout.n_groups) == (8, 32, 2, n_groups)
     assert layout.tensors["mlp.experts.down_proj"] == layout.tensors["mlp.gate.weight"] == 0
-    assert not structure.experts_problem
-    # DeepSeek's shared experts are as wide as the routed ones, by the same key.
-    assert bool(structure.expert_width_problem) == (model_type == "deepseek_v3")
+    assert not structure.experts_problem + structure.expert_width_problem
+    # One key says the widths of DeepSeek's routed and shared experts.
+    assert (layout.shared is not None) == (model_type == "deepseek_v3")

@@ -263,6 +263,8 @@ def test_an_export_has_fewer_or_narrower_experts_and_answers_as_the_sparse_model
         ("glm4_moe", REAP, (0, 4, 4, 4), ()),
         ("gpt_oss", CHANNELS, (), (32,) * 4),
         ("nemotron_h", CHANNELS, (), (0, 16, 0, 0)),
+        # With a shared expert that is as narrow.
+        ("deepseek_v3", CHANNELS, (), (0, 16, 16, 16)),
     ],
 )
 def test_the_api_gives_a_model_that_saves_and_loads(model_type, method, experts, widths, tmp_path):
