@@ -86,6 +86,7 @@ TABLES = {
     "run-flags": flag_table("run"),
     "channel-methods": method_table(_methods_of("channelx1")),
     "layer-methods": method_table(_methods_of("layer")),
+    "expert-methods": method_table(_methods_of("expert", "expert-channel")),
     "weight-methods": method_table(_methods_of("1x1", "2:4", "4:8")),
     "method-settings": setting_table(),
 }

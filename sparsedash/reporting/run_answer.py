@@ -13,7 +13,6 @@ from sparsedash.reporting.findings import (
     Race,
     RaceKind,
     estimate_limit,
-    find_race,
     findings,
     search_ends,
     search_kind,
@@ -82,17 +81,17 @@ _ENDED: dict[JobState, str] = {
 }
 
 
-def answer_sentence(results: RunResults, ended: bool = False, race: bool = True) -> str:
-    """How much can be removed within the limits.
+def answer_sentence(results: RunResults, ended: bool = False) -> str:
+    """How much can be removed within the limits, and which method wins a race.
 
-    ended: no more sparse models come, though the run is not finished. race: with who wins.
+    ended: no more sparse models come, though the run is not finished.
     """
     facts = findings(results, ended)
     answer = _ANSWERS[facts.kind].format(
         verdicts=_verdicts(results, facts),
         answer=_answer_share(results.search),
     )
-    if race and facts.race is not None and facts.kind is AnswerKind.VERDICTS:
+    if facts.race is not None and facts.kind is AnswerKind.VERDICTS:
         answer = f"{answer} {race_words(facts.race)}"
     return f"So far: {answer}" if facts.is_so_far else answer.strip()
 
@@ -136,14 +135,6 @@ def find_sentence(search: FindResult, models: Sequence[M]) -> str:
     kind = search_kind(search, search_ends(search, models))
     verdicts = _search_verdicts(search, models)
     return _ANSWERS[kind].format(verdicts=verdicts, answer=_answer_share(search)).strip()
-
-
-def race_sentence(results: RunResults) -> str:
-    """Which method wins a race at the share that the answer names; empty where no two were tested
-    there.
-    """
-    race = find_race(results)
-    return race_words(race) if race else ""
 
 
 def race_words(race: Race) -> str:

@@ -22,7 +22,8 @@ class ExpertUse:
 def expert_uses(pruned: Pruned) -> list[list[ExpertUse]]:
     """The experts of each layer, the most chosen first; none of a layer that is no mixture."""
     layers = []
-    for kept, shares in zip(pruned.experts, pruned.expert_use, strict=True):
+    for block, shares in enumerate(pruned.expert_use):
+        kept = pruned.experts[block] if pruned.experts else range(len(shares))
         experts = []
         for index, share in enumerate(shares):
             expert = ExpertUse(

@@ -71,7 +71,7 @@ def show_layers_of(
             widgets.show(cards(numbers))
         figure = layers_chart(pruned, frame.theme())
         show_chart(figure, f"{stem}-layers", sentence, "layers", "ignore")
-    if pruned.method.removes_experts:
+    if any(pruned.expert_use):
         _show_experts(pruned, stem)
     if pruned.healed:
         healing = f"Healed: {wording.healing_words(pruned.healed)}."
@@ -269,19 +269,26 @@ def _removed_experts(pruned: Pruned) -> str:
 def _show_experts(pruned: Pruned, stem: str) -> None:
     """Draw how often each expert is chosen and which were removed, as a grid and as tables."""
     experts = expert_uses(pruned)
-    widgets.section("Which experts were removed")
-    removed = wording.percent(removed_choices(experts))
-    words = f"Removed experts got {removed} of the dense router's choices."
+    title = "How often each expert is chosen"
+    words = "Every expert is kept; the router chooses some more often than others."
+    marks = "Stronger"
+    if pruned.method.removes_experts:
+        title = "Which experts were removed"
+        removed = wording.percent(removed_choices(experts))
+        words = f"Removed experts got {removed} of the dense router's choices."
+        marks = "Full bar, blue: kept. Thin, orange: removed. Stronger"
+    widgets.section(title)
     figure = experts_chart(pruned, experts, frame.theme())
     show_chart(figure, f"{stem}-experts", words, "experts", "ignore")
     widgets.remark(
-        "Full bar, blue: kept. Thin, orange: removed. Stronger: chosen more often by the dense "
-        "model on calibration text, from ⅛ of an even share to 8 times as much."
+        f"{marks}: chosen more often by the dense model on calibration text, from ⅛ of an even "
+        "share to 8 times as much."
     )
     if pruned.few_tokens:
-        n_kept = sum(pruned.kept.experts)
+        n_kept = sum(expert.is_kept for layer in experts for expert in layer)
+        verb = "was" if pruned.few_tokens == 1 else "were"
         widgets.note(
-            f"{pruned.few_tokens:,} of {n_kept:,} kept experts were not refitted: too few "
+            f"{pruned.few_tokens:,} of {n_kept:,} kept experts {verb} not refitted: too few "
             "calibration tokens reached them."
         )
     with st.expander("The experts of a layer as a table"):

@@ -202,7 +202,7 @@ def test_of_a_mixture_the_grid_and_its_table_say_which_experts_are_gone(open_pag
     assert "Choices of the removed experts 30.0 % of the dense router; 4 of 8 experts" in text
     charts = app.get("plotly_chart")
     assert charts[1].proto.alt.startswith("Removed experts got 30.0")
-    assert "1 of 4 kept experts were not refitted" in text
+    assert "1 of 4 kept experts was not refitted" in text
     assert "1 no experts 0.0 %" in text and "2 2 of 4 50.0 %" in text
     assert "3 kept 40.00 % 1.60 × 4 ✕ removed 10.00 %" in text
     app.selectbox(key="experts-of").set_value(2).run()

@@ -1,5 +1,7 @@
 """The grid of a mixture's experts: order, colours, and what the pointer shows."""
 
+from dataclasses import replace
+
 from sparsedash.reporting.charts.experts_chart import experts_chart
 from sparsedash.reporting.experts_table import layer_experts_table
 from sparsedash.schema.records import Pruned
@@ -46,3 +48,9 @@ def test_the_table_shows_a_layer_and_its_file_has_all():
     ]
     assert len(shown.data) == 8 and shown.data[-1]["layer"] == 3
     assert abs(removed_choices(experts) - (0.1 + 0.5) / 2) < 1e-12
+
+
+def test_where_only_channels_of_experts_go_all_are_kept():
+    experts = expert_uses(replace(MIXTURE, experts=()))
+    assert all(expert.is_kept for layer in experts for expert in layer)
+    assert removed_choices(experts) == 0
