@@ -99,14 +99,31 @@ _CURRENT = (
     ("HuggingFaceTB/SmolLM3-3B-Base", "SmolLM3 3B", 12),
     ("allenai/OLMo-2-0425-1B", "OLMo 2 1B", 5.9),
     ("allenai/OLMo-2-1124-7B", "OLMo 2 7B", 29),
+    ("Qwen/Qwen3.5-0.8B-Base", "Qwen 3.5 0.8B", 0),
+    ("Qwen/Qwen3.5-4B-Base", "Qwen 3.5 4B", 0),
+    ("google/gemma-4-E2B-it", "Gemma 4 E2B", 0),
+    ("google/gemma-4-12B-it", "Gemma 4 12B", 0),
+    ("mistralai/Ministral-3-8B-Base-2512", "Ministral 3 8B", 0),
+    ("allenai/Olmo-3-7B-Instruct", "OLMo 3 7B", 0),
+    ("LiquidAI/LFM2-1.2B", "LFM 2 1.2B", 0),
 )
-"""Base models."""
+"""Reference, title and gigabytes in FP32; 0 where no published config was read."""
+_MIXTURES = (
+    ("Qwen/Qwen3-30B-A3B-Base", "Qwen 3 30B, 3B active", 122),
+    ("Qwen/Qwen3.5-35B-A3B", "Qwen 3.5 35B, 3B active", 0),
+    ("google/gemma-4-26B-A4B-it", "Gemma 4 26B, 4B active", 0),
+    ("allenai/OLMoE-1B-7B-0924", "OLMoE 7B, 1B active", 0),
+    ("LiquidAI/LFM2-8B-A1B", "LFM 2 8B, 1B active", 0),
+    ("ibm-granite/granite-4.0-h-tiny", "Granite 4.0 H Tiny", 0),
+    ("deepseek-ai/DeepSeek-V2-Lite", "DeepSeek V2 Lite", 0),
+    ("mistralai/Mixtral-8x7B-v0.1", "Mixtral 8x7B", 0),
+)
 _GATED = "; gated: accept its licence on the hub, then set HF_TOKEN where SparseDash starts"
 
 
 def _hub_models(group: str, rows: Iterable[tuple[str, str, float]]) -> Iterator[CatalogEntry]:
     for name, title, gigabytes in rows:
-        note = f"{gigabytes} GB in FP32"
+        note = f"{gigabytes} GB in FP32" if gigabytes else "its size is looked up when it is chosen"
         if name.startswith(("meta-llama/", "google/")):
             note += _GATED
         yield CatalogEntry(name, title, note, group=group)
@@ -116,6 +133,7 @@ MODELS = (
     CatalogEntry(BUILTIN_MODEL, "SmolLM2 135M (built in)", _SMOLLM2),
     *_hub_models("With published results", _PUBLISHED),
     *_hub_models("Current", _CURRENT),
+    *_hub_models("Mixtures of experts", _MIXTURES),
 )
 
 EVALUATION_CORPORA = (

@@ -54,7 +54,7 @@ def ranking_caption(ranking: Ranking) -> str:
 
 def rank_words(model: RankedModel) -> str:
     """ "2", or "2=" of a tie."""
-    return f"{model.rank}{'=' if model.ties else ''}"
+    return f"{model.rank}=" if model.ties else f"{model.rank}"
 
 
 def ranking_rows(ranking: Ranking) -> list[list[str]]:

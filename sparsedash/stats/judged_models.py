@@ -138,8 +138,10 @@ def _shared_rights(judged: Mapping[str, JudgedAnswers]) -> dict[str, list[list[b
 
 
 def _mean_score(by_task: _Rights, i: int) -> float:
-    shares = [sum(row[i] for row in rows) / len(rows) for rows in by_task.values()]
-    return sum(shares) / len(shares)
+    total = 0.0
+    for rows in by_task.values():
+        total += sum(row[i] for row in rows) / len(rows)
+    return total / len(by_task)
 
 
 def _p_value(by_task: _Rights, i: int, k: int) -> float:

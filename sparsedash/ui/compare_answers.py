@@ -89,7 +89,7 @@ def _show(judged: JudgedAnswers, name: str, titles: tuple[str, str], place: Delt
     slices = [_slices(dense) for dense, _ in result.pair.questions]
     counts = Counter(chain.from_iterable(slices))
     options = {"": f"All · {len(slices):,}"}
-    options |= {name: f"{name} · {n:,}" for name, n in counts.items() if n < len(slices)}
+    options |= {name: f"{name} · {n:,}" for name, n in counts.items() if 1 < n < len(slices)}
     chosen = ""
     if len(options) > 1:
         with slicing:

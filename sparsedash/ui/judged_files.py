@@ -4,6 +4,7 @@ one, in the overview's place.
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import streamlit as st
@@ -119,8 +120,7 @@ def show_answers(backend: Backend) -> None:
         widgets.empty(_ABOUT, advice)
         return
     with limits:
-        results = [result for answers in shown.judged.values() for result in answers.results]
-        choose_tolerance(RULE, results)
+        choose_tolerance(RULE, chain.from_iterable(part.results for part in shown.judged.values()))
     if len(shown.judged) == 1:
         (chosen,) = shown.judged
     else:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.storage.answers.parsed_answers import (
+    LONGEST_FIELD,
     MAX_LINE_BYTES,
     Declared,
     ParsedAnswer,
@@ -131,13 +132,17 @@ def _row_answer(values: Mapping[str, Any]) -> ParsedAnswer:
     prompt = values.get("prompt", "")
     target = values.get("target", "")
     answer = values.get("answer", "")
+    fields = values["fields"]
+    if not prompt:
+        # Nothing else says which question it is.
+        fields = {"id": values["id"][:LONGEST_FIELD], **fields}
     question = {
         "doc_hash": sha256_of(values.get("id", prompt)),
         "prompt_hash": sha256_of(prompt),
         "target_hash": sha256_of(target),
         "context": prompt,
         "target": target,
-        "fields": values["fields"],
+        "fields": fields,
         "cluster": values["cluster"],
         "text": answer,
         "answer": answer,

@@ -184,6 +184,13 @@ def test_plain_tables_are_read_by_the_names_of_their_columns(suffix, tmp_path):
     assert [answers.task for answers in by_topic] == ["a", "b"]
 
 
+def test_a_question_without_a_prompt_is_named_by_its_id(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("id,correct,topic\nq7,1,sums")
+    (answers,) = read_answers(file)
+    assert answers.questions[0].fields == {"id": "q7", "topic": "sums"}
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
