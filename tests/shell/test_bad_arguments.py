@@ -212,7 +212,7 @@ def test_help_names_every_method_and_text_the_exit_codes_and_how_to_begin_withou
         assert (done.returncode, " torch " in done.stdout) == (0, False)
         pages.append("".join(done.stdout.split()))
     assert f"sparsedashrun--model{choices.BUILTIN_MODEL}" in pages[0]
-    ends = "(runandjudge,with--fail-beyond),notshowntobewithinit(run--fail-unless-within)ornothingwithinit(find)"
+    ends = "(runandjudge,with--fail-beyond),notshowntobewithinit(with--fail-unless-within)ornothingwithinit(find)"
     assert (
         f"Exitcodes:0done,1failed,2refusedbeforeanythingwascomputed,3beyondthetolerance{ends},"
         in pages[0]
