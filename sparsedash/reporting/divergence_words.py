@@ -7,11 +7,12 @@ from math import exp
 from typing import Any
 
 from sparsedash.reporting.html import Table
-from sparsedash.reporting.wording import first_upper, limit_factor
+from sparsedash.reporting.wording import MINUS, first_upper, limit_factor
 from sparsedash.schema.divergence_records import DivergenceFigures, Estimate
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Loss
 
+_TOO_FEW = "too few tokens"
 DIVERGENCE_FORMAT = "sparsedash.divergence/1"
 _VERDICTS = {
     "within": "{name} stays within the limit: perplexity {ratio} (limit {limit}).",
@@ -25,12 +26,12 @@ def divergence_rows(figures: DivergenceFigures) -> list[list[str]]:
     rows = [["figure", "value", "±"], _row("Mean KLD", figures.kl)]
     for q, value in figures.kl_quantiles.items():
         name = "Median" if q == 0.5 else f"{100 * q:.1f} %"
-        rows.append([f"{name} KLD", _nats(value), ""])
+        rows.append([f"{name} KLD", _nats(value) or _TOO_FEW, ""])
     rows.append(["Maximum KLD", _nats(figures.kl_max), ""])
     rows.append(_percent_row("Mean Δp", figures.delta))
     rows.append(_percent_row("RMS Δp", figures.delta_rms))
     for q, value in figures.delta_quantiles.items():
-        rows.append([f"{100 * q:.1f} % Δp", _percent(value), ""])
+        rows.append([f"{100 * q:.1f} % Δp", _percent(value) or _TOO_FEW, ""])
     rows.append(_percent_row("Same top p", figures.same_top))
     rows.append(_row("PPL(Q)/PPL(base)", figures.ratio))
     rows.append(["PPL(Q)", f"{figures.perplexity:.4f}", ""])
@@ -47,11 +48,11 @@ def _percent_row(name: str, estimate: Estimate) -> list[str]:
 
 
 def _nats(value: float | None) -> str:
-    return "" if value is None else f"{value:.6f}"
+    return "" if value is None else f"{value:.6f}".replace("-", MINUS)
 
 
 def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.3f} %"
+    return "" if share is None else f"{100 * share:.3f} %".replace("-", MINUS)
 
 
 def divergence_sentence(name: str, loss: Loss | None, tolerance: Tolerance) -> str:

@@ -145,6 +145,9 @@ def _removed_words(pruned: Pruned) -> tuple[str, str]:
     if pruned.method.removes_experts:
         share = f"{100 * pruned.reached.channels:.1f} % of the experts"
         return "whole experts were removed, the same number of each mixture", share
+    if pruned.method.prunes_experts:
+        share = f"{100 * pruned.reached.channels:.1f} % of the experts' channels"
+        return "inner channels were removed, the same number of each expert", share
     share = f"{100 * pruned.reached.channels:.1f} % of the MLPs'"
     if pruned.method.is_structured:
         return "inner channels of the MLPs were removed", f"{share} channels"
@@ -174,11 +177,11 @@ def _making_table(facts: CardFacts, pruned: Pruned) -> str:
         "Method": f"{presets.spec_name(pruned.spec)}: {', '.join(choices)}",
         "Healing": wording.healing_words(pruned.healed) if pruned.healed else "",
         "Sparsity asked for": f"{pruned.sparsity_permille / 10:g} % {wording.share_of(method)}",
-        "Widths": f"{widths} of {whole}{where}" if any(dense) else "",
+        "Widths": "" if method.prunes_experts else f"{widths} of {whole}{where}",
         "Layers that are gone, counted from 1": ", ".join(
             str(index + 1) for index in pruned.removed_layers
         ),
-        "Experts of each layer": _experts_words(pruned),
+        "Kept of the experts": _experts_words(pruned),
         "Weights": _weights_words(facts, pruned),
         "In the files": facts.written.layout,
         "Calibration": calibration if method.reads_text else "none: the method reads no text",
@@ -188,9 +191,10 @@ def _making_table(facts: CardFacts, pruned: Pruned) -> str:
 
 
 def _experts_words(pruned: Pruned) -> str:
-    """How many experts the layers keep of how many; empty where none is removed."""
-    if not pruned.method.removes_experts:
+    """How much of their experts the layers keep of how much; empty where nothing of them goes."""
+    if not pruned.method.prunes_experts:
         return ""
+    noun = wording.kept_noun(pruned.method)
     counts = pruned.kept_of_dense
     mixtures = dict.fromkeys((kept, dense) for kept, dense in counts if dense)
     if len(mixtures) > 1:
@@ -198,7 +202,7 @@ def _experts_words(pruned: Pruned) -> str:
     kept, dense = next(iter(mixtures))
     n_mixtures = sum(dense > 0 for _, dense in counts)
     where = "each layer" if n_mixtures == len(counts) else f"{n_mixtures} of {len(counts)} layers"
-    return f"{kept} of {dense} in {where}"
+    return f"{kept} of {dense} {noun} in {where}"
 
 
 def _weights_words(facts: CardFacts, pruned: Pruned) -> str:

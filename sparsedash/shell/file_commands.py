@@ -16,7 +16,7 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.service.hub_revisions import pinned
 from sparsedash.service.model_lookup import gguf_file_problem
 from sparsedash.service.stored_results import ResultCache
-from sparsedash.shell.flags import open_store, open_store_for, run_from_flags
+from sparsedash.shell.flags import named_flags, open_store, open_store_for, run_from_flags
 from sparsedash.shell.terminal import (
     ProgressBar,
     Work,
@@ -44,12 +44,16 @@ def export_command(arguments: argparse.Namespace) -> Work:
             message=f"An export is of one sparse model, not {settings.n_sparse}.",
             advice="Name one --method and one --sparsity.",
         )
-    form = arguments.form
-    # A run in bfloat16 has no such GGUF file; float32 holds the same numbers.
-    usual = settings.dtype if settings.dtype in possible_weights(form) else "float32"
     to = _absolute(arguments.to)
     if to:
         require_new(Path(to))
+    settings, store = open_store_for(settings, arguments)
+    (spec,) = settings.points
+    form = arguments.form
+    if spec.pruning.prunes_experts and "--form" not in named_flags(arguments):
+        form = "uniform"
+    # A run in bfloat16 has no such GGUF file; float32 holds the same numbers.
+    usual = settings.dtype if settings.dtype in possible_weights(form) else "float32"
     request = ExportSettings(
         dense="",
         sparse="",
@@ -61,12 +65,10 @@ def export_command(arguments: argparse.Namespace) -> Work:
     )
     if request.dense_gguf:
         _require_gguf(request)
-    (spec,) = settings.points
     require_form(form, spec)
     if spec.permille not in settings.sparsities_permille:
         percent = wording.sparsity_percent(spec.permille)
         print_warnings([f"The pattern of {arguments.method} decides the sparsity: {percent}."])
-    settings, store = open_store_for(settings, arguments)
     yield
     export = complete_export(settings, request, store, arguments.quiet)
     print(export.folder)

@@ -127,10 +127,10 @@ class _Noted(argparse.Action):
         option_string: Any = None,
     ) -> None:
         setattr(namespace, self.dest, True if self.nargs == 0 else values)
-        namespace.named = (*_named(namespace), self.option_strings[0])
+        namespace.named = (*named_flags(namespace), self.option_strings[0])
 
 
-def _named(arguments: argparse.Namespace) -> tuple[str, ...]:
+def named_flags(arguments: argparse.Namespace) -> tuple[str, ...]:
     """The flags of settings that were named, in order; those of lists aside."""
     return getattr(arguments, "named", ())
 
@@ -362,7 +362,7 @@ def _as_recommended(settings: R, shape: ModelShape, arguments: argparse.Namespac
     """The request by the recommended method of this model, on calibration text enough for it,
     unless flags say others; what is not as usual is printed.
     """
-    named = _named(arguments)
+    named = named_flags(arguments)
     name = usual_method(shape)
     if "--method" not in named and name != presets.DEFAULT_METHOD:
         arguments.method = name
@@ -394,7 +394,7 @@ def _require_used(settings: RunSettings, arguments: argparse.Namespace) -> None:
     """Raise SettingsError for the first flag that was named and that none of the methods uses."""
     heals = bool(getattr(arguments, "heal", 0))
     methods = ", ".join(_split(arguments.method))
-    for flag in _named(arguments):
+    for flag in named_flags(arguments):
         if not _uses(settings, flag, heals=heals):
             raise SettingsError(
                 flag,
@@ -439,7 +439,7 @@ def _methods(names: Sequence[str], arguments: argparse.Namespace) -> tuple[Metho
     values = _values(arguments, MethodSettings)
     budget = values.pop("budget")
     # What is not named is as in the preset.
-    named = [_OF_METHODS[flag].name for flag in _named(arguments) if flag in _OF_METHODS]
+    named = [_OF_METHODS[flag].name for flag in named_flags(arguments) if flag in _OF_METHODS]
     methods = []
     for name in names:
         preset = presets.method_named(name)

@@ -113,9 +113,11 @@ def _keep_choice(name: str, before: str, along: Mapping[str, str]) -> None:
         set_query({**along, name: chosen})
 
 
-def choose_budget(name: str, title: str, usual: Budget) -> Budget:
-    """The budget in the parameter `name`, chosen in a select box."""
-    titles = {str(budget): first_upper(title) for budget, title in BUDGET_TITLES.items()}
+def choose_budget(
+    name: str, title: str, usual: Budget, names: Mapping[Budget, str] = BUDGET_TITLES
+) -> Budget:
+    """The budget in the parameter `name`, chosen in a select box by these names."""
+    titles = {str(budget): first_upper(text) for budget, text in names.items()}
     chosen = select(name, title, titles, usual, noun="budget")
     return next(budget for budget in BUDGETS if budget == chosen)
 

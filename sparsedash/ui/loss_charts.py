@@ -28,10 +28,10 @@ from sparsedash.reporting.html import file_name, paragraph, widget_label
 from sparsedash.reporting.kind_words import forgotten_sentence
 from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.schema.method_settings import Budget
+from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import Runtime, Timing, TimingSettings
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import Dtype
+from sparsedash.schema.settings import Dtype, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.stats.kind_estimates import kind_estimates
 from sparsedash.ui import frame, job_panel, navigation, widgets
@@ -155,12 +155,13 @@ def choose_highlight(labels: Collection[str]) -> None:
         )
 
 
-def choose_axis(labels: Collection[str], asked: Budget) -> tuple[GainName | None, Budget]:
+def choose_axis(labels: Collection[str], settings: RunSettings) -> tuple[GainName | None, Budget]:
     """Draw the choices of the axis that loss is plotted against, and of the highlighted line.
 
-    Returns the gain, or None for sparsity, and the budget whose shares that is. asked: the run's
-    budget.
+    Returns the gain, or None for sparsity, and the budget whose shares that is. settings: of the
+    run.
     """
+    asked = settings.axis
     first, second, third = st.columns(3)
     with first:
         chosen = select(
@@ -176,15 +177,18 @@ def choose_axis(labels: Collection[str], asked: Budget) -> tuple[GainName | None
             choose_highlight(labels)
         return gain, asked
     with second:
-        budget = choose_share(asked)
+        budget = choose_share(asked, settings.methods)
     with third:
         choose_highlight(labels)
     return None, budget
 
 
-def choose_share(asked: Budget) -> Budget:
-    """Draw the choice of the budget whose shares are the sparsity axis. asked: the runs' own."""
-    return choose_budget("share", "Sparsity axis", asked)
+def choose_share(asked: Budget, methods: Sequence[MethodSettings]) -> Budget:
+    """Draw the choice of the budget whose shares are the sparsity axis. asked: the runs' own.
+
+    methods: of their models.
+    """
+    return choose_budget("share", "Sparsity axis", asked, wording.budget_titles(methods))
 
 
 def show_gains(

@@ -378,7 +378,7 @@ def _show_losses(backend: Backend, results: RunResults, live_job: Job | None) ->
         widgets.section("What is lost")
         with st.popover("Measure and axes", type="tertiary", icon=":material/tune:", key="axes"):
             measure = choose_measure(measures)
-            gain, axis = loss_charts.choose_axis(results.lines, results.run.settings.axis)
+            gain, axis = loss_charts.choose_axis(results.lines, results.run.settings)
     if measure == "tasks":
         tradeoff = task_tradeoff(results, axis)
     else:

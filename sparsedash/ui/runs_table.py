@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from functools import partial
+from itertools import chain
 
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -345,8 +346,10 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     chart = st.container()
     share, highlight = st.columns(2)
     budgets = {results_of_run.run.settings.budget for results_of_run in results}
+    methods = chain.from_iterable(found.run.settings.methods for found in results)
     with share:
-        axis = choose_share(budgets.pop() if len(budgets) == 1 else "channels")
+        asked = budgets.pop() if len(budgets) == 1 else "channels"
+        axis = choose_share(asked, list(methods))
     drawn = overlay(results, axis)
     with chart:
         if drawn.legend:

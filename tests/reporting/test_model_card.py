@@ -7,10 +7,12 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
+from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.model_card import model_card
 from sparsedash.reporting.model_results import judge, measure
 from sparsedash.schema.card_facts import BUILTIN_BASE, CardFacts, hub_name, public_name
 from sparsedash.schema.export_settings import ExportSettings, WrittenFiles
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 from tests.factories import MIXTURE, MIXTURE_SHAPE, PROOF, PRUNED, RECORD
 
@@ -118,10 +120,16 @@ def test_no_word_of_a_model_a_file_a_task_or_a_licence_is_markup_or_metadata(wor
 def test_of_a_mixture_the_card_counts_experts_and_active_weights():
     text = card_of("plain", MIXTURE).text
     assert "whole experts were removed, the same number of each mixture" in text
-    assert "| Experts of each layer | 2 of 4 in 2 of 3 layers |" in text
+    assert "| Kept of the experts | 2 of 4 experts in 2 of 3 layers |" in text
+    assert "| Widths |" not in text, "no MLP is narrower"
+    narrower = SparseSpec(method_named("expert-channels"), 500)
+    narrower = replace(MIXTURE, spec=narrower, experts=(), expert_widths=(0, 8, 8))
+    text = card_of("plain", narrower).text
+    assert "pruned by 50.0 % of the experts' channels" in text
+    assert "8 of 16 channels of each expert in 2 of 3 layers" in text
     assert "million weights, 0.1 million of them active; the base has" in text
     assert "expert-pruning" in card_of("plain", MIXTURE).data.tags
-    assert "Experts" not in card_of("plain").text
+    assert "of the experts" not in card_of("plain").text
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,8 @@ def _layout_words(sparse: SparseModel, widths: Sequence[int] | None) -> str:
     elif any(widths):
         several = sorted(set(widths) - {0})
         width = " or ".join(f"{width:,}" for width in several)
-        words.append(f"{width} channels in every block")
+        blocks = "every block" if all(widths) else "every MLP"
+        words.append(f"{width} channels in {blocks}")
         if any(0 < few < width for few, width in zip(kept.widths, widths, strict=True)):
             words.append("padded with zeros where fewer are left")
     return ", ".join(words)

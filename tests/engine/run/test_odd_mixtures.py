@@ -1,0 +1,93 @@
+"""Mixtures with an expert that no token reaches, on one passage, cancelled, or asked for too much."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sparsedash.catalog.presets import method_named
+from sparsedash.engine.run.search import find_sparsity
+from sparsedash.schema.errors import Cancelled, SettingsError
+from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record, Run
+from sparsedash.storage.store import Store
+from tests.engine.run.small_runs import MODEL_CACHE, ran, records
+from tests.engine.run.test_experts import tiny_mixture
+from tests.engine.tiny import small_run, tiny_tokenizer
+
+METHODS = tuple(map(method_named, ("experts", "reap", "expert-frequency", "random-experts")))
+IDLE = 3
+"""The expert that the router never chooses."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "idle-expert"
+    model = tiny_mixture("glm4_moe")
+    with torch.no_grad():
+        for layer in model.model.layers[1:]:
+            layer.mlp.gate.e_score_correction_bias[IDLE] = -100.0
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def settings(folder, passage_file):
+    text = f"file:{passage_file}"
+    return small_run(folder, text, f"{text}[20:]", methods=METHODS, sparsities_permille=(250,))
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store(tmp_path / "data")
+    yield opened
+    opened.close()
+
+
+def test_an_expert_that_no_token_reaches_goes_first_on_a_single_passage(settings, store):
+    evaluation = replace(settings.evaluation, n_passages=1)
+    run = ran(replace(settings, evaluation=evaluation), store)
+    by_output, by_reap, by_frequency, _ = records(store, run)[1:]
+    for record in (by_output, by_reap, by_frequency):
+        assert len(record.outcomes) == 1
+        for kept, use in zip(record.pruned.experts[1:], record.pruned.expert_use[1:], strict=True):
+            assert IDLE not in kept and use[IDLE] == 0
+        assert record.pruned.kept_of_dense == ((0, 0), (6, 8), (6, 8), (6, 8))
+
+
+def test_more_than_the_router_can_do_without_is_refused_before_anything_is_computed(
+    settings, store
+):
+    settings = replace(settings, sparsities_permille=(900,))
+    with pytest.raises(SettingsError, match=r"at most 75 % of the experts.*as the router chooses"):
+        ran(settings, store)
+    assert store.keys(Run) == []
+
+
+def test_a_cancelled_run_keeps_the_models_that_were_finished(settings, store):
+    n_evaluated = 0
+
+    def cancel(step):
+        nonlocal n_evaluated
+        n_evaluated += step.stage == "prune" and step.point == 2
+        if n_evaluated:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        ran(settings, store, cancel)
+    (run,) = (store.get(Run, key) for key in store.keys(Run))
+    assert not run.finished and len(run.sparse) == 2
+    assert store.get(Record, run.sparse[1]).pruned.method == METHODS[1]
+
+
+def test_a_search_tries_numbers_of_experts(settings, store):
+    settings = FindSettings(
+        model=settings.model,
+        method=METHODS[0],
+        calibration=settings.calibration,
+        evaluation=replace(settings.evaluation, n_passages=40),
+    )
+    search = find_sparsity(settings, store, ignore_steps, MODEL_CACHE)
+    assert search.finished and search.steps == (125, 250, 375, 500, 625, 750)
