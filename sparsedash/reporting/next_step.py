@@ -242,10 +242,14 @@ def _search_with_best(results: RunResults, reach: Reach) -> NextStep:
     """A search by the recommended method, on the longest text within reach."""
     settings = results.run.settings
     budget = settings.budget
-    # No channel is part of the cache.
-    method = replace(
-        method_named(DEFAULT_METHOD), budget="weights" if budget == "kv-cache" else budget
-    )
+    if budget == "kv-cache":
+        # Neither channels nor experts are part of the cache.
+        budget = "weights"
+    name = DEFAULT_METHOD
+    if results.best[0].method.prunes_experts:
+        # Its experts are most of such a model.
+        name = "experts"
+    method = replace(method_named(name), budget=budget)
     texts = _texts(settings.evaluation.corpus, reach)
     longest = max(length for _, length in texts)
     evaluation = _evaluation(results, longest, reach)
