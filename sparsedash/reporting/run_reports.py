@@ -223,16 +223,10 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
 
 def _kinds_section(sparse: Record) -> list[Html]:
     """What the right model lost by kind of text; empty where that was not measured."""
-    from sparsedash.reporting.charts.kind_chart import kind_chart, kinds_words
-
-    estimates = kind_estimates(sparse.by_kind)
-    if not estimates:
+    if not kind_estimates(sparse.by_kind):
         return []
     sentence = forgotten_sentence(sparse)
-    drawn = [
-        figure_svg(kind_chart(estimates), kinds_words(estimates)),
-        kinds_table(sparse).html,
-    ]
+    drawn = [kinds_table(sparse).html]
     if sparse.divergence is not None:
         drawn.append(divergence_table(sparse.divergence).html)
     return [paragraph(sentence), *drawn] if sentence else drawn

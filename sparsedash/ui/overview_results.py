@@ -166,8 +166,7 @@ def _show_next_step(backend: Backend, results: RunResults, *, grows: bool) -> No
             widgets.show(paragraph(step.sentence, css="sd-next"))
             return
         label = widget_label(f"{step.link}{_takes(backend, results, step)}")
-        help_text = widget_label(step.sentence)
-        if not st.button(label, key="take-next-step", type="primary", help=help_text):
+        if not st.button(label, key="take-next-step", type="primary"):
             return
         if step.kind == "export" and results.headline is not None:
             query = {"run": results.run.key, RIGHT: results.names[results.headline.key]}

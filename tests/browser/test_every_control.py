@@ -117,7 +117,7 @@ LEADS_TO = {
     "link (SmolLM.*|How much of .*|x<b>)": r"^/\?run=",
     "link .*(within the limit|undecided|too much), perplexity .*": r"^/compare\?run=",
     "link (Both right|Broke|Fixed|Both wrong) #": r"^/compare\?run=.*filter=",
-    "button (take-next-step|(Test|Export|Search with) .*)": "^/(prune|models)",
+    "button take-next-step": "^/(prune|models)",
     "link (Prune|Change the settings|Set up a search|Test on more passages|Allow a larger loss|Try #) ?.*": "^/prune",
     "button Clear all": "^/prune",
     "link (Runs|Rename, export.*|All runs as a table|# more in the list of jobs)": "^/runs",

@@ -21,6 +21,7 @@ from sparsedash.reporting.run_reports import (
 from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.tradeoff_points import run_tradeoff
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
+from sparsedash.schema.records import KindLoss
 from tests.reporting.charts.test_tradeoff_chart import FAR_RACE
 from tests.reporting.held_results import document_of
 from tests.ui import specimens
@@ -150,6 +151,13 @@ def test_nothing_in_it_runs_or_asks_the_network_text_stays_text_and_the_file_sma
     )
     policy = f'<meta http-equiv="Content-Security-Policy" content="{html.escape(POLICY)}">'
     assert page.count(policy) == 1 and POLICY.startswith("default-src 'none'")
+
+
+def test_the_report_has_what_was_forgotten_by_kind_of_text(stored):
+    results, pair = stored(n_sparse=1)
+    forgot = (KindLoss(kind="sums", blocks=(0.2, 0.3, 0.25, 0.21)),)
+    pair = replace(pair, right=replace(pair.right, by_kind=forgot))
+    assert "Sums and counting" in html_report(results, pair, None).decode()
 
 
 def test_the_report_says_how_a_run_ended_where_the_example_was_made_and_what_the_model_was_unpacked_from(

@@ -1,5 +1,6 @@
 """The overview in its empty, running, failed and done state."""
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -9,13 +10,18 @@ import pytest
 
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
+from sparsedash.reporting import wording
+from sparsedash.reporting.run_answer import answer_figures, answer_sentence
+from sparsedash.reporting.run_reports import run_document
+from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, ContinuationSettings
 from sparsedash.schema.progress import StageTime
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.schema.store_keys import hub_commit_note
 from sparsedash.service.estimates import Duration
 from sparsedash.service.hub_revisions import NotedCommit
-from tests.factories import STOPPED
+from sparsedash.ui.run_sharing import headline_pair, run_report
+from tests.factories import STOPPED, plain
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, query_of, words
 from tests.ui.filled_backend import job
@@ -424,3 +430,21 @@ def test_a_text_to_come_has_its_place(open_page, backend):
         )
     )
     assert "Once upon …" in words(open_page("overview", run=run.key))
+
+
+def test_what_left_the_first_screen_stands_in_the_fold_in_the_report_and_in_json(
+    open_page, finished
+):
+    run = finished.runs()[0]
+    results = run_results(finished, run)
+    sentence = plain(answer_sentence(results))
+    figures = [plain(figure) for figure in answer_figures(results)]
+    page = words(open_page("overview"))
+    pair = headline_pair(finished, results)
+    report = run_report(finished, results, pair, finished.passages(pair.left.passages_key))
+    for shown in (page, plain(html.unescape(report.decode()))):
+        assert sentence in shown and all(figure in shown for figure in figures)
+        assert wording.stored_run_details(run).split(" · ")[0] in shown
+    document = run_document(results, results.dense, results.sparse_records)
+    assert document["sentence"] == sentence and document["headline"] in page
+    assert [len(document["sparse"]), document["next"]] == [3, None]
