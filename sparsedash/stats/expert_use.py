@@ -23,7 +23,7 @@ def expert_uses(pruned: Pruned) -> list[list[ExpertUse]]:
     """The experts of each layer, the most chosen first; none of a layer that is no mixture."""
     layers = []
     for block, shares in enumerate(pruned.expert_use):
-        kept = pruned.experts[block] if pruned.experts else range(len(shares))
+        kept = set(pruned.experts[block] if pruned.experts else range(len(shares)))
         experts = []
         for index, share in enumerate(shares):
             expert = ExpertUse(
