@@ -22,6 +22,8 @@ KL_QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 DELTA_QUANTILES = (0.01, 0.05, 0.95, 0.99)
 LEAST_LOG = -16.0
 """Of the base: less likely tokens do not count in a divergence."""
+_LARGEST_POWER = 700.0
+"""Of e, that is a number of double precision."""
 _TAIL_TOKENS = 10
 """A quantile is given where so many tokens lie beyond it."""
 
@@ -64,6 +66,11 @@ def joined_tokens(parts: Sequence[TokenDivergences]) -> TokenDivergences:
     )
 
 
+def _exp(nats: float) -> float:
+    """e to this power; the largest number there is where a model is lost altogether."""
+    return exp(min(nats, _LARGEST_POWER))
+
+
 def divergence_figures(blocks: Sequence[TokenDivergences]) -> DivergenceFigures:
     """The figures of at least one token. blocks: of text, from which the standard errors come, since
     neighbouring tokens are alike.
@@ -75,7 +82,7 @@ def divergence_figures(blocks: Sequence[TokenDivergences]) -> DivergenceFigures:
     delta = np.exp(-nll) - np.exp(-base_nll)
     sizes = np.array([len(block.kl) for block in blocks])
     log_ratio = _mean(nll - base_nll, sizes)
-    ratio = exp(log_ratio.value)
+    ratio = _exp(log_ratio.value)
     square = _mean(delta**2, sizes)
     rms = square.value**0.5
     rms_error = square.error
@@ -93,8 +100,8 @@ def divergence_figures(blocks: Sequence[TokenDivergences]) -> DivergenceFigures:
             value=ratio,
             error=None if log_ratio.error is None else ratio * log_ratio.error,
         ),
-        perplexity=exp(float(nll.mean())),
-        base_perplexity=exp(float(base_nll.mean())),
+        perplexity=_exp(float(nll.mean())),
+        base_perplexity=_exp(float(base_nll.mean())),
         n_tokens=len(kl),
         n_blocks=len(blocks),
     )

@@ -66,7 +66,7 @@ def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
         target,
         source,
         sparse,
-        width=width,
+        widths=width and [width] * len(widths),
         weights=dtype,
         shard_mb=shard_mb,
     )
