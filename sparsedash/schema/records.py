@@ -311,8 +311,8 @@ class Pruned:
             return tuple((len(kept), len(use)) for kept, use in pairs)
         if self.expert_widths:
             # All experts of a model are equally wide.
-            left = 1 - self.reached.channels
-            return tuple((width, round(width / left)) for width in self.expert_widths)
+            kept_share = 1 - self.reached.channels
+            return tuple((width, round(width / kept_share)) for width in self.expert_widths)
         return tuple(zip(self.widths, self.dense_widths, strict=True))
 
     @property

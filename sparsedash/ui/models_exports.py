@@ -136,8 +136,8 @@ def request_export(backend: Backend, results: RunResults) -> None:
     named = backend.named_model(record.model)
     if named and named.shape and named.shape.structure.mixtures:
         dense_weights = wording.weights_of(named.shape, named.shape.whole)
-        left = wording.weights_of(named.shape, record.pruned.kept)
-        widgets.remark(f"{left}; the dense model has {dense_weights}.")
+        kept_weights = wording.weights_of(named.shape, record.pruned.kept)
+        widgets.remark(f"{kept_weights}; the dense model has {dense_weights}.")
     filled_up = forms_filled_up(record.pruned, named.shape if named else None)
     usual_form = next(
         (form for form in possible if form not in ("masked", *filled_up)), possible[0]

@@ -165,7 +165,7 @@ KNOWN = {
     **{
         method.name: (lambda folder: BUILTIN_MODEL, method.settings)
         for method in METHODS
-        if not method.settings.removes_experts
+        if not method.settings.prunes_experts
     },
     **{
         model.name: (lambda folder, model=model: model.reference, BEST)

@@ -54,8 +54,8 @@ def test_pages_of_a_mixture_speak_of_experts(page, address, said, open_page, mix
 
 
 def test_two_runs_of_a_mixture_lie_over_each_other(open_page, backend, mixture):
-    other = replace(specimens.SETTINGS, model="owner/mixture", dtype="bfloat16")
-    run, records = mixture_run(other)
+    in_bfloat16 = replace(specimens.SETTINGS, model="owner/mixture", dtype="bfloat16")
+    run, records = mixture_run(in_bfloat16)
     backend.add_run((run, [replace(record, model="owner/mixture") for record in records]))
     app = open_page("runs", runs=f"{mixture.key},{run.key}")
     assert not app.exception

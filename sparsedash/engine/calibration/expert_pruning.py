@@ -76,15 +76,16 @@ def prune_experts(
             if method.removes_experts:
                 scores = _scores(mixture, dense.of(is_fitted), method, index)
                 kept = best_of_each_group(scores, n_kept[index], mixture.layout.n_groups)
-                left = KeptExperts(kept)
+                narrow = KeptExperts(kept)
             else:
-                left = _narrower(mixture, dense, n_kept[index], is_fitted, method, index)
-                left = replace(left, shared=_shared(mixture, dense, left, is_fitted, method, index))
+                narrow = _narrower(mixture, dense, n_kept[index], is_fitted, method, index)
+                shared = _shared(mixture, dense, narrow, is_fitted, method, index)
+                narrow = replace(narrow, shared=shared)
             walk.restart_from(before)
-            with mixture.without(left):
+            with mixture.without(narrow):
                 sparse = _read(walk, index, mixture, batches, report)
             walk.restart_from(after)
-            narrow = _refitted(mixture, left, dense, sparse, is_fitted, method)
+            narrow = _refitted(mixture, narrow, dense, sparse, is_fitted, method)
             narrow = replace(narrow, use=_use(dense, mixture.layout.n))
             loaded.residency.drop()
             if narrow.outs is not None:
@@ -346,8 +347,8 @@ def _refit_(
     everything = torch.arange(mixture.layout.width)
     channels = [everything] * len(kept) if narrow.channels is None else list(narrow.channels)
     dense = []
-    for number, left in zip(kept, channels, strict=True):
-        dense.append(mixture.out_weight(number).float().cpu()[:, left])
+    for number, of_expert in zip(kept, channels, strict=True):
+        dense.append(mixture.out_weight(number).float().cpu()[:, of_expert])
     outs = [weight.clone() for weight in dense]
     fewest = FEWEST_TOKENS_PER_CHANNEL * len(channels[0])
     few: set[int] = set()

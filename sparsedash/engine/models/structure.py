@@ -381,9 +381,9 @@ def _with_width(
         if key == mixture.key or block not in moved:
             continue
         inner = {name: axis for name, axis in moved[block].items() if _is_of(mixture, name)}
-        are_others = [_others(blocks[index], mixture, parts) for index, parts in moved.items()]
+        beside = [_others(blocks[index], mixture, parts) for index, parts in moved.items()]
         shared = _others(blocks[block], mixture, moved[block])
-        if not inner or not all(other == shared for other in are_others):
+        if not inner or not all(layout == shared for layout in beside):
             continue
         if shared is not None and (shared.width == 0 or shared.width % mixture.width):
             continue
@@ -420,7 +420,7 @@ def _routed(
     experts = block.get_submodule(layout.path)
     # What holds both the router and the experts.
     shared = zip(layout.path.split("."), layout.router.split("."), strict=False)
-    parent = [name for name, other in takewhile(lambda pair: pair[0] == pair[1], shared)]
+    parent = [name for name, _ in takewhile(lambda pair: pair[0] == pair[1], shared)]
     chosen: list[int] = []
 
     def choose(*inputs: Any, **named_inputs: Any) -> torch.Tensor:

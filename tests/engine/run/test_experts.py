@@ -164,7 +164,9 @@ def lost_together(loaded, index, narrow):
         ),
         mixture.module.register_forward_hook(lambda _, __, output: seen.append(output)),
     )
-    targets, features, energies = [], [], []
+    targets = []
+    features = []
+    energies = []
     for row, sequence in enumerate(TEXT):
         if row % 16 == 15:
             continue
@@ -187,7 +189,8 @@ def lost_together(loaded, index, narrow):
         energies.append(output.double().square().sum())
     for hook in hooks:
         hook.remove()
-    x, y = torch.cat(features).double(), torch.cat(targets).double()
+    x = torch.cat(features).double()
+    y = torch.cat(targets).double()
     fitted = x @ torch.linalg.lstsq(x, y).solution
     return float((y - fitted).square().sum() / sum(energies))
 
@@ -229,8 +232,8 @@ def test_a_run_counts_its_experts_and_is_the_same_streamed(mixture_settings, sto
     assert any("not refitted" in warning for warning in run.warnings)
     elsewhere = Store(tmp_path / "streamed")
     streamed = records(elsewhere, ran(replace(mixture_settings, residency="streamed"), elsewhere))
-    for record, other in zip(sparse, streamed[1:], strict=True):
-        assert (record.outcomes, record.pruned) == (other.outcomes, other.pruned)
+    for record, twin in zip(sparse, streamed[1:], strict=True):
+        assert (record.outcomes, record.pruned) == (twin.outcomes, twin.pruned)
     elsewhere.close()
 
 

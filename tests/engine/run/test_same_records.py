@@ -36,7 +36,7 @@ ROUND = N_BLOCKS + 1
 """Steps of the evaluation, and of the backward pass, of one batch."""
 ONE_PASS = "sparsegpt on dense activations"
 """Compensated as well, and none of the presets."""
-ALL = (*(method.name for method in METHODS if not method.settings.removes_experts), ONE_PASS)
+ALL = (*(method.name for method in METHODS if not method.settings.prunes_experts), ONE_PASS)
 LOCAL = ("least-squares", "wanda-channels", "wanda", ONE_PASS)
 """None of them looks back."""
 
