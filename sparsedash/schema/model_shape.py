@@ -221,7 +221,10 @@ class ModelShape:
     @property
     def experts(self) -> tuple[int, ...]:
         """Experts of each block; 0 where it is no mixture."""
-        return tuple(layout.n if layout else 0 for layout in self.structure.experts)
+        mixtures = self.structure.mixtures
+        return tuple(
+            mixtures[index].n if index in mixtures else 0 for index in range(len(self.widths))
+        )
 
     @property
     def n_idle(self) -> int:

@@ -47,10 +47,13 @@ def export_command(arguments: argparse.Namespace) -> Work:
     to = _absolute(arguments.to)
     if to:
         require_new(Path(to))
+    form = arguments.form
+    is_named = "--form" in named_flags(arguments)
+    if is_named:
+        require_form(form, settings.points[0])
     settings, store = open_store_for(settings, arguments)
     (spec,) = settings.points
-    form = arguments.form
-    if spec.pruning.prunes_experts and "--form" not in named_flags(arguments):
+    if spec.pruning.prunes_experts and not is_named:
         form = "uniform"
     # A run in bfloat16 has no such GGUF file; float32 holds the same numbers.
     usual = settings.dtype if settings.dtype in possible_weights(form) else "float32"

@@ -62,7 +62,9 @@ def test_a_deep_link_leads_through_the_login_to_its_page_and_its_files_and_loggi
     log_in(page, "ada")
     ready(page)
     assert page.url.startswith(deep_link.partition("&")[0])
-    expect(page.get_by_text("model-of-ada").first).to_be_visible()
+    expect(page.get_by_role("combobox", name="Run", exact=True)).to_have_value(
+        re.compile("model-of-ada")
+    )
     expect(page.get_by_text("ada@example.org")).to_be_visible()
     file, _, address = download(page, "CSV", exact=True)
     assert urlsplit(address).path.startswith("/media/") and file.endswith(".csv")
@@ -224,7 +226,7 @@ def test_runs_uploads_and_downloads_pass_through_the_proxy_and_nothing_past_it(
     ready(page)
     expect(page.get_by_text("model-of-ada").first).to_be_visible()
     expect(page.get_by_text("ada@example.org")).to_be_visible()
-    page.locator("summary").filter(has_text="The numbers as a table").click()
+    page.locator("summary").filter(has_text="Numbers and intervals").click()
     assert download(page, "CSV", exact=True)[1].startswith(b'"model",')
     status, body = RawUser(proxied.address).get("/jobs", **{"X-Forwarded-User": "ada@example.org"})
     assert status == 403 and "Nothing is served under this name" in body

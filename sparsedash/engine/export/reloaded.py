@@ -170,13 +170,22 @@ def _by_llama_cpp(
 def _by_transformers(
     folder: str, request: dict[str, Any], on_answer: OnAnswer
 ) -> tuple[dict[str, Any], list[Tensor]]:
-    import transformers
-    from transformers import AutoTokenizer
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoTokenizer,
+    )
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    # The class that the checkpoint names: of a text + vision model the whole one.
-    kind = getattr(transformers, config["architectures"][0])
+    config = type(AutoConfig.from_pretrained(folder, **local))
+    kind: Any = AutoModelForCausalLM
+    # The class for text alone would leave out the tower of a model of text and images.
+    of_images = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(config, None)
+    if of_images not in (None, MODEL_FOR_CAUSAL_LM_MAPPING.get(config, None)):
+        kind = AutoModelForImageTextToText
     model, loading = kind.from_pretrained(
         folder, dtype="auto", use_safetensors=True, output_loading_info=True, **local
     )

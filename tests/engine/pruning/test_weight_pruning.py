@@ -34,7 +34,8 @@ def scores(rows, columns, seed=0):
 
 
 def test_every_pattern_and_saliency_that_can_be_asked_for_has_a_row():
-    assert {*PATTERNS, "channelx1", "layer", "expert"} == set(get_args(Pattern))
+    others = {"channelx1", "layer", "expert", "expert-channel"}
+    assert {*PATTERNS, *others} == set(get_args(Pattern))
     assert all(
         set(allowed_choices(pattern)["saliency"]) == set(WEIGHT_SALIENCIES) for pattern in PATTERNS
     )
