@@ -29,7 +29,7 @@ TINY_SIZES: dict[str, dict[str, Any]] = {
     # Sizes under names that no other type has, or that their configs leave open.
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 8, "num_experts_per_tok": 2, "head_dim": 8},
-    "dots3_note_text": {"num_key_value_heads": 4, "qk_rope_head_dim": 8},
+    "dots3_note_text": {"num_key_value_heads": 4, "qk_rope_head_dim": 8, "per_layer_config": None},
     "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1, "expand": 2},
     "qwen4_exp_text": {
         "indexer_n_heads": 2,
