@@ -70,6 +70,28 @@ class Ruler:
     pin: LimitEstimate | None = None
 
     @property
+    def segments(self) -> tuple[tuple[str, float], ...]:
+        """Words on the coloured parts of the track and their lengths; none where it has no colours."""
+        if self.within is None:
+            return ()
+        beyond = self.end if self.beyond is None else self.beyond
+        return (
+            ("can go", self.within),
+            ("not known", beyond - self.within),
+            ("too much", self.end - beyond),
+        )
+
+    @property
+    def shown_pin(self) -> LimitEstimate | None:
+        """The pin, where its place is on the ruler."""
+        return self.pin if self.pin is not None and self.pin.percent <= self.end else None
+
+    @property
+    def axis_words(self) -> str:
+        """What the axis is of: "0 to 52 % of the MLP channels removed"."""
+        return f"0 to {self.end:.2g}{NBSP}% {self.axis}"
+
+    @property
     def words(self) -> str:
         """The ruler as a sentence, for a screen reader."""
         parts = [f"{mark.label} {_mark_words(mark)}" for mark in self.marks]
@@ -186,6 +208,16 @@ def _mark_words(mark: Mark) -> str:
     return f"{_WORDS[mark.verdict]}, {mark.loss}"
 
 
+def _sign(mark: Mark) -> str:
+    """The sign before a mark's label."""
+    return "…" if mark.verdict is None else _SIGNS[mark.verdict]
+
+
+def _pin_label(pin: LimitEstimate) -> str:
+    """What stands beside a pin."""
+    return f"limit at about {pin.percent:.2g}{NBSP}%"
+
+
 def _pin_words(pin: LimitEstimate) -> str:
     """ "3.4 % (1.6 to 18 %)", "3 % (1.5 % or more)"."""
     ends = f"{pin.low:.2g}{NBSP}% or more"
@@ -209,9 +241,8 @@ def _ruler_html(ruler: Ruler, links: Mapping[str, str], has_axis: bool) -> Html:
     parts = []
     if ruler.title:
         parts.append(element("p", escape(ruler.title), css="sd-ruler-title"))
-    is_in_view = ruler.pin is not None and ruler.pin.percent <= ruler.end
-    if ruler.pin is not None and is_in_view:
-        parts.append(_pin_html(ruler, ruler.pin))
+    if ruler.shown_pin is not None:
+        parts.append(_pin_html(ruler, ruler.shown_pin))
     elif ruler.within is not None:
         # Its room is kept: an estimate may come while a run fills the ruler.
         parts.append(element("div", css="sd-ruler-pin"))
@@ -226,26 +257,20 @@ def _ruler_html(ruler: Ruler, links: Mapping[str, str], has_axis: bool) -> Html:
     n_lanes = f"--wide: {max(wide, default=0) + 1}; --narrow: {max(narrow, default=0) + 1}"
     parts.append(element("div", *marks, css="sd-ruler-marks", style=n_lanes))
     if has_axis:
-        axis = f"0 to {ruler.end:.2g}{NBSP}% {ruler.axis}"
-        parts.append(element("p", escape(axis), css="sd-ruler-axis"))
+        parts.append(element("p", escape(ruler.axis_words), css="sd-ruler-axis"))
     return element("div", *parts, css="sd-ruler", role="group", aria_label=ruler.words)
 
 
 def _track_html(ruler: Ruler) -> Html:
     """The coloured track; without colours where the axis has none."""
-    if ruler.within is None:
+    if not ruler.segments:
         return element("div", element("span", css="sd-plain"), css="sd-ruler-track")
-    beyond = ruler.end if ruler.beyond is None else ruler.beyond
-    segments = (
-        ("sd-can-go", "can go", ruler.within),
-        ("sd-unknown", "not known", beyond - ruler.within),
-        ("sd-too-much", "too much", ruler.end - beyond),
-    )
     drawn = []
-    for css, text, length in segments:
+    for words, length in ruler.segments:
         if length > 0:
+            css, _ = _SEGMENTS[words]
             width = f"width: {100 * length / ruler.end:.2f}%"
-            drawn.append(element("span", element("b", escape(text)), css=css, style=width))
+            drawn.append(element("span", element("b", escape(words)), css=css, style=width))
     return element("div", *drawn, css="sd-ruler-track")
 
 
@@ -254,14 +279,13 @@ def _pin_html(ruler: Ruler, pin: LimitEstimate) -> Html:
     place = 100 * pin.percent / ruler.end
     low = 100 * pin.low / ruler.end
     high = 100.0 if pin.high is None else min(100.0, 100 * pin.high / ruler.end)
-    words = f"limit at about {pin.percent:.2g}{NBSP}%"
     return element(
         "div",
         element("span", css="sd-pin-range", style=f"left: {low:.2f}%; width: {high - low:.2f}%"),
         element("span", css="sd-pin-stem", style=f"left: {place:.2f}%"),
         element(
             "span",
-            escape(words),
+            escape(_pin_label(pin)),
             css="sd-pin-label",
             style=f"left: {place:.2f}%; transform: translateX(-{_shift(place):.0f}%)",
         ),
@@ -271,8 +295,7 @@ def _pin_html(ruler: Ruler, pin: LimitEstimate) -> Html:
 
 def _mark_html(mark: Mark, place: float, lanes: str, address: str) -> Html:
     """A mark: a stem from its place down to a label, which stays within the ruler."""
-    sign = "…" if mark.verdict is None else _SIGNS[mark.verdict]
-    label = join(element("i", escape(sign)), escape(f" {mark.label}"))
+    label = join(element("i", escape(_sign(mark))), escape(f" {mark.label}"))
     css = f"sd-mark sd-mark-{mark.verdict or 'to-come'}"
     style = f"left: {place:.2f}%; {lanes}; --shift: -{_shift(place):.0f}%"
     name = f"{mark.label}: {_mark_words(mark)}"
@@ -300,7 +323,12 @@ _TOP = 112
 _TRACK = 44
 _LANE = 20
 _INKS = {"text": "#22262b", "muted": "#5b6068", "ground": "#fcfbf8", "line": "#d8d4c8"}
-_FILLS = (("can go", "#cfe8dd"), ("not known", "url(#hatch)"), ("too much", "#f3d3cd"))
+_SEGMENTS = {
+    "can go": ("sd-can-go", "#cfe8dd"),
+    "not known": ("sd-unknown", "url(#hatch)"),
+    "too much": ("sd-too-much", "#f3d3cd"),
+}
+"""Class on a page and fill in a picture of each coloured part, by its words."""
 _MARK_INKS: dict[Verdict, str] = {"within": "#0b7a5b", "beyond": "#b3261e", "undecided": "#22262b"}
 _HATCH = Html(
     '<defs><pattern id="hatch" width="9" height="9" patternUnits="userSpaceOnUse" '
@@ -317,42 +345,12 @@ def rulers_svg(title: str, about: str, basis: str, rulers: Sequence[Ruler]) -> b
         _text(basis, _LEFT, 88, ink=_INKS["muted"]),
     ]
     top = _TOP
-    span = _WIDTH - 2 * _LEFT
     for ruler in rulers:
-        parts.append(_text(ruler.title, _LEFT, top + 16))
-        beyond = ruler.end if ruler.beyond is None else ruler.beyond
-        green = ruler.within or 0.0
-        lengths = (green, beyond - green, ruler.end - beyond)
-        x = float(_LEFT)
-        for (words, fill), length in zip(_FILLS, lengths, strict=True):
-            width = span * length / ruler.end
-            box = {"x": f"{x:.1f}", "y": str(top + _TRACK), "width": f"{width:.1f}", "height": "28"}
-            parts.append(element("rect", fill=fill, stroke=_INKS["line"], **box))
-            if width > 9 * len(words):
-                parts.append(_text(words, x + width / 2, top + _TRACK + 19, anchor="middle"))
-            x += width
         lanes = _lanes([100 * mark.place / ruler.end for mark in ruler.marks], _LABEL)
-        for mark, lane in zip(ruler.marks, lanes, strict=True):
-            place = _LEFT + span * mark.place / ruler.end
-            ink = _INKS["muted"] if mark.verdict is None else _MARK_INKS[mark.verdict]
-            sign = "…" if mark.verdict is None else _SIGNS[mark.verdict]
-            stem_height = str(14 + _LANE * lane)
-            stem = {"x": f"{place:.1f}", "y": str(top + _TRACK + 22), "width": "1.5"}
-            stem["height"] = stem_height
-            parts.append(element("rect", fill=_INKS["muted"], **stem))
-            label = f"{sign} {mark.label}"
-            parts.append(
-                _text(label, place, top + _TRACK + 52 + _LANE * lane, ink=ink, anchor="middle")
-            )
-        if ruler.pin is not None and ruler.pin.percent <= ruler.end:
-            place = _LEFT + span * ruler.pin.percent / ruler.end
-            stem = {"x": f"{place:.1f}", "y": str(top + 26), "width": "2", "height": "30"}
-            parts.append(element("rect", fill=_INKS["text"], **stem))
-            pin = f"limit at about {ruler.pin.percent:.2g}{NBSP}%"
-            parts.append(_text(pin, place + 6, top + 36))
+        parts += _ruler_drawing(ruler, lanes, top)
         top += _TRACK + 66 + _LANE * max(lanes, default=0)
     if rulers:
-        axis = f"0 to {rulers[-1].end:.2g}{NBSP}% {rulers[-1].axis}"
+        axis = rulers[-1].axis_words
         parts.append(
             _text(axis, _WIDTH - _LEFT, top + 14, ink=_INKS["muted"], anchor="end", size=13)
         )
@@ -369,6 +367,38 @@ def rulers_svg(title: str, about: str, basis: str, rulers: Sequence[Ruler]) -> b
         height=str(height),
     )
     return drawn.encode()
+
+
+def _ruler_drawing(ruler: Ruler, lanes: Sequence[int], top: int) -> list[Html]:
+    """The parts of a picture that show one ruler. lanes: the row of each mark's label."""
+    span = _WIDTH - 2 * _LEFT
+    y = top + _TRACK
+    drawn = [_text(ruler.title, _LEFT, top + 16)]
+    x = float(_LEFT)
+    for words, length in ruler.segments or (("", ruler.end),):
+        _, fill = _SEGMENTS.get(words, ("", _INKS["ground"]))
+        width = span * length / ruler.end
+        drawn.append(_box(x, y, width, 28, fill, stroke=_INKS["line"]))
+        if words and width > 9 * len(words):
+            drawn.append(_text(words, x + width / 2, y + 19, anchor="middle"))
+        x += width
+    for mark, lane in zip(ruler.marks, lanes, strict=True):
+        place = _LEFT + span * mark.place / ruler.end
+        ink = _INKS["muted"] if mark.verdict is None else _MARK_INKS[mark.verdict]
+        label = f"{_sign(mark)} {mark.label}"
+        drawn.append(_box(place, y + 22, 1.5, 14 + _LANE * lane, _INKS["muted"]))
+        drawn.append(_text(label, place, y + 52 + _LANE * lane, ink=ink, anchor="middle"))
+    if ruler.shown_pin is not None:
+        place = _LEFT + span * ruler.shown_pin.percent / ruler.end
+        drawn.append(_box(place, top + 26, 2, 30, _INKS["text"]))
+        drawn.append(_text(_pin_label(ruler.shown_pin), place + 6, top + 36))
+    return drawn
+
+
+def _box(x: float, y: float, width: float, height: float, fill: str, **attributes: str) -> Html:
+    """A rectangle of a picture."""
+    sizes = {"x": f"{x:.1f}", "y": f"{y:g}", "width": f"{width:.1f}", "height": f"{height:g}"}
+    return element("rect", fill=fill, **sizes, **attributes)
 
 
 def _text(
