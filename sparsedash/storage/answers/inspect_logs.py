@@ -26,6 +26,7 @@ from sparsedash.storage.answers.parsed_answers import (
     UNREADABLE,
     Declared,
     ParsedAnswer,
+    begins_with,
     checked_answers,
     json_decoded,
     json_document,
@@ -38,7 +39,6 @@ from sparsedash.storage.answers.parsed_answers import (
 )
 
 _SUFFIX = ".eval"
-_HEAD_BYTES = 4_000
 _LOCAL_HEADER_BYTES = 30
 _ZSTANDARD = 93
 _LETTERS = {"C": 1, "I": 0, "N": 0}
@@ -114,13 +114,7 @@ class _Log:
 
 def is_log(file: Path) -> bool:
     """Whether a file is a log, by its suffix or how it begins."""
-    if file.suffix == _SUFFIX:
-        return True
-    if file.suffix != ".json":
-        return False
-    with file.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES)
-    return re.search(rb'"eval":\s*\{', head) is not None
+    return file.suffix == _SUFFIX or begins_with(file, rb'"eval":\s*\{')
 
 
 def read_logs(files: Sequence[Path]) -> Iterator[QuestionSet]:

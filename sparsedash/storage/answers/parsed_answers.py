@@ -6,6 +6,7 @@ its number.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ MAX_BYTES = 2_000_000_000
 MAX_LINE_BYTES = 32_000_000
 MAX_JSON_BYTES = 500_000_000
 """Of a file that is decoded as a whole."""
+_HEAD_BYTES = 4_000
 
 _POOLED = (
     *("mmlu_flan_n_shot_generative", "mmlu_flan_n_shot_loglikelihood", "mmlu_flan_cot_zeroshot"),
@@ -158,6 +160,14 @@ def file_lines(file: Path) -> Iterator[bytes]:
     with file.open("rb") as stream:
         while line := stream.readline(MAX_LINE_BYTES + 1):
             yield line
+
+
+def begins_with(file: Path, pattern: bytes) -> bool:
+    """Whether the beginning of a .json file has this pattern, by which programs are told apart."""
+    if file.suffix != ".json":
+        return False
+    with file.open("rb") as stream:
+        return re.search(pattern, stream.read(_HEAD_BYTES)) is not None
 
 
 def json_document(file: Path, kind: type[T]) -> T:

@@ -4,7 +4,6 @@ A question is a test: its variables and assertions. Every provider is a model, e
 """
 
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from sparsedash.schema.question_records import QuestionSet
 from sparsedash.storage.answers.parsed_answers import (
     Declared,
     ParsedAnswer,
+    begins_with,
     checked_answers,
     json_decoded,
     json_document,
@@ -27,7 +27,6 @@ from sparsedash.storage.answers.parsed_answers import (
     short_fields,
 )
 
-_HEAD_BYTES = 4_000
 _FAILED = 2
 """The reason of a failure that is an error of the provider, not a wrong answer."""
 _MEASURE = "success"
@@ -68,11 +67,7 @@ class _File:
 
 def is_results_file(file: Path) -> bool:
     """Whether a file begins as promptfoo's do."""
-    if file.suffix != ".json":
-        return False
-    with file.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES)
-    return re.search(rb'"evalId"\s*:', head) is not None
+    return begins_with(file, rb'"evalId"\s*:')
 
 
 def read_results(files: Sequence[Path]) -> Iterator[QuestionSet]:
