@@ -134,6 +134,7 @@ def test_a_race_has_a_ruler_a_method_the_best_first_and_all_are_as_long():
     assert first.end == second.end > 20
     assert files.title == "File size" and files.within is None
     assert files.marks[0].place == 100.0, "zeros stay in the file"
+    assert b"not known" not in rulers_svg("", "", "", [files]), "its axis has no colours"
 
 
 def test_healed_points_have_a_ruler_and_models_to_come_a_mark():
