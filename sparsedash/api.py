@@ -32,6 +32,7 @@ from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, default_torch_modes
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.models.structure import model_of, set_values_, with_values
+from sparsedash.engine.pruning.experts import sliced_tensors
 from sparsedash.engine.run.model_making import kept_numbers, prune_model, pruning_warning
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
@@ -454,9 +455,8 @@ def _with_fewer_experts(sparse_model: SparseModel) -> PreTrainedModel:
     """A model made of the config that says how many experts there are, with their weights."""
     loaded = sparse_model.loaded
     state = loaded.model.state_dict()
-    for index, mixture in loaded.experts.items():
-        for name, tensor in mixture.sliced(sparse_model.experts[index]).items():
-            state[f"{loaded.structure.blocks}.{index}.{name}"] = tensor
+    narrowed = dict(enumerate(sparse_model.experts))
+    state.update(sliced_tensors(loaded.experts, narrowed, loaded.structure.blocks))
     values = loaded.structure.experts_values(sparse_model.kept)
     sparse = model_of(with_values(loaded.model.config, values))
     sparse.to(device=loaded.model.device, dtype=loaded.model.dtype)

@@ -86,9 +86,16 @@ def n_experts_kept(layout: ExpertsLayout, share: float) -> int:
     return layout.n_groups * max(in_group - n_gone, min(least, in_group))
 
 
-def _nearest(width: int, share: float, multiple: int) -> int:
+def channels_left(n: int, share: float) -> float:
+    """Channels to keep as a float, rounded to 6 digits to remove float error."""
+    return round(n * (1 - share), 6)
+
+
+def nearest_width(width: int, share: float, multiple: int) -> int:
     """The multiple nearest to what this share leaves of a width: at least one, at most all."""
-    n_multiples = int(round(width * (1 - share), 6) / multiple + 0.5)
+    if share <= 0 or width <= multiple:
+        return width
+    n_multiples = int(channels_left(width, share) / multiple + 0.5)
     return min(width, max(1, n_multiples) * multiple)
 
 
@@ -98,7 +105,8 @@ def fewer_experts(shape: ModelShape, method: MethodSettings, permille: int) -> K
     if not method.removes_experts:
         widths = []
         for layout in shape.structure.experts:
-            widths.append(_nearest(layout.width, share, method.width_multiple) if layout else 0)
+            width = layout.width if layout else 0
+            widths.append(nearest_width(width, share, method.width_multiple))
         return KeptParts(widths=shape.widths, expert_widths=tuple(widths))
     experts = tuple(
         n_experts_kept(layout, share) if layout else 0 for layout in shape.structure.experts

@@ -182,11 +182,12 @@ class ModelShape:
     predict. widths: inner channels of each block, m; 0 where a block has no MLP. per_channel:
     weights that leave with one channel. bias_per_channel: biases that leave with it. per_expert:
     parameters that leave with one expert, its row of the router included; per_expert_channel: with
-    one inner channel of it; per_shared_channel: with one of a shared expert that is as narrow. n_matmul: weights that a
-    token is multiplied with: of Linear and Conv layers, the output head included even where it
-    shares the embedding's, and of the experts that are chosen for it. n_head: of that head.
-    n_parameters: everything; what is shared counts once. attention: width of all heads of one block
-    together. cache_per_token: numbers in the key-value cache for one token, over all blocks.
+    one inner channel of it; per_shared_channel: with one of a shared expert that is as narrow.
+    n_matmul: weights that a token is multiplied with: of Linear and Conv layers, the output head
+    included even where it shares the embedding's, and of the experts that are chosen for it.
+    n_head: of that head. n_parameters: everything; what is shared counts once. attention: width of
+    all heads of one block together. cache_per_token: numbers in the key-value cache for one token,
+    over all blocks.
     other_weights: of each block, weights of projections outside its MLP, experts included.
     other_parameters: of each block, parameters that are neither weights of its MLP or of
     projections, nor biases of its channels. stored_bytes: of one weight in the checkpoint.

@@ -11,7 +11,6 @@ Sources: reap, arXiv:2510.13999.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from random import Random
 from typing import Any
 
 import torch
@@ -23,9 +22,9 @@ from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.experts import Experts, KeptExperts
-from sparsedash.engine.pruning.layer import NO_STATISTICS, layer_of
+from sparsedash.engine.pruning.layer import layer_of, uncentred_statistics
 from sparsedash.engine.pruning.linalg import damped_solution
-from sparsedash.engine.pruning.saliency import SALIENCIES
+from sparsedash.engine.pruning.saliency import SALIENCIES, drawn_seed
 from sparsedash.engine.pruning.surgery import PrunedMlp
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Step
@@ -203,7 +202,7 @@ def _scores(mixture: Experts, routing: _Routing, method: MethodSettings, block: 
     """Scores of the experts (e,): larger means keep. block: its index, for random ones."""
     n = mixture.layout.n
     if method.saliency == "random":
-        generator = torch.Generator().manual_seed(seed_of(method.seed, block))
+        generator = torch.Generator().manual_seed(drawn_seed(str((method.seed, block))))
         return torch.rand(n, generator=generator)
     scores = torch.zeros(n, dtype=torch.float64)
     for number in range(n):
@@ -217,11 +216,6 @@ def _scores(mixture: Experts, routing: _Routing, method: MethodSettings, block: 
         else:
             scores[number] = float((gates * norms).square().sum(dtype=torch.float64))
     return scores
-
-
-def seed_of(*parts: int) -> int:
-    """A seed of 32 bits. A sum would give neighbouring blocks the same ones, shifted."""
-    return Random(str(parts)).getrandbits(32)
 
 
 def _norms(mixture: Experts, number: int, hidden: Tensor) -> Tensor:
@@ -258,7 +252,8 @@ def _narrower(
         fitted = is_fitted[tokens]
         tokens, gates = tokens[fitted], gates[fitted]
         inputs = _weighted_activations(mixture, number, dense.hidden[tokens], gates)
-        layer = mixture.layer(number, inputs, seed_of(method.seed, block, number))
+        seed = drawn_seed(str((method.seed, block, number)))
+        layer = mixture.layer(number, inputs, seed)
         saliency = method.saliency
         if len(tokens) < MIN_TOKENS_PER_CHANNEL * mixture.layout.width and saliency != "random":
             # Of hardly any tokens only the weights tell something.
@@ -280,12 +275,8 @@ def _shared(
     mlp = mixture.shared
     if mlp is None or narrow.channels is None:
         return None
-    inputs = dense.shared[is_fitted].float()
-    mean = torch.zeros(mlp.width)
-    statistics = replace(
-        NO_STATISTICS, covariance=inputs.T @ inputs / len(inputs), mean=mean, n_tokens=len(inputs)
-    )
-    layer = layer_of(mlp, statistics, seed_of(method.seed, block))
+    statistics = uncentred_statistics(dense.shared[is_fitted].float())
+    layer = layer_of(mlp, statistics, drawn_seed(str((method.seed, block))))
     row = SALIENCIES[method.saliency]
     width = mixture.layout.shared_width(narrow.channels.shape[1])
     kept = row.choose(None, row.score(layer), width).sort().values

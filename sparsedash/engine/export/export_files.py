@@ -22,6 +22,7 @@ from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.locating import Source, gguf_file
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.models.structure import language_config
+from sparsedash.engine.pruning.experts import sliced_tensors
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.schema.errors import ExportError
 from sparsedash.schema.export_settings import WrittenFiles
@@ -209,10 +210,9 @@ def _all_tensors(
                 tensor if as_it_is else tensor.T
             )
     mixtures = loaded.experts if sparse.experts else {}
-    for index, mixture in mixtures.items():
-        for name, tensor in mixture.sliced(sparse.experts[index]).items():
-            full_name = f"{loaded.structure.blocks}.{index}.{name}"
-            changed[full_name] = loaded.residency.offload(tensor)
+    narrowed = dict(enumerate(sparse.experts))
+    for name, tensor in sliced_tensors(mixtures, narrowed, loaded.structure.blocks):
+        changed[name] = loaded.residency.offload(tensor)
     if isinstance(sparse, PrunedChannels):
         changed |= sparse.others
     model = loaded.model

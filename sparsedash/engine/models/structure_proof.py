@@ -28,7 +28,7 @@ from sparsedash.engine.models.structure import (
     with_values,
 )
 from sparsedash.engine.models.tiny_config import VOCABULARY
-from sparsedash.engine.pruning.experts import Experts, KeptExperts
+from sparsedash.engine.pruning.experts import Experts, KeptExperts, sliced_tensors
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned, weight_of
 from sparsedash.schema.errors import first_line
 from sparsedash.schema.model_shape import ExpertsLayout, MlpLayout, ModelStructure
@@ -171,22 +171,17 @@ def require_fewer_experts(
     experts = block_experts(model, structure)
     dense = _logits(model, ids)
     generator = torch.Generator().manual_seed(3)
-    state = model.state_dict()
+    narrowed = {}
     values = {}
-    with ExitStack() as stack:
-        for index, mixture in experts.items():
-            layout = mixture.layout
-            _require_interface(mixture)
-            narrow = KeptExperts(_half_of_each_group(layout, generator))
-            stack.enter_context(mixture.without(narrow))
-            values[layout.key] = len(narrow.kept)
-            for name, tensor in mixture.sliced(narrow).items():
-                state[f"{structure.blocks}.{index}.{name}"] = tensor
+    for index, mixture in experts.items():
+        _require_interface(mixture)
+        narrowed[index] = KeptExperts(_half_of_each_group(mixture.layout, generator))
+        values[mixture.layout.key] = len(narrowed[index].kept)
+    with _applied(experts, narrowed):
         logits = _logits(model, ids)
     if _are_close(logits, dense):
         raise NotProvenError("without experts nothing changes")
-    state = {name: tensor.clone() for name, tensor in state.items()}
-    _require_loadable(with_values(config, values), state, logits, ids)
+    _require_loadable_experts(model, with_values(config, values), structure, narrowed, logits, ids)
 
 
 @torch.inference_mode()
@@ -195,11 +190,11 @@ def require_narrower_experts(
 ) -> None:
     """Raise NotProvenError where a model of narrower experts differs from one with zeros there."""
     generator = torch.Generator().manual_seed(5)
-    state = model.state_dict()
+    experts = block_experts(model, structure)
     values = {}
     narrowed = {}
     masked = {}
-    for index, mixture in block_experts(model, structure).items():
+    for index, mixture in experts.items():
         layout = mixture.layout
         if not layout.width_key:
             raise NotProvenError("its config has no key for the width of experts alone")
@@ -213,32 +208,44 @@ def require_narrower_experts(
             kept = order[: mixture.shared.width // 2].sort().values
             shared = _cut(mixture.shared, kept)
             shared_masked = _masked(mixture.shared, kept)
-        narrow = KeptExperts(torch.arange(layout.n), channels=channels, shared=shared)
-        narrowed[mixture] = narrow
+        everything = torch.arange(layout.n)
+        narrowed[index] = KeptExperts(everything, channels=channels, shared=shared)
         values[layout.width_key] = layout.width_value // 2
-        for name, tensor in mixture.sliced(narrow).items():
-            state[f"{structure.blocks}.{index}.{name}"] = tensor
         gone = torch.ones(layout.n, layout.width).scatter(1, channels, 0).bool()
         outs = torch.stack([mixture.out_weight(number) for number in range(layout.n)])
         outs = outs.masked_fill(gone[:, None], 0)
-        masked[mixture] = KeptExperts(torch.arange(layout.n), outs=outs, shared=shared_masked)
-    with _applied(masked):
+        masked[index] = KeptExperts(everything, outs=outs, shared=shared_masked)
+    with _applied(experts, masked):
         logits = _logits(model, ids)
     if _are_close(logits, _logits(model, ids)):
         raise NotProvenError("channels of experts at zero change nothing")
-    with _applied(narrowed):
+    with _applied(experts, narrowed):
         if not _are_close(_logits(model, ids), logits):
             raise NotProvenError("without channels of experts it differs")
-    state = {name: tensor.clone() for name, tensor in state.items()}
-    _require_loadable(with_values(config, values), state, logits, ids)
+    _require_loadable_experts(model, with_values(config, values), structure, narrowed, logits, ids)
 
 
 @contextmanager
-def _applied(narrowed: dict[Experts, KeptExperts]) -> Iterator[None]:
+def _applied(experts: dict[int, Experts], narrowed: dict[int, KeptExperts]) -> Iterator[None]:
     with ExitStack() as stack:
-        for mixture, narrow in narrowed.items():
-            stack.enter_context(mixture.without(narrow))
+        for index, mixture in experts.items():
+            stack.enter_context(mixture.without(narrowed[index]))
         yield
+
+
+def _require_loadable_experts(
+    model: PreTrainedModel,
+    config: PretrainedConfig,
+    structure: ModelStructure,
+    narrowed: dict[int, KeptExperts],
+    logits: Tensor,
+    ids: Tensor,
+) -> None:
+    """As `_require_loadable`, of the model with what is left of its experts."""
+    state = model.state_dict()
+    state.update(sliced_tensors(block_experts(model, structure), narrowed, structure.blocks))
+    state = {name: tensor.clone() for name, tensor in state.items()}
+    _require_loadable(config, state, logits, ids)
 
 
 def _half_of_each_group(layout: ExpertsLayout, generator: torch.Generator) -> Tensor:

@@ -13,12 +13,12 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from random import Random
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sparsedash.catalog.budgets import channels_left, nearest_width
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.layer import (
     NO_STATISTICS,
@@ -27,7 +27,7 @@ from sparsedash.engine.pruning.layer import (
     LazySequence,
     layer_of,
 )
-from sparsedash.engine.pruning.saliency import SALIENCIES
+from sparsedash.engine.pruning.saliency import SALIENCIES, drawn_seed
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, weights_per_channel
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Checkpointed, without_checkpoint
@@ -54,20 +54,7 @@ def uniform(
     method: MethodSettings,
 ) -> list[int]:
     """The same share of every block removed, to the nearest multiple."""
-    multiple = method.width_multiple
-    widths = []
-    for block in blocks:
-        width = block.width
-        if share > 0 and width > multiple:
-            n_multiples = int(_channels_left(width, share) / multiple + 0.5)
-            width = min(width, max(1, n_multiples) * multiple)
-        widths.append(width)
-    return widths
-
-
-def _channels_left(n: int, share: float) -> float:
-    """Channels to keep as a float, rounded to 6 digits to remove float error."""
-    return round(n * (1 - share), 6)
+    return [nearest_width(block.width, share, method.width_multiple) for block in blocks]
 
 
 def least_total_loss(
@@ -132,7 +119,7 @@ def _by_threshold(
     """As many channels of each block as are among the highest scores of the whole model."""
     pooled = torch.cat(list(scores))
     widths = [len(block) for block in scores]
-    n_kept = int(_channels_left(len(pooled), share) + 0.5)
+    n_kept = int(channels_left(len(pooled), share) + 0.5)
     keep = torch.zeros(len(pooled), dtype=torch.bool)
     keep[torch.argsort(pooled, descending=True, stable=True)[:n_kept]] = True
     wanted = [float(block.sum()) for block in torch.split(keep, widths)]
@@ -291,7 +278,7 @@ def score_channels(
         layer = layer_of(
             mlps[index],
             statistics,
-            _block_seed(method.seed, index),
+            drawn_seed(f"{method.seed}, block {index}"),
             gradients,
         )
         scores = SALIENCIES[method.saliency].score(layer)
@@ -446,11 +433,6 @@ def remove_layers(
         checkpointed,
         on_layer,
     )
-
-
-def _block_seed(seed: int, index: int) -> int:
-    """The seed of one block, 32 bits. A sum would give neighbouring seeds the same ones, shifted."""
-    return Random(f"{seed}, block {index}").getrandbits(32)
 
 
 def _unpruned(weight: Tensor) -> PrunedMlp:

@@ -7,9 +7,9 @@ their logits of the router at minus infinity, which equals a model made without 
 Dimensions: d hidden width, m inner width of an expert, t tokens, e experts, k kept ones.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
-from sparsedash.engine.pruning.layer import NO_STATISTICS, Layer
+from sparsedash.engine.pruning.layer import Layer, uncentred_statistics
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, pruned
 from sparsedash.schema.model_shape import ExpertsLayout
 
@@ -77,12 +77,19 @@ class Experts:
     def activations(self, number: int, hidden: Tensor) -> Tensor:
         """Inner activations (t, m) of one expert. hidden: (t, d)."""
         module = self.module
-        name = "gate_up_proj" if module.has_gate else "up_proj"
-        weight = getattr(module, name)[number]
-        bias = getattr(module, f"{name}_bias")[number] if module.has_bias else None
-        inner = linear(hidden, weight.T if module.is_transposed else weight, bias)
+        bias = getattr(module, f"{self._inner_name}_bias")[number] if module.has_bias else None
+        inner = linear(hidden, self.inner_weight(number), bias)
         activations: Tensor = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
         return activations
+
+    @property
+    def _inner_name(self) -> str:
+        return "gate_up_proj" if self.module.has_gate else "up_proj"
+
+    def inner_weight(self, number: int) -> Tensor:
+        """The projection into the inner width of one expert: (2 * m, d) with a gate, else (m, d)."""
+        weight: Tensor = getattr(self.module, self._inner_name)[number]
+        return weight.T if self.module.is_transposed else weight
 
     def out_weight(self, number: int) -> Tensor:
         """The out-projection (d, m) of one expert."""
@@ -96,24 +103,16 @@ class Experts:
 
     def layer(self, number: int, inputs: Tensor, seed: int) -> Layer:
         """One expert as the saliencies see it. inputs: (n, m), its activations times its gates."""
-        name = "gate_up_proj" if self.module.has_gate else "up_proj"
-        rows = getattr(self.module, name)[number]
-        rows = (rows.T if self.module.is_transposed else rows).float().cpu()
+        rows = self.inner_weight(number).float().cpu()
         inner = [rows]
         if self.module.has_gate:
             halves = rows.chunk(2) if self.module.is_concatenated else (rows[::2], rows[1::2])
             inner = list(halves)
-        width = self.layout.width
-        # Nothing absorbs a mean: the second moment stands for the covariance.
-        moment = inputs.T @ inputs / max(1, len(inputs))
-        statistics = replace(
-            NO_STATISTICS, covariance=moment, mean=torch.zeros(width), n_tokens=len(inputs)
-        )
         return Layer(
             out_weight=self.out_weight(number).detach().to("cpu", torch.float32, copy=True),
             out_bias=None,
             inner_weights=inner,
-            statistics=statistics,
+            statistics=uncentred_statistics(inputs),
             seed=seed,
         )
 
@@ -165,18 +164,22 @@ class Experts:
                 # All experts stay: each tensor of the module has another of its kind in its place.
                 for name, tensor in self.sliced(narrow).items():
                     if name.startswith(f"{self.layout.path}."):
-                        own_name = name.removeprefix(f"{self.layout.path}.")
-                        stack.callback(
-                            setattr, self.module, own_name, getattr(self.module, own_name)
-                        )
-                        setattr(self.module, own_name, nn.Parameter(tensor, requires_grad=False))
+                        self._exchange(name, tensor, stack)
             elif narrow.outs is not None:
-                everything = self.module.down_proj
-                changed = everything.detach().clone()
-                changed[narrow.kept] = self._stored(narrow.outs).to(everything)
-                self.module.down_proj = nn.Parameter(changed, requires_grad=False)
-                stack.callback(setattr, self.module, "down_proj", everything)
+                outs = self.module.down_proj.detach().clone()
+                outs[narrow.kept] = self._stored(narrow.outs).to(outs)
+                self._exchange(f"{self.layout.path}.down_proj", outs, stack)
             yield
+
+    def _exchange(self, name: str, tensor: Tensor, stack: ExitStack) -> None:
+        """Put a tensor in the place of a parameter or buffer of the block until the stack closes."""
+        owner_name, _, own_name = name.rpartition(".")
+        owner = self.block.get_submodule(owner_name)
+        before = getattr(owner, own_name)
+        if isinstance(before, nn.Parameter):
+            tensor = nn.Parameter(tensor, requires_grad=False)
+        setattr(owner, own_name, tensor)
+        stack.callback(setattr, owner, own_name, before)
 
     def _hide(self, gone: Tensor, stack: ExitStack) -> None:
         """Minus infinity in the router's logits and in what else chooses by it."""
@@ -191,16 +194,23 @@ class Experts:
             if is_bias and tensor.shape.numel() == self.layout.n:
                 hidden = tensor.detach().clone()
                 hidden.movedim(axis, 0)[gone.to(tensor.device)] = -torch.inf
-                owner = self.block.get_submodule(name.rpartition(".")[0])
-                own_name = name.rpartition(".")[2]
-                if isinstance(tensor, nn.Parameter):
-                    hidden = nn.Parameter(hidden, requires_grad=False)
-                setattr(owner, own_name, hidden)
-                stack.callback(setattr, owner, own_name, tensor)
+                self._exchange(name, hidden, stack)
 
     def _stored(self, outs: Tensor) -> Tensor:
         """Out-projections (k, d, m) as the module stores them."""
         return outs.transpose(1, 2) if self.module.is_transposed else outs
+
+
+def sliced_tensors(
+    mixtures: Mapping[int, Experts], narrowed: Mapping[int, KeptExperts], blocks: str
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a model with what is left of its experts, by their names in the model.
+
+    mixtures, narrowed: by block. blocks: path from the model to their list.
+    """
+    for index, mixture in mixtures.items():
+        for name, tensor in mixture.sliced(narrowed[index]).items():
+            yield f"{blocks}.{index}.{name}", tensor
 
 
 def tensor_of(module: nn.Module, name: str) -> Tensor:

@@ -1,7 +1,7 @@
 """One MLP as pruning sees it: its weights and calibration statistics; and lazy sequences."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -116,6 +116,16 @@ NO_STATISTICS = Statistics(
     n_tokens=0,
 )
 """Stand in for statistics that nothing reads."""
+
+
+def uncentred_statistics(inputs: Tensor) -> Statistics:
+    """Of channels whose means nothing absorbs: the second moment stands for the covariance.
+
+    inputs: (n, m) float32.
+    """
+    moment = inputs.T @ inputs / max(1, len(inputs))
+    mean = torch.zeros(inputs.shape[1])
+    return replace(NO_STATISTICS, covariance=moment, mean=mean, n_tokens=len(inputs))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -8,6 +8,7 @@ m inner width, s sequences. Every score is (m,); larger means keep.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 import torch
@@ -230,3 +231,8 @@ SALIENCIES: dict[str, Saliency] = {
     "fisher": Saliency(fisher, keep_rearranged),
     "random": Saliency(drawn),
 }
+
+
+def drawn_seed(words: str) -> int:
+    """A seed of 32 bits. A sum would give neighbouring seeds the same ones, shifted."""
+    return Random(words).getrandbits(32)

@@ -142,14 +142,14 @@ def _unpack_experts(data: bytes) -> KeptExperts:
             shared = PrunedMlp(tensors["shared"], tensors["shared_out"])
         return KeptExperts(
             tensors["kept"],
-            tensors.get("outs"),
-            tensors.get("channels"),
-            shared,
-            tuple(tensors["use"].tolist()),
-            int(n_few_tokens),
-            lost,
-            lost_without,
-            None if math.isnan(held_out) else held_out,
+            outs=tensors.get("outs"),
+            channels=tensors.get("channels"),
+            shared=shared,
+            use=tuple(tensors["use"].tolist()),
+            n_few_tokens=int(n_few_tokens),
+            lost=lost,
+            lost_without=lost_without,
+            lost_held_out=None if math.isnan(held_out) else held_out,
         )
 
 
