@@ -86,19 +86,6 @@ def n_experts_kept(layout: ExpertsLayout, share: float) -> int:
     return layout.n_groups * max(in_group - n_gone, min(least, in_group))
 
 
-def channels_left(n: int, share: float) -> float:
-    """Channels to keep as a float, rounded to 6 digits to remove float error."""
-    return round(n * (1 - share), 6)
-
-
-def nearest_width(width: int, share: float, multiple: int) -> int:
-    """The multiple nearest to what this share leaves of a width: at least one, at most all."""
-    if share <= 0 or width <= multiple:
-        return width
-    n_multiples = int(channels_left(width, share) / multiple + 0.5)
-    return min(width, max(1, n_multiples) * multiple)
-
-
 def fewer_experts(shape: ModelShape, method: MethodSettings, permille: int) -> KeptParts:
     """What is left without so many per mille of the budget in experts, or in channels of them."""
     share = channel_share(shape, method, permille)
@@ -106,7 +93,7 @@ def fewer_experts(shape: ModelShape, method: MethodSettings, permille: int) -> K
         widths = []
         for layout in shape.structure.experts:
             width = layout.width if layout else 0
-            widths.append(nearest_width(width, share, method.width_multiple))
+            widths.append(method.nearest_width(width, share))
         return KeptParts(widths=shape.widths, expert_widths=tuple(widths))
     experts = tuple(
         n_experts_kept(layout, share) if layout else 0 for layout in shape.structure.experts

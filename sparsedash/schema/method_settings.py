@@ -305,10 +305,23 @@ class MethodSettings:
         later = self.in_sequence or self.removes_layers or self.prunes_experts
         return later or self.by_gradient or not self.is_block_local
 
+    def nearest_width(self, width: int, share: float) -> int:
+        """The multiple nearest to what this share leaves of a width: at least one, at most all."""
+        multiple = self.width_multiple
+        if share <= 0 or width <= multiple:
+            return width
+        n_multiples = int(channels_left(width, share) / multiple + 0.5)
+        return min(width, max(1, n_multiples) * multiple)
+
     def sparsities(self, requested: tuple[int, ...]) -> tuple[int, ...]:
         """The sparsities (per mille) of this method in a sweep: those requested, or its pattern's."""
         fixed = FIXED_PERMILLE.get(self.pattern)
         return requested if fixed is None else (fixed,)
+
+
+def channels_left(n: int, share: float) -> float:
+    """Channels to keep as a float, rounded to 6 digits to remove float error."""
+    return round(n * (1 - share), 6)
 
 
 def with_budget(methods: Sequence[MethodSettings], budget: Budget) -> tuple[MethodSettings, ...]:

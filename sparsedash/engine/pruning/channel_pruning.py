@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsedash.catalog.budgets import channels_left, nearest_width
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.layer import (
     NO_STATISTICS,
@@ -29,7 +28,7 @@ from sparsedash.engine.pruning.layer import (
 )
 from sparsedash.engine.pruning.saliency import SALIENCIES, drawn_seed
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, weights_per_channel
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.method_settings import MethodSettings, channels_left
 from sparsedash.schema.progress import Checkpointed, without_checkpoint
 
 
@@ -54,7 +53,7 @@ def uniform(
     method: MethodSettings,
 ) -> list[int]:
     """The same share of every block removed, to the nearest multiple."""
-    return [nearest_width(block.width, share, method.width_multiple) for block in blocks]
+    return [method.nearest_width(block.width, share) for block in blocks]
 
 
 def least_total_loss(
