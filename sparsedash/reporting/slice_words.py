@@ -1,10 +1,11 @@
 """Slices of tasks in words, as a table and as a document; and all questions as a file to search."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from sparsedash.reporting.html import Table, Value, csv_file
-from sparsedash.reporting.record_pair import KIND_OF, KINDS
+from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind
 from sparsedash.reporting.task_report import answer_text, target_text
 from sparsedash.reporting.task_words import task_document
 from sparsedash.reporting.verdicts import VERDICT_SIGNS, level_words, loss_interval
@@ -13,15 +14,17 @@ from sparsedash.stats.answer_slices import Slice
 from sparsedash.stats.task_verdicts import TaskResult
 
 _MOST_NAMED = 5
+_CHANGES: tuple[Kind, ...] = ("broke", "fixed", "both-right", "both-wrong")
 _CAPTION = (
     "Change: in points, from the first model. The rest: the same of the task's other questions. p: of the same loss in "
-    "both, after Holm over all slices. Verdicts are those of all slices together."
+    "both, after Holm over all slices. Verdicts are those of all slices together. Last four: "
+    "questions by the kind of change."
 )
 
 
 def slices_sentence(slices: Sequence[Slice]) -> str:
     """Which slices lost more or less than the rest of their task."""
-    differing = [part for part in slices if part.differs]
+    differing = differing_slices(slices)
     if not slices:
         return "No slice has enough questions to judge."
     about = quantity(len(slices), "slice")
@@ -45,9 +48,15 @@ def _change(part: Slice) -> float:
     return part.result.other - part.result.dense
 
 
-def slice_table(slices: Sequence[Slice]) -> Table:
+def differing_slices(slices: Sequence[Slice]) -> list[Slice]:
+    """Those that are shown to differ from the rest of their task."""
+    return [part for part in slices if part.differs]
+
+
+def slice_table(slices: Sequence[Slice], name: str = "Slices") -> Table:
     """A row a slice, those that differ first."""
     head = ["Slice", "Task", "Questions", "Change", "Rest", "p", "Verdict", "Interval", "Level"]
+    head += [KINDS[kind] for kind in _CHANGES]
     rows = []
     for part in sorted(slices, key=lambda part: 1.0 if part.p_value is None else part.p_value):
         result = part.result
@@ -63,14 +72,25 @@ def slice_table(slices: Sequence[Slice]) -> Table:
         if result.loss is not None:
             loss = result.loss
             verdict = [VERDICT_SIGNS[loss.verdict], loss_interval(loss), level_words(loss.level)]
-        rows.append([*row, *verdict])
-    return Table("Slices", _CAPTION, head, rows)
+        counts = changes_by_kind(part)
+        rows.append([*row, *verdict, *(f"{counts[kind]:,}" for kind in _CHANGES)])
+    return Table(name, _CAPTION, head, rows)
+
+
+def changes_by_kind(part: Slice) -> Counter[Kind]:
+    """The questions of a slice by the kind of change."""
+    counts = Counter[Kind]()
+    for dense, other in part.result.pair.questions:
+        if dense.right is not None and other.right is not None:
+            counts[KIND_OF[dense.right, other.right]] += 1
+    return counts
 
 
 def slice_documents(slices: Sequence[Slice]) -> list[dict[str, Any]]:
     """Every slice as plain values for JSON."""
     documents = []
     for part in slices:
+        counts = changes_by_kind(part)
         documents.append(
             {
                 "slice": part.name,
@@ -78,6 +98,8 @@ def slice_documents(slices: Sequence[Slice]) -> list[dict[str, Any]]:
                 "rest": part.rest_loss,
                 "p_adjusted": part.p_value,
                 "differs": part.differs,
+                "both_right": counts["both-right"],
+                "both_wrong": counts["both-wrong"],
             }
         )
     return documents

@@ -180,6 +180,21 @@ def pool_parts(sets: Iterable[QuestionSet]) -> list[QuestionSet]:
     return [parts[0] if len(parts) == 1 else _pool(parts) for parts in tasks.values()]
 
 
+def can_be_pooled(parts: Sequence[QuestionSet]) -> bool:
+    """Whether these sets are parts of one task: two or more without parts of their own, judged
+    alike, on different documents.
+    """
+    documents = set[str]()
+    n_documents = 0
+    for part in parts:
+        hashes = {question.doc_hash for question in part.questions}
+        documents |= hashes
+        n_documents += len(hashes)
+    judged = {(part.measure_label, part.filter, part.version, part.kind) for part in parts}
+    has_parts = any(part.questions[0].part for part in parts)
+    return len(parts) > 1 and len(judged) == 1 and len(documents) == n_documents and not has_parts
+
+
 def _pool(parts: Sequence[QuestionSet]) -> QuestionSet:
     first = parts[0]
     versions = sorted({part.version for part in parts if part.version})

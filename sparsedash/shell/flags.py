@@ -229,8 +229,8 @@ _OTHERS: dict[str, dict[str, Any]] = {
         "type": _split,
         "metavar": "FIELDS",
         "default": (),
-        "help": f"show what was lost in each slice of these fields, with commas between, or {LENGTH} (none are shown; "
-        "all are compared with the rest of their task)",
+        "help": f"show what was lost in each slice of these fields, with commas between, or {LENGTH} (those that "
+        "differ from the rest of their task)",
     },
     "--cluster": {
         "metavar": "FIELD",

@@ -17,6 +17,7 @@ from sparsedash.reporting.judged_words import (
 from sparsedash.reporting.leaderboard import answers_leaderboard
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.slice_words import (
+    differing_slices,
     questions_file,
     slice_documents,
     slice_table,
@@ -97,8 +98,9 @@ def judge_command(arguments: argparse.Namespace) -> Work:
             document["remarks"],
             slices_sentence(slices),
         ]
-        if arguments.slices and slices:
-            table = slice_table(slices)
+        listed = slices if arguments.slices else differing_slices(slices)
+        if listed:
+            table = slice_table(listed)
             parts.append([table.head, *table.rows])
         if arguments.questions is not None:
             write_atomically(arguments.questions, questions_file(results))

@@ -16,7 +16,12 @@ from sparsedash.reporting.html import element, paragraph
 from sparsedash.reporting.judged_words import ranking_caption, ranking_sentence
 from sparsedash.reporting.leaderboard import answers_leaderboard
 from sparsedash.reporting.record_pair import unique_names
-from sparsedash.reporting.slice_words import questions_file, slice_table, slices_sentence
+from sparsedash.reporting.slice_words import (
+    differing_slices,
+    questions_file,
+    slice_table,
+    slices_sentence,
+)
 from sparsedash.reporting.task_words import task_remarks, tasks_sentence
 from sparsedash.reporting.wording import quantity
 from sparsedash.schema.errors import CorpusError
@@ -188,6 +193,9 @@ def _show_slices(answers: JudgedAnswers) -> None:
         return
     widgets.section("Slices")
     widgets.show(paragraph(slices_sentence(slices)))
+    differing = differing_slices(slices)
+    if differing:
+        widgets.show_table(slice_table(differing, "Slices that differ"))
     with st.expander("All slices"):
         widgets.show_table(slice_table(slices))
 

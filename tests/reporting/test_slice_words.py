@@ -3,6 +3,7 @@
 import json
 
 from sparsedash.reporting.slice_words import (
+    differing_slices,
     questions_file,
     slice_documents,
     slice_table,
@@ -38,6 +39,12 @@ def test_the_table_and_the_document_have_every_slice():
     assert (document["slice"], document["differs"], document["rest"]) == ("subject: law", True, 0.0)
     assert document["loss"]["value"] == 0.3
     assert art[2] == "400"
+    assert slice_table(slices).head[-4:] == ["Broke", "Fixed", "Both right", "Both wrong"]
+    assert law[-4:] == ["30", "0", "70", "0"]
+    assert (document["broke"], document["both_right"], document["both_wrong"]) == (30, 70, 0)
+    even = pair([i % 10 > 0 for i in range(500)], SUBJECTS)
+    assert len(differing_slices(slices)) == 2
+    assert differing_slices(slice_tasks([even], TOLERANCE)) == []
 
 
 def test_every_question_is_in_the_file_with_what_became_of_it():

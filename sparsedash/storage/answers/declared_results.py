@@ -45,6 +45,28 @@ def declared_results(results: Any, task: str) -> Declared:
     )
 
 
+def aggregated_group(results: Any, task: str) -> str:
+    """The widest group with a score of its own that a task of lm-evaluation-harness is in; ""
+    where there is none.
+    """
+    members = nested_entry(results, "group_subtasks")
+    scores = nested_entry(results, "groups")
+    if not isinstance(members, Mapping) or not isinstance(scores, Mapping):
+        return ""
+    widest = ""
+    names = {task}
+    while True:
+        above = set[str]()
+        for group, subtasks in members.items():
+            if isinstance(subtasks, list) and names & set(map(str, subtasks)):
+                above.add(str(group))
+        above -= names
+        if not above:
+            return widest
+        names |= above
+        widest = min(above & scores.keys(), default=widest)
+
+
 def _lighteval_directions(results: Any, task: str) -> dict[str, Any]:
     """Whether higher is better, by measure, in the results of lighteval. task: its whole name."""
     tasks = nested_entry(results, "config_tasks")

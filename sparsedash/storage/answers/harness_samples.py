@@ -6,13 +6,18 @@ Of several filters of a task the first in the file counts.
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.question_records import QuestionSet
-from sparsedash.storage.answers.declared_results import declared_results, results_in
+from sparsedash.schema.question_records import QuestionSet, can_be_pooled
+from sparsedash.storage.answers.declared_results import (
+    aggregated_group,
+    declared_results,
+    results_in,
+)
 from sparsedash.storage.answers.parsed_answers import (
     ParsedAnswer,
     checked_answers,
@@ -83,14 +88,36 @@ def samples_folder(file: Path) -> Path:
 
 
 def read_samples(files: Sequence[Path]) -> Iterator[QuestionSet]:
-    """A set a task, of its newest file. Raises CorpusError."""
+    """A set a task, of its newest file; the tasks of a group that has a score of its own are parts
+    of it. Raises CorpusError.
+    """
+    sets = dict[str, QuestionSet]()
+    groups = dict[tuple[Path, str], list[str]]()
     for name, file in sorted(newest_files(files, _SAMPLES).items()):
         named = _SAMPLES.fullmatch(file.name)
         date = named["date"] if named else ""
-        declared = declared_results(results_in(file.parent, date or ""), name)
+        results = results_in(file.parent, date or "")
+        declared = declared_results(results, name)
         read = partial(_line_answer, delimiter=declared.delimiter)
         answers = checked_answers(file_lines(file), file.name, "Line", read)
-        yield question_set(answers, file.name, samples_folder(file).name, declared)
+        sets[name] = question_set(answers, file.name, samples_folder(file).name, declared)
+        group = aggregated_group(results, name)
+        if group:
+            groups.setdefault((file.parent, group), []).append(name)
+    for (_, group), names in groups.items():
+        if can_be_pooled([sets[name] for name in names]):
+            for name in names:
+                sets[name] = _part_of(group, name, sets[name])
+    yield from sets.values()
+
+
+def _part_of(group: str, name: str, answers: QuestionSet) -> QuestionSet:
+    """The answers to a task as a part of a group."""
+    part = name.removeprefix(f"{group}_")
+    questions = []
+    for question in answers.questions:
+        questions.append(replace(question, fields={"part": part, **question.fields}))
+    return replace(answers, task=group, questions=tuple(questions))
 
 
 def newest_files(files: Sequence[Path], pattern: re.Pattern[str]) -> dict[str, Path]:

@@ -117,6 +117,30 @@ def test_only_parts_of_one_form_of_a_task_are_pooled(tmp_path, name, task, part)
     assert (answers.task, answers.questions[0].part) == (task, part)
 
 
+def test_tasks_of_a_group_with_a_score_are_its_parts_where_they_are_judged_alike(tmp_path):
+    samples(tmp_path / "gpt", CHOICE, task="ask_law")
+    art = CHOICE | {"doc_hash": "e"}
+    samples(tmp_path / "gpt", art, task="ask_art")
+    results = {
+        "group_subtasks": {"ask": ["ask_law", "ask_art"], "all": ["ask", "sums"]},
+        "groups": {"ask": {"acc,none": 1.0}},
+    }
+    file = tmp_path / "gpt" / "results_2026-01-02T03-04-05.6.json"
+    file.write_text(json.dumps(results))
+    (answers,) = read_answers(tmp_path)
+    assert (answers.task, [question.part for question in answers.questions]) == (
+        "ask",
+        ["art", "law"],
+    )
+    file.write_text(json.dumps(results | {"groups": {"all": {}}, "versions": {"ask_law": 2}}))
+    assert [answers.task for answers in read_answers(tmp_path)] == ["ask_art", "ask_law"]
+    file.write_text(json.dumps(results | {"groups": {"all": {}}}))
+    assert [answers.task for answers in read_answers(tmp_path)] == ["all"]
+    file.write_text(json.dumps(results))
+    samples(tmp_path / "gpt", CHOICE, task="ask_art", date="2026-01-02T03-04-05.6")
+    assert [answers.task for answers in read_answers(tmp_path)] == ["ask_art", "ask_law"]
+
+
 def test_parts_with_the_same_documents_or_judged_differently_are_refused(tmp_path):
     law = samples(tmp_path, CHOICE, task="mmlu_law")
     odd = CHOICE | {"doc_hash": "e", "filter": "odd"}
