@@ -366,6 +366,9 @@ def _mixture(block: nn.Module, moved: Moved, key: str, value: Any) -> ExpertsLay
     router = routers.pop()
     if f"{path}.down_proj" not in moved or f"{router}.weight" not in moved:
         return None
+    if not hasattr(block.get_submodule(path), "is_transposed"):
+        # Not by transformers' interface for experts, which says how they compute.
+        return None
     out = tensor_of(block, f"{path}.down_proj")
     return ExpertsLayout(
         path=path,
