@@ -459,7 +459,11 @@ def _with_fewer_experts(sparse_model: SparseModel) -> PreTrainedModel:
     state.update(sliced_tensors(loaded.experts, narrowed, loaded.structure.blocks))
     values = loaded.structure.experts_values(sparse_model.kept)
     sparse = model_of(with_values(loaded.model.config, values))
-    sparse.to(device=loaded.model.device, dtype=loaded.model.dtype)
+    dense_parameters = dict(loaded.model.named_parameters())
+    for name, parameter in sparse.named_parameters():
+        # Buffers keep their type: rotary frequencies are FP32 in every model.
+        parameter.data = parameter.data.to(dense_parameters[name].dtype)
+    sparse.to(loaded.model.device)
     sparse.load_state_dict(state)
     sparse.generation_config = copy.deepcopy(loaded.model.generation_config)
     return sparse

@@ -92,6 +92,13 @@ def _require_removable(method: MethodSettings, permille: int, shape: ModelShape)
         return
     what = _REMOVED.get(method.pattern, "MLP channels")
     budget = (BUDGET_TITLES | {"channels": what})[method.budget]
+    fewest = "At least as many stay as the router chooses for a token"
+    if not most and method.removes_experts and method.budget == "channels":
+        raise SettingsError(
+            "method",
+            message=f"No expert of this model can go. {fewest}, and two of each group.",
+            advice="Choose a method that removes channels of experts, or layers.",
+        )
     if not most and not method.removes_layers:
         raise SettingsError(
             "budget",
@@ -100,7 +107,7 @@ def _require_removable(method: MethodSettings, permille: int, shape: ModelShape)
         )
     reason = f"The rest of this model is not in {what} that can go."
     if method.removes_experts and method.budget == "channels":
-        reason = "At least as many stay as the router chooses for a token."
+        reason = f"{fewest}."
     raise SettingsError(
         "sparsity",
         f"{percents_text((permille,))} %",

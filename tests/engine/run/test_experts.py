@@ -45,8 +45,11 @@ TYPES = ("qwen3_moe", "mixtral", "glm4_moe")
 TEXT = torch.randint(5, 400, (16, 24), generator=seeded(0)).tolist()
 
 
-def tiny_mixture(model_type):
-    return tiny_random_model(tiny_config(AutoConfig.for_model(model_type)))
+def tiny_mixture(model_type, **changes):
+    config = tiny_config(AutoConfig.for_model(model_type))
+    for key, value in changes.items():
+        setattr(config, key, value)
+    return tiny_random_model(config)
 
 
 @pytest.fixture(scope="module")
