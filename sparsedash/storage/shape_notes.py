@@ -15,7 +15,6 @@ from sparsedash.schema.store_keys import NoteName
 from sparsedash.storage.derived_notes import note_derived, recalled
 from sparsedash.storage.store import Store
 
-
 _PROOF_VERSION = 2
 """Raised where a look-up finds more, or otherwise, of the same config."""
 
