@@ -56,3 +56,15 @@ TINY_SIZES: dict[str, dict[str, Any]] = {
     "rwkv": {"attention_hidden_size": 32},
 }
 """Values beside the usual ones for a tiny model of the type; see `engine.models.tiny_config`."""
+
+DERIVED_WIDTHS: dict[str, dict[str, Any]] = {
+    # Two thirds of what it says, rounded up, unless told otherwise; read by its older name first.
+    "lfm2": {
+        "intermediate_size": None,
+        "block_ff_dim": None,
+        "block_auto_adjust_ff_dim": False,
+    },
+}
+"""What a config must say for an MLP to be as wide as its first key says; None where that is the
+width.
+"""

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from sparsedash.catalog.config_checks import DEPTH_KEYS
+from sparsedash.catalog.model_hints import DERIVED_WIDTHS
 from sparsedash.engine.pruning.experts import Experts, tensor_of
 from sparsedash.engine.pruning.surgery import Mlp, is_projection, is_transposed
 from sparsedash.schema.errors import ModelError
@@ -60,8 +61,15 @@ def find_structure(config: PretrainedConfig, model: PreTrainedModel) -> ModelStr
     list_keys = []
     inner_of_experts: dict[str, Mapping[int, Moved]] = {}
     shapes = _shapes(model)
-    for key, value in _integers(config, len(blocks), shapes):
-        moved = _following(config, shapes, key, value)
+    sizes = dict(_integers(config, len(blocks), shapes))
+    derived_key, beside_widths = _derived_width(config)
+    if derived_key:
+        # Before others, by which the same width moves.
+        sizes = {derived_key: None} | sizes
+        sizes[derived_key] = None
+    for key, value in sizes.items():
+        fixed = beside_widths if key == derived_key else {}
+        moved = _following(config, shapes, key, value, fixed)
         if not all(name.startswith(f"{path}.") for name in moved):
             continue
         moved_blocks = _by_block(moved, path)
@@ -90,6 +98,7 @@ def find_structure(config: PretrainedConfig, model: PreTrainedModel) -> ModelStr
         mlps=tuple(mlps),
         experts=tuple(experts) if any(experts) else (),
         list_keys=tuple(dict.fromkeys(list_keys)),
+        beside_widths=beside_widths,
     )
 
 
@@ -265,6 +274,16 @@ def _integers(
                 yield ".".join((*prefix, key)), value
 
 
+def _derived_width(config: PretrainedConfig) -> tuple[str, dict[str, bool | None]]:
+    """The key of a width that the code of this type derives from it, unless other keys say other
+    things, and these; see `DERIVED_WIDTHS`. Empty for most types.
+    """
+    hint = DERIVED_WIDTHS.get(language_config(config).model_type, {})
+    path = _language_path(config)
+    (key, *others) = [".".join((*path, name)) for name in hint] or [""]
+    return key, dict(zip(others, list(hint.values())[1:], strict=True))
+
+
 def _are_sizes(values: Sequence[object], sizes: set[int]) -> bool:
     return all(type(value) is int and _may_move(value, sizes) for value in values)
 
@@ -277,16 +296,24 @@ def _may_move(value: int, sizes: set[int]) -> bool:
 
 
 def _following(
-    config: PretrainedConfig, before: Mapping[str, torch.Size], key: str, value: Any
+    config: PretrainedConfig,
+    before: Mapping[str, torch.Size],
+    key: str,
+    value: Any,
+    beside: Mapping[str, bool | None],
 ) -> Moved:
-    """What follows the key; empty where that is not one dimension of each tensor. before: shapes."""
+    """What follows the key; empty where that is not one dimension of each tensor.
+
+    before: shapes. beside: see `ModelStructure.beside_widths`.
+    """
     if value is None:
         # Any width will do that no dimension has by chance.
         larger: Any = 2 * max(size for shape in before.values() for size in shape)
     else:
         larger = [2 * item for item in value] if isinstance(value, list) else 2 * value
     try:
-        after = _shapes(meta_model(with_values(config, {key: larger})))
+        values = {name: larger if fixed is None else fixed for name, fixed in beside.items()}
+        after = _shapes(meta_model(with_values(config, {key: larger, **values})))
     except Exception:  # noqa: BLE001 - a class may refuse the value by any error
         return {}
     if after.keys() != before.keys():
