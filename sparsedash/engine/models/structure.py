@@ -33,7 +33,19 @@ from sparsedash.engine.pruning.surgery import Mlp, is_projection, is_transposed
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.model_shape import ExpertsLayout, MlpLayout, ModelStructure
 
-_NO_WIDTHS = ("head", "rank", "rope", "window", "conv", "mamba", "ssm", "token_id", "top", "_tok")
+_NO_WIDTHS = (
+    "head",
+    "rank",
+    "rope",
+    "window",
+    "conv",
+    "mamba",
+    "ssm",
+    "token_id",
+    "top",
+    "_tok",
+    "shared_experts",
+)
 """In the names of keys that never say the width of an MLP. The shapes would refuse them as well:
 it saves making a model for each.
 """

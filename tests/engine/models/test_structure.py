@@ -99,6 +99,30 @@ def test_a_router_may_have_rows_of_shared_experts():
     assert structure.experts[0].n == 8 and not structure.experts_problem
 
 
+def test_a_width_that_the_code_derives_is_said_outright():
+    # Two thirds of 12,288, rounded up to a multiple of 256.
+    structure = inspect_model(AutoConfig.for_model("lfm2"), "The model").structure
+    assert structure.mlps[0].width == 8192
+    assert structure.width_values([4096] * len(structure.mlps)) == {
+        "intermediate_size": 4096,
+        "block_ff_dim": 4096,
+        "block_auto_adjust_ff_dim": False,
+    }
+
+
+def test_two_shared_experts_are_one_that_is_twice_as_wide():
+    config = AutoConfig.for_model(
+        "deepseek_v2",
+        num_hidden_layers=2,
+        num_experts_per_tok=6,
+        n_shared_experts=2,
+        first_k_dense_replace=1,
+    )
+    structure = inspect_model(config, "The model").structure
+    assert structure.mlps[0].out == "mlp.down_proj" and structure.mlps[1] is None
+    assert structure.experts[1].shared.width == 2 * structure.experts[1].width
+
+
 def test_what_stock_code_cannot_load_and_what_the_cache_lacks_is_noted():
     without_key = inspect_model(tiny_of("bloom"), "m").structure
     assert "no key for the width" in without_key.width_problem and without_key.plain_cache
