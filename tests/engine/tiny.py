@@ -91,11 +91,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama": _GROUPED | {"mlp_bias": True},
     "mistral": _GROUPED,
     "olmo2": _GROUPED,
+    # llama.cpp reads its norms of keys as wide as the model.
+    "olmoe": _GROUPED | {"num_key_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2},
     "opt": _SMALL | {"ffn_dim": WIDTH, "word_embed_proj_dim": 32},
     "phi": _SMALL,
     "phi3": _GROUPED,
     "qwen2": _GROUPED,
     "qwen3": _GROUPED,
+    "qwen3_moe": _GROUPED
+    | {
+        "moe_intermediate_size": 24,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+    },
     "smollm3": _GROUPED,
     "starcoder2": _GROUPED,
 }
