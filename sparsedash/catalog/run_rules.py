@@ -61,10 +61,11 @@ def removal_error(method: MethodSettings, shape: ModelShape) -> SettingsError | 
         elif problem:
             message = f"{removed} of this model cannot be removed: {problem}."
     elif method.removes_channels and not any(shape.widths):
-        message = (
-            "This model has experts in place of MLPs: it has no channels that can be removed yet."
-        )
-        advice = "Choose a method that removes whole experts or layers."
+        message = "This model has experts in place of MLPs, and this method removes channels of MLPs alone."
+        advice = "Choose a method for experts or layers."
+    elif not method.is_structured and not any(shape.widths):
+        message = "This model has experts in place of MLPs, whose single weights cannot be set to zero here."
+        advice = "Choose a method for experts or layers."
     elif method.removes_layers and structure.layers_problem:
         message = (
             "Whole layers of this model cannot be removed: without one of them stock code makes another model "

@@ -147,3 +147,26 @@ def test_one_expert_that_is_no_number_is_named():
         model.model.layers[1].mlp.experts.down_proj[2] = float("nan")
     with pytest.raises(ModelError, match=r"NaN.*layers\.1\.mlp\.experts\.down_proj"):
         pruned_by_api(model, METHODS[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [("obs", "channels of MLPs alone"), ("wanda", "single weights cannot be set to zero")],
+)
+def test_a_method_for_mlps_is_refused_where_a_model_has_experts_alone(method, reason):
+    with pytest.raises(SettingsError, match=reason):
+        pruned_by_api(tiny_mixture("qwen3_moe"), method, share=0.5)
+
+
+def test_a_method_for_mlps_says_how_little_of_a_mixture_it_reaches():
+    with pytest.warns(UserWarning, match=r"Only 3\.0 % of the blocks' weights went"):
+        pruned_by_api(tiny_mixture("glm4_moe"), "least-squares", share=0.5)
+
+
+def test_in_python_experts_is_the_usual_method_of_a_mixture_and_the_verdict_is_paired():
+    model = tiny_mixture("qwen3_moe")
+    sparse = pruned_by_api(model, None)
+    assert sparse.pruned.method == METHODS[0]
+    with pytest.warns(UserWarning, match="last words right"):
+        comparison = sparsedash.compare(model, sparse.model, tiny_tokenizer(), passages(40))
+    assert "The second model" in comparison.sentence
