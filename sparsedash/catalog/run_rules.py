@@ -60,11 +60,19 @@ def removal_error(method: MethodSettings, shape: ModelShape) -> SettingsError | 
             advice = "Choose a method that removes channels, layers or single weights."
         elif problem:
             message = f"{removed} of this model cannot be removed: {problem}."
+    elif method.removes_channels and structure.mlps_problem:
+        message = f"Channels of this model cannot be removed: {structure.mlps_problem}."
+        advice = "Choose a method that removes whole layers."
+        if structure.mixtures:
+            advice = "Choose a method that removes whole experts or layers."
     elif method.removes_channels and not any(shape.widths):
         message = (
             "This model has experts in place of MLPs: it has no channels that can be removed yet."
         )
         advice = "Choose a method that removes whole experts or layers."
+    elif not method.is_structured and method.scope == "mlp" and not any(shape.widths):
+        message = "This model has no MLP whose weights can be removed."
+        advice = "Choose the decoder as scope, or a method that removes whole layers."
     elif method.removes_layers and structure.layers_problem:
         message = (
             "Whole layers of this model cannot be removed: without one of them stock code makes another model "
