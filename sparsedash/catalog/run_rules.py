@@ -60,12 +60,17 @@ def removal_error(method: MethodSettings, shape: ModelShape) -> SettingsError | 
             advice = "Choose a method that removes channels, layers or single weights."
         elif problem:
             message = f"{removed} of this model cannot be removed: {problem}."
+    elif method.removes_channels and structure.mlps_problem:
+        message = f"Channels of this model cannot be removed: {structure.mlps_problem}."
+        advice = "Choose a method that removes whole layers."
+        if structure.mixtures:
+            advice = "Choose a method that removes whole experts or layers."
     elif method.removes_channels and not any(shape.widths):
         message = "This model has experts in place of MLPs, and this method removes channels of MLPs alone."
         advice = "Choose a method for experts or layers."
-    elif not method.is_structured and not any(shape.widths):
-        message = "This model has experts in place of MLPs, whose single weights cannot be set to zero here."
-        advice = "Choose a method for experts or layers."
+    elif not method.is_structured and method.scope == "mlp" and not any(shape.widths):
+        message = "This model has no MLP whose weights can be removed."
+        advice = "Choose the decoder as scope, or a method that removes whole layers."
     elif method.removes_layers and structure.layers_problem:
         message = (
             "Whole layers of this model cannot be removed: without one of them stock code makes another model "

@@ -279,6 +279,13 @@ class Backend:
             return requested
         return joined_continuation(request, self._written_in_run)
 
+    def first_texts(self, key: str, settings: RunSettings) -> tuple[pair_records.PromptTexts, ...]:
+        """What dense and the first sparse model of a run write, as soon as they are made.
+
+        key: of the run.
+        """
+        return preflight.first_texts(settings, self._store) if self._access.sees(key) else ()
+
     def _written_in_run(
         self, request: pair_records.ContinuationSettings
     ) -> pair_records.Continuation | None:

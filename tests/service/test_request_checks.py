@@ -274,10 +274,10 @@ care for jobs.
 """
 
 ASKED = (
-    " administers cached cancel cluster continuation damaged_runs fetch_config health inspect_config job jobs"
-    " log_tail may_stop move named_model newest_job offered_tasks open_answers open_run pack_run passages preflight"
-    " prioritise queue queue_position reach record reference_problem result retry run runs search seen_by sees_all"
-    " submit why_missing written_at"
+    " administers cached cancel cluster continuation damaged_runs fetch_config first_texts health inspect_config job"
+    " jobs log_tail may_stop move named_model newest_job offered_tasks open_answers open_run pack_run passages"
+    " preflight prioritise queue queue_position reach record reference_problem result retry run runs search"
+    " seen_by sees_all submit why_missing written_at"
 )
 
 

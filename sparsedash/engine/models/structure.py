@@ -109,6 +109,18 @@ def block_mlps(model: PreTrainedModel, structure: ModelStructure) -> list[Mlp]:
     return mlps
 
 
+def mlp_kinds(model: PreTrainedModel, structure: ModelStructure) -> list[object]:
+    """What the MLP of each block has in common with others alone that do the same: its projections,
+    and all parameters of its block, by their names.
+    """
+    blocks = model.get_submodule(structure.blocks).children()
+    kinds: list[object] = []
+    for block, layout in zip(blocks, structure.mlps, strict=True):
+        parameters = frozenset(name for name, _ in block.named_parameters())
+        kinds.append((layout and layout.out, parameters))
+    return kinds
+
+
 class _NoChannels(nn.Linear):
     """A projection of no channels."""
 
@@ -333,15 +345,17 @@ def _layout(block: nn.Module, moved: Moved) -> MlpLayout | None:
 
 def _mixture(block: nn.Module, moved: Moved, key: str, value: Any) -> ExpertsLayout | None:
     """The experts whose number these tensors of a block follow; None if they are something else."""
+    if not isinstance(value, int):
+        return None
     n = value
     holders = set()
     owners_of_rows = set()
     for name, axis in moved.items():
         owner = name.rpartition(".")[0]
         tensor = tensor_of(block, name)
-        if tensor.shape[axis] != n:
+        if tensor.shape[axis] < n:
             return None
-        if tensor.dim() == 3 and axis == 0:
+        if tensor.dim() == 3 and axis == 0 and len(tensor) == n:
             holders.add(owner)
         elif tensor.dim() == 2 and axis == 0 and tensor.shape[1] > 1:
             owners_of_rows.add(owner)
@@ -351,6 +365,9 @@ def _mixture(block: nn.Module, moved: Moved, key: str, value: Any) -> ExpertsLay
     path = holders.pop()
     router = routers.pop()
     if f"{path}.down_proj" not in moved or f"{router}.weight" not in moved:
+        return None
+    if not hasattr(block.get_submodule(path), "is_transposed"):
+        # Not by transformers' interface for experts, which says how they compute.
         return None
     out = tensor_of(block, f"{path}.down_proj")
     return ExpertsLayout(

@@ -151,7 +151,7 @@ def test_one_expert_that_is_no_number_is_named():
 
 @pytest.mark.parametrize(
     ("method", "reason"),
-    [("obs", "channels of MLPs alone"), ("wanda", "single weights cannot be set to zero")],
+    [("obs", "channels of MLPs alone"), ("wanda", "no MLP whose weights can be removed")],
 )
 def test_a_method_for_mlps_is_refused_where_a_model_has_experts_alone(method, reason):
     with pytest.raises(SettingsError, match=reason):
