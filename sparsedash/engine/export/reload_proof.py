@@ -89,7 +89,7 @@ def prove_files(
     is_gguf = what.is_file()
     assert rebuilt.sparse is not None
     with rebuilt.sparse.applied(), torch.inference_mode():
-        if is_rounded and settings.weights not in MADE_BY_LLAMA_CPP:
+        if is_rounded and settings.weights not in (*MADE_BY_LLAMA_CPP, "as-stored"):
             # In place, since a second model may not fit; the dense one is read again when it is
             # needed.
             model_cache.clear()

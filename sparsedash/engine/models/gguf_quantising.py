@@ -85,7 +85,7 @@ def write_quantised(
         raise SettingsError(
             "weights",
             weights,
-            "float32, float16 or q8_0 for a mixture",
+            "float32, float16, q8_0 or as-stored for a mixture",
             "Quantise the float16 file by llama-quantize.",
         )
     require_known(opened_gguf(dense_file))

@@ -91,12 +91,15 @@ def block_tensors(
 
 @dataclass(frozen=True, eq=False)
 class GgufTensor:
-    """One tensor of a GGUF file. shape: as in torch. kind: its type in the file. make: its values."""
+    """One tensor of a GGUF file. shape: as in torch. kind: its type in the file. make: its values,
+    or where is_stored what the file holds of them.
+    """
 
     name: str
     shape: tuple[int, ...]
     kind: GGMLQuantizationType
     make: Callable[[], Array]
+    is_stored: bool = False
 
     @property
     def n_bytes(self) -> int:
@@ -148,6 +151,8 @@ def write_gguf(
     SettingsError unless it is a full file of the dense model.
     """
     reader = require_full_gguf(dense_file, is_base=is_base)
+    if weights == "as-stored":
+        return _write_as_stored(file, dense_file, reader, sparse, require_room, on_part)
     source = str(reader.values["general.architecture"])
     dtype = sparse.loaded.dtype
     dense = [_dense_tensor(tensor, source, dtype, weights) for tensor in reader.tensors]
@@ -210,6 +215,73 @@ def write_gguf(
     )
 
 
+def _write_as_stored(
+    file: Path,
+    dense_file: Path,
+    reader: GgufReader,
+    sparse: PrunedChannels,
+    require_room: Callable[[int], None],
+    on_part: OnPart,
+) -> WrittenFiles:
+    """The dense file without the experts that are gone; of all others every bit is as it was.
+
+    Raises SettingsError where the kept experts have other weights.
+    """
+    if problem := _stored_problem(sparse):
+        raise SettingsError(
+            "weights", message=f"No file can be written as-stored: {problem}.", advice=_OTHER_TYPE
+        )
+    source = str(reader.values["general.architecture"])
+    tensors = []
+    dense = {}
+    for tensor in reader.tensors:
+        dense[tensor.name] = _dense_tensor(tensor, source, "float32", "float32")
+        shape = torch_shape(tensor)
+        kept = None
+        if ".ffn_gate_inp." in tensor.name or "_exps." in tensor.name:
+            kept = sparse.experts[int(tensor.name.split(".")[1])].kept.numpy()
+            shape = (len(kept), *shape[1:])
+        make = partial(_stored, tensor, kept)
+        tensors.append(GgufTensor(tensor.name, shape, tensor.tensor_type, make, is_stored=True))
+    _require_same(dense_file, dense, sparse)
+    size = sum(tensor.n_bytes for tensor in tensors)
+    require_room(size)
+    keys = partial(
+        _add_keys,
+        reader=reader,
+        widths=sparse.widths,
+        file_type=int(reader.values.get("general.file_type", LlamaFileType.ALL_F32)),
+        changed=_experts_keys(sparse, source, reader),
+    )
+    write_file(file, source, keys, tensors, on_part)
+    return WrittenFiles(
+        layout=f"fewer experts, every tensor as in the dense file, architecture {source}",
+        size=size,
+        base_size=sum(int(tensor.n_bytes) for tensor in reader.tensors),
+        file=file.name,
+    )
+
+
+_OTHER_TYPE = "Choose float16, or a method that refits nothing, as reap."
+
+
+def _stored_problem(sparse: PrunedChannels) -> str:
+    """Why the kept weights are not those of the dense file, or ""."""
+    if not sparse.experts or any(narrow.channels is not None for narrow in sparse.experts):
+        return "only whole experts can be cut out of a file"
+    if any(narrow.outs is not None for narrow in sparse.experts):
+        return "the experts that stay are refitted"
+    if sparse.loaded.dtype != "float32":
+        return "the run rounded the weights to bfloat16"
+    return ""
+
+
+def _stored(tensor: Any, kept: Array | None) -> Array:
+    """What the file holds of a tensor; of these experts alone, where they are named."""
+    values: Array = tensor.data
+    return values if kept is None else np.ascontiguousarray(values[kept])
+
+
 def write_file(
     file: Path,
     architecture: str,
@@ -234,7 +306,10 @@ def write_file(
         writer.write_ti_data_to_file()
         for n_written, tensor in enumerate(tensors):
             on_part(n_written, len(tensors))
-            writer.write_tensor_data(quants.quantize(tensor.make().astype(np.float32), tensor.kind))
+            values = tensor.make()
+            if not tensor.is_stored:
+                values = quants.quantize(values.astype(np.float32), tensor.kind)
+            writer.write_tensor_data(values)
     finally:
         writer.close()
 
