@@ -146,9 +146,9 @@ class ModelStructure:
             else:
                 return None
         if self.beside_widths:
-            (said,) = changes.values()
+            (value_of_all,) = changes.values()
             for key, fixed in self.beside_widths.items():
-                changes[key] = said if fixed is None else fixed
+                changes[key] = value_of_all if fixed is None else fixed
         return changes
 
     def experts_values(self, kept: KeptParts) -> dict[str, int]:

@@ -511,10 +511,12 @@ def _sibling_projections(block: nn.Module) -> MlpLayout | None:
     larger one and back.
     """
     for parent, module in block.named_modules():
-        own = {name: part for name, part in module.named_children() if is_projection(part)}
-        for out, part in own.items():
+        projections = {name: part for name, part in module.named_children() if is_projection(part)}
+        for out, part in projections.items():
             width, hidden = _in_and_out(part)
-            inner = [name for name in own if _in_and_out(own[name]) == (hidden, width)]
+            inner = [
+                name for name in projections if _in_and_out(projections[name]) == (hidden, width)
+            ]
             if inner and width > hidden:
                 prefix = f"{parent}." if parent else ""
                 return MlpLayout(
