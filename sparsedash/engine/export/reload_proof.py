@@ -89,11 +89,12 @@ def prove_files(
     is_gguf = what.is_file()
     assert rebuilt.sparse is not None
     with rebuilt.sparse.applied(), torch.inference_mode():
-        if is_rounded and settings.weights not in MADE_BY_LLAMA_CPP:
+        if is_rounded and settings.weights not in (*MADE_BY_LLAMA_CPP, "as-stored"):
             # In place, since a second model may not fit; the dense one is read again when it is
             # needed.
             model_cache.clear()
-            round_weights_(loaded.model, settings.form, settings.weights)
+            routers = [mixture.router for mixture in loaded.experts.values()]
+            round_weights_(loaded.model, settings.form, settings.weights, routers)
         right, logits = reloaded.answer_questions(
             loaded.model, questions, lambda n: on_step(replace(step, done=n))
         )
@@ -238,15 +239,20 @@ def _run_program(
 
 
 @torch.no_grad()
-def round_weights_(model: nn.Module, form: Form, weights: Weights) -> None:
+def round_weights_(
+    model: nn.Module, form: Form, weights: Weights, routers: Sequence[nn.Module] = ()
+) -> None:
     """Round every weight of the model to the type of the files, in place, kept in float32.
 
-    GPT-2's learned positions, too, which a GGUF file keeps as they are.
+    GPT-2's learned positions, too, which a GGUF file keeps as they are; but no routers, which it
+    keeps in float32.
 
     Shared weights are rounded once; twice would change nothing.
     """
     model.float()
     for module in model.modules():
+        if form == "gguf" and module in routers:
+            continue
         for name, parameter in module.named_parameters(recurse=False):
             plain = weight_of(module) if name == "weight" and is_projection(module) else parameter  # type: ignore[arg-type]
             if form == "gguf":

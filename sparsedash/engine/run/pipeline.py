@@ -509,7 +509,7 @@ def _measure(run: RunContext, model: RunModel) -> None:
 
 def _warn_of_model(run: RunContext, pruned: Pruned) -> None:
     """Of a mismatch at most once a run: the text is the same for all its sparse models."""
-    run.log.warn(pruning_warning(pruned))
+    run.log.warn(pruning_warning(pruned, run.shape))
     run.log.warn(mismatch_warning(pruned), topic="mismatch")
 
 

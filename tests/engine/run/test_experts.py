@@ -293,7 +293,7 @@ def test_the_api_gives_a_model_that_saves_and_loads(model_type, method, experts,
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"methods": (method_named("least-squares"),)}, "it has no channels"),
+        ({"methods": (method_named("least-squares"),)}, "channels of MLPs alone"),
         ({"methods": (replace(REAP, budget="macs"),)}, "frees nothing of the multiply-adds"),
         ({"methods": (EXPERTS,), "heal_steps": (4,)}, "Healing must be off"),
         ({"methods": (replace(CHANNELS, width_multiple=4),)}, "a multiple of 8"),

@@ -126,18 +126,22 @@ def test_experts_that_the_product_of_all_at_once_refuses_are_computed_one_by_one
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    ("model_type", "changes", "error", "reason"),
+    ("model_type", "changes", "reason"),
     [
-        ("qwen3_moe", {"num_experts": 1, "num_experts_per_tok": 1}, ModelError, "no MLP and no"),
+        (
+            "qwen3_moe",
+            {"num_experts": 1, "num_experts_per_tok": 1},
+            "no mixture of experts that can be removed",
+        ),
         # Eight experts in three groups.
-        ("glm4_moe", {"n_group": 3}, SettingsError, "no mixture of experts that can be removed"),
-        ("glm4_moe", {"n_group": 4, "topk_group": 2}, SettingsError, "No expert of this model can"),
+        ("glm4_moe", {"n_group": 3}, "no mixture of experts that can be removed"),
+        ("glm4_moe", {"n_group": 4, "topk_group": 2}, "No expert of this model can"),
     ],
 )
 def test_a_mixture_that_can_lose_no_expert_is_refused_in_a_sentence(
-    model_type, changes, error, reason, method
+    model_type, changes, reason, method
 ):
-    with pytest.raises(error, match=reason):
+    with pytest.raises(SettingsError, match=reason):
         pruned_by_api(tiny_mixture(model_type, **changes), method)
 
 
@@ -147,3 +151,22 @@ def test_one_expert_that_is_no_number_is_named():
         model.model.layers[1].mlp.experts.down_proj[2] = float("nan")
     with pytest.raises(ModelError, match=r"NaN.*layers\.1\.mlp\.experts\.down_proj"):
         pruned_by_api(model, METHODS[0])
+
+
+def test_a_method_for_mlps_is_refused_where_a_model_has_experts_alone():
+    with pytest.raises(SettingsError, match="channels of MLPs alone"):
+        pruned_by_api(tiny_mixture("qwen3_moe"), "obs", share=0.5)
+
+
+def test_a_method_for_mlps_says_how_little_of_a_mixture_it_reaches():
+    with pytest.warns(UserWarning, match=r"Only 3\.0 % of the blocks' weights went"):
+        pruned_by_api(tiny_mixture("glm4_moe"), "least-squares", share=0.5)
+
+
+def test_in_python_experts_is_the_usual_method_of_a_mixture_and_the_verdict_is_paired():
+    model = tiny_mixture("qwen3_moe")
+    sparse = pruned_by_api(model, None)
+    assert sparse.pruned.method == METHODS[0]
+    with pytest.warns(UserWarning, match="last words right"):
+        comparison = sparsedash.compare(model, sparse.model, tiny_tokenizer(), passages(40))
+    assert "The second model" in comparison.sentence
