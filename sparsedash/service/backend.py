@@ -47,7 +47,12 @@ from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.derived_notes import note_derived, recalled
 from sparsedash.storage.file_hashes import file_hashes_of
 from sparsedash.storage.hub_reach import HubReach
-from sparsedash.storage.local_machine import local_path, multiplies_bfloat16, require_job_room
+from sparsedash.storage.local_machine import (
+    is_overloaded,
+    local_path,
+    multiplies_bfloat16,
+    require_job_room,
+)
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.serving import LOCAL, Serving
 from sparsedash.storage.shape_notes import known_shape
@@ -423,6 +428,10 @@ class Backend:
         known yet.
         """
         return estimates.healing_steps(minutes, settings, self.runs(), self._workloads(settings))
+
+    def is_busy(self) -> bool:
+        """Whether the machine has more to do than it can, so that a run takes longer."""
+        return is_overloaded()
 
     def is_measuring(self) -> bool:
         """Whether the speed of this machine is being measured, so that estimates come soon."""

@@ -60,7 +60,7 @@ from sparsedash.ui import frame, job_panel, loss_charts, navigation, widgets
 from sparsedash.ui.address_bar import choose_measure, choose_tolerance
 from sparsedash.ui.chosen_run import RIGHT, link_to_export, show_incomplete
 from sparsedash.ui.form_address import form_address
-from sparsedash.ui.form_fields import wait_for_rates
+from sparsedash.ui.form_fields import BUSY, wait_for_rates
 from sparsedash.ui.form_run import first_run_settings
 from sparsedash.ui.run_sharing import headline_pair, run_report, worst_broken
 from sparsedash.ui.task_answers import show_tasks
@@ -629,3 +629,5 @@ def show_first_run_duration(backend: Backend) -> None:
     widgets.remark(
         f"Takes about {wording.duration_words(duration.seconds)} (from {source}); first answers come sooner."
     )
+    if backend.is_busy():
+        widgets.remark(BUSY)
