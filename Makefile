@@ -33,7 +33,7 @@ help:
 	@echo "make audit    known vulnerabilities of what is installed; asks PyPI"
 	@echo "make licences the licence of every installed package; fails where one is not on the list in pyproject.toml"
 	@echo "make sbom     a bill of materials of what is installed, as CycloneDX, in sbom.json"
-	@echo "make example  make the run that ships as an example again, with the built-in model; about an hour"
+	@echo "make example  make the run that ships as an example again, with the built-in model; about an hour of one core"
 	@echo "make clean    remove .venv and caches"
 
 install: .venv/installed .venv/built-in-model .venv/llama-cpp .venv/command

@@ -1,10 +1,11 @@
 """One block of a large mixture at its real size, with random weights: seconds and memory of choosing and refitting.
 
-    python -m benchmarks.expert_block --model qwen3-30b-a3b --tokens 16384
+    python -m benchmarks.expert_block --model qwen3-30b-a3b --tokens 0 --experts 16
 
 Before it, the whole model's structure and sizes from its config alone, on the meta device. The hours of the whole model
 are those of one block times the number of its mixtures, for as many tokens as a refit needs: ten a channel of each
-expert.
+expert. A part of the experts takes its part of the time and sees as many tokens each; the hours then count the block's
+attention too often.
 """
 
 import copy
@@ -78,7 +79,8 @@ def main():
     arguments = parser_of(
         __doc__,
         model=("qwen3-30b-a3b", f"one of {', '.join(_CONFIGS)}"),
-        tokens=(16384, "read"),
+        tokens=(16384, "read; 0: as many as a refit of all experts needs"),
+        experts=(0, "of the block that is timed, chosen in the same proportion; 0: all"),
         methods=("reap,experts", "run at a half"),
         dtype=("bfloat16", "of the weights"),
     ).parse_args()
@@ -96,12 +98,18 @@ def main():
         f"{layout.n} experts of {layout.width} channels, {layout.n_chosen} chosen; structure and proof in "
         f"{time.monotonic() - start:.1f} s"
     )
-    model = _one_block(config, getattr(torch, arguments.dtype))
-    n_samples = arguments.tokens // _LENGTH
-    print(f"One block, {arguments.dtype}, {n_samples * _LENGTH:,} tokens")
+    n_experts = arguments.experts or layout.n
+    times = layout.n // n_experts
+    n_chosen = layout.n_chosen // times
+    model = _one_block(config, n_experts, n_chosen, getattr(torch, arguments.dtype))
+    n_samples = -(-(arguments.tokens or needed) // _LENGTH)
+    print(
+        f"One block of {n_experts} experts, {n_chosen} chosen, {arguments.dtype}, {n_samples * _LENGTH:,} tokens"
+    )
     for name in arguments.methods.split(","):
         seconds = _timed(model, name, n_samples)
-        hours = seconds * len(shape.structure.mixtures) * needed / (n_samples * _LENGTH) / 3600
+        blocks_s = seconds * times * len(shape.structure.mixtures)
+        hours = blocks_s * needed / (n_samples * _LENGTH) / 3600
         print(
             f"  {name:16} {seconds:7.1f} s, {peak_memory_bytes() / 1e9:.1f} GB at most; "
             f"the whole model on {needed:,} tokens {hours:.1f} h",
@@ -109,9 +117,13 @@ def main():
         )
 
 
-def _one_block(config, dtype):
+def _one_block(config, n_experts, n_chosen, dtype):
     """A model of one block at its real size, with the vocabulary of the tests' tokenizer."""
     small = copy.deepcopy(config)
+    small.num_experts_per_tok = n_chosen
+    for key in ("num_experts", "num_local_experts"):
+        if hasattr(small, key):
+            setattr(small, key, n_experts)
     small.num_hidden_layers = 1
     small.vocab_size = VOCABULARY
     small.pad_token_id = small.eos_token_id = small.bos_token_id = 0

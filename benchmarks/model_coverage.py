@@ -3,7 +3,8 @@
     python -m benchmarks.model_coverage [--types llama,qwen3] [--methods best,layers] [--write docs/models.md]
 
 proven: its MLPs or experts were found, and removing channels equals setting them to zero. narrower, shorter, fewer
-experts, narrower experts: a model made from the changed config, saved and loaded by stock code, gives the same logits.
+experts, narrower experts: a model made from the changed config, saved and loaded by stock code, gives the same logits;
+loaded alike counts the types with any of these.
 A method: a quarter was removed by it, and the result, saved and loaded, answers alike. Types that see what they are to
 predict are left out.
 """
@@ -63,6 +64,8 @@ def main():
     counts = Counter()
     for row in rows:
         counts["causal"] += row["made"] == "yes"
+        loads = [row.get(name) == "yes" for name in _HEAD[1:]]
+        counts["loaded alike"] += any(loads)
         for name in (*_HEAD, *methods):
             counts[name] += row.get(name) == "yes"
     print(", ".join(f"{name} {count}" for name, count in counts.items()))
@@ -87,11 +90,10 @@ def coverage_of(kind, methods):
         structure = inspect_model(config, kind).structure
     except sparsedash.SparseDashError as error:
         return row | {"proven": error.message.partition(": ")[2]}
-    row |= {
-        "proven": "yes",
-        "narrower": structure.width_problem or "yes",
-        "shorter": structure.layers_problem or "yes",
-    }
+    row["proven"] = "yes"
+    if any(structure.mlps):
+        row["narrower"] = structure.width_problem or "yes"
+    row["shorter"] = structure.layers_problem or "yes"
     if structure.mixtures:
         row["fewer experts"] = structure.experts_problem or "yes"
         row["narrower experts"] = structure.expert_width_problem or "yes"
@@ -150,7 +152,7 @@ def require_pruned(model, method):
 
 def write_table(file, rows, counts):
     """Write the table of a document anew, between its two marks."""
-    names = [name for name in counts if name != "causal"]
+    names = [name for name in counts if name not in ("causal", "loaded alike")]
     lines = [f"| type | {' | '.join(names)} |", f"|{'-|' * (1 + len(names))}"]
     for kind, row in sorted(rows.items()):
         if row["made"] == "yes":

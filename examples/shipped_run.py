@@ -2,7 +2,7 @@
 the example run.
 
 python -m examples.shipped_run text     sparsedash/catalog/texts/smollm2-text.jsonl
-python -m examples.shipped_run run      sparsedash/catalog/example/run.jsonl.gz, on that text
+python -m examples.shipped_run run      sparsedash/catalog/example/run.jsonl.xz, on that text
 
 The text is the same on the same machine with the same versions; its identity is part of the keys of
 every run on it, so it is made again only with a name of its own. A run that breaks off goes on
@@ -15,9 +15,13 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import gettempdir
+from typing import Any
+
+import msgspec
 
 from sparsedash.catalog.choices import (
     EXAMPLE,
@@ -34,8 +38,9 @@ from sparsedash.engine.texts.corpora import TEXTS, story_openings
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.progress import Step
-from sparsedash.schema.records import Candidate, Outcome, Passages, Record, TargetToken
+from sparsedash.schema.records import Passages, Record
 from sparsedash.schema.settings import (
+    BUILTIN_CLOZE_402,
     BUILTIN_MIXED,
     BUILTIN_MODEL,
     BUILTIN_TEXT,
@@ -47,14 +52,12 @@ from sparsedash.schema.settings import (
 from sparsedash.storage.store import Store
 
 METHODS = ("best", "least-squares", "flap", "retrain-free (published)", "wanda-channels", "random")
-SPARSITIES = "10,20,30,40,50"
+SPARSITIES = "2,5,10,20,30,40,50"
 TEXT = CalibrationSettings(n_samples=64)
 """How the text was written: 64 samples of 256 tokens, seed 0."""
 
 _DIGITS = 4
-"""Of every number in a record, behind the first that is not zero: what a page shows, and a third of
-the size.
-"""
+"""Significant ones of every number in a record: what a page shows, and a third of the size."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,9 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, default=Path(gettempdir()) / "sparsedash-example")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--sparsity", default=SPARSITIES)
-    parser.add_argument(
-        "--passages", type=int, help="so many of the built-in 132; all unless given"
-    )
+    parser.add_argument("--passages", type=int, help="so many of the 402; all unless given")
     asked = parser.parse_args(arguments)
     store = Store(asked.data_dir)
     if asked.what == "text":
@@ -78,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         methods=tuple(method_named(name) for name in asked.methods.split(",")),
         sparsities_permille=parse_percents(asked.sparsity),
         calibration=CalibrationSettings(corpus=BUILTIN_MIXED, n_samples=64),
-        evaluation=EvaluationSettings(n_passages=asked.passages),
+        evaluation=EvaluationSettings(corpus=BUILTIN_CLOZE_402, n_passages=asked.passages),
     )
     return _write_run(store, settings)
 
@@ -128,28 +129,23 @@ def _write_run(store: Store, settings: RunSettings) -> int:
 
 def _compact(record: Record) -> Record:
     """The record under its key in the example, its numbers rounded."""
+    rounded = msgspec.convert(_rounded(msgspec.to_builtins(record)), Record)
     return replace(
-        record,
+        rounded,
         key=example_key(record.key),
         passages_key=example_key(record.passages_key),
-        outcomes=tuple(map(_rounded, record.outcomes)),
     )
 
 
-def _rounded(outcome: Outcome) -> Outcome:
-    return replace(
-        outcome,
-        log_likelihood=_short(outcome.log_likelihood),
-        tokens=tuple(
-            TargetToken(text=t.text, log_likelihood=_short(t.log_likelihood), rank=t.rank)
-            for t in outcome.tokens
-        ),
-        top=tuple(Candidate(text=c.text, probability=_short(c.probability)) for c in outcome.top),
-    )
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+def _rounded(value: Any) -> Any:
+    """A plain value with every number in it rounded."""
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {name: _rounded(part) for name, part in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_rounded(part) for part in value]
+    return value
 
 
 def _machine() -> str:

@@ -20,8 +20,9 @@ from typing import Any, NoReturn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparsedash.catalog.export_forms import FORMS, form_problem
-from sparsedash.catalog.presets import DEFAULT_METHOD, method_name, method_named
+from sparsedash.catalog.presets import method_name, method_named
 from sparsedash.catalog.run_rules import require_healable, require_possible
+from sparsedash.catalog.usual_settings import usual_method
 from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.export.export import export_narrowed, refuse_form
 from sparsedash.engine.export.reload_proof import N_VERDICTS
@@ -137,7 +138,7 @@ def prune(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     *,
-    method: str | MethodSettings = DEFAULT_METHOD,
+    method: str | MethodSettings | None = None,
     share: float = 0.2,
     budget: Budget | None = None,
     width_multiple: int | None = None,
@@ -149,15 +150,17 @@ def prune(
     """The sparse model with this share of a budget removed, fitted to activations on the texts.
 
     method: a name of docs/choices.md, or choices of one's own, of which budget and width_multiple,
-    where given, take the place. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and
+    where given, take the place; None: the recommended one: `experts` for a mixture, `layers` for
+    a model without MLPs, `best` for all others. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and
     4:8. budget: what it is a share of.
     heal_steps: of training by the dense model, 2,048 tokens each. At most n_samples * length tokens
     are read, and by healing as many as its steps need, up to 262,144; no more than `length` of one
     text.
     """
-    chosen = _method(method, budget=budget, width_multiple=width_multiple)
-    spec = SparseSpec(chosen, _permille(share, chosen), heal_steps or 0)
     with _in_memory(model, tokenizer) as in_memory:
+        named = method or usual_method(in_memory.loaded.shape)
+        chosen = _method(named, budget=budget, width_multiple=width_multiple)
+        spec = SparseSpec(chosen, _permille(share, chosen), heal_steps or 0)
         _require_prunable(in_memory.loaded)
         calibration = in_memory.calibration(texts, spec, n_samples, length)
         run = in_memory.run(
@@ -197,7 +200,7 @@ def prune(
             healed=sparse_model.healed if isinstance(sparse_model, PrunedChannels) else None,
         )
         _warn(run.log.warnings)
-        _warn(filter(None, [pruning_warning(pruned)]))
+        _warn(filter(None, [pruning_warning(pruned, run.shape)]))
     return _finished(sparse, pruned, run.shape)
 
 
@@ -244,8 +247,10 @@ def compare(
             for model, who in ((first, "first"), (second, "second"))
         ]
     (judged,) = judge([measure(*records)], tolerance)
-    # Of models of another shape the width says nothing.
-    gone = round(1000 * (1 - widths[1] / widths[0])) if shapes[0] == shapes[1] else 0
+    gone = 0
+    # Of models of another shape, or of experts alone, the width says nothing.
+    if shapes[0] == shapes[1] and widths[0]:
+        gone = round(1000 * (1 - widths[1] / widths[0]))
     if gone < 0:
         _warn(["The second model has more channels than the first: the dense model comes first."])
     name = "" if gone > 0 else "The second model"
@@ -267,7 +272,7 @@ def find(
     texts: Sequence[str],
     passages: Sequence[str],
     *,
-    method: str | MethodSettings = DEFAULT_METHOD,
+    method: str | MethodSettings | None = None,
     tolerance: Tolerance = USUAL_TOLERANCE,
     budget: Budget | None = None,
     width_multiple: int | None = None,
@@ -280,10 +285,11 @@ def find(
     texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages,
     tolerance: as of `compare`; each trial answers as many as it takes.
     """
-    chosen = _method(method, budget=budget, width_multiple=width_multiple)
     passages = _texts("passages", passages)
     require_passages(count_texts(passages).n_passages)
     with _in_memory(model, tokenizer) as in_memory:
+        named = method or usual_method(in_memory.loaded.shape)
+        chosen = _method(named, budget=budget, width_multiple=width_multiple)
         _require_prunable(in_memory.loaded)
         # What a model reads does not depend on the sparsity.
         any_sparsity = SparseSpec(chosen, 1)
@@ -459,7 +465,11 @@ def _with_fewer_experts(sparse_model: SparseModel) -> PreTrainedModel:
     state.update(sliced_tensors(loaded.experts, narrowed, loaded.structure.blocks))
     values = loaded.structure.experts_values(sparse_model.kept)
     sparse = model_of(with_values(loaded.model.config, values))
-    sparse.to(device=loaded.model.device, dtype=loaded.model.dtype)
+    dense_parameters = dict(loaded.model.named_parameters())
+    for name, parameter in sparse.named_parameters():
+        # Buffers keep their type: rotary frequencies are FP32 in every model.
+        parameter.data = parameter.data.to(dense_parameters[name].dtype)
+    sparse.to(loaded.model.device)
     sparse.load_state_dict(state)
     sparse.generation_config = copy.deepcopy(loaded.model.generation_config)
     return sparse

@@ -1,6 +1,6 @@
 """Models and text sets to choose from, and the finished run that ships as an example."""
 
-import gzip
+import lzma
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -246,7 +246,7 @@ SHIPPED_TEXTS = {text.name: text.files for text in _TEXTS if text.files}
 EXAMPLE = "example"
 """The key of the run."""
 
-EXAMPLE_FILE = Path(__file__).parent / "example" / "run.jsonl.gz"
+EXAMPLE_FILE = Path(__file__).parent / "example" / "run.jsonl.xz"
 
 
 def is_example(key: str) -> bool:
@@ -291,7 +291,7 @@ Shipped = Run | Record | Passages | Continuation
 def write_example(parts: Iterable[Shipped], file: Path = EXAMPLE_FILE) -> None:
     """Write what ships; the same parts give the same bytes."""
     file.parent.mkdir(exist_ok=True)
-    file.write_bytes(gzip.compress("".join(map(to_line, parts)).encode(), mtime=0))
+    file.write_bytes(lzma.compress("".join(map(to_line, parts)).encode()))
 
 
 @cache
@@ -301,5 +301,5 @@ def _example_parts(file: Path) -> dict[str, Shipped]:
         return {}
     kinds: tuple[type[Shipped], ...] = (Run, Record, Passages, Continuation)
     return {
-        part.key: part for part in from_lines(gzip.decompress(file.read_bytes()).decode(), kinds)
+        part.key: part for part in from_lines(lzma.decompress(file.read_bytes()).decode(), kinds)
     }

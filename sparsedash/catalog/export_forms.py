@@ -30,12 +30,15 @@ runs the same graph.
 
 MADE_GGUF = {
     **dict.fromkeys(("llama", "mistral"), "llama"),
-    **{kind: kind for kind in ("qwen2", "qwen3", "gemma2")},
+    **{kind: kind for kind in ("qwen2", "qwen3", "gemma2", "olmoe")},
     "gemma3_text": "gemma3",
+    "qwen3_moe": "qwen3moe",
 }
 """Types of which a GGUF file can be made here, where the model is a folder: the architecture
 that it has there.
 """
+MIXTURE_GGUF = ("olmoe", "qwen3_moe")
+"""Types with experts of which a GGUF file can be written with fewer or narrower ones."""
 NO_GGUF = ("gpt_neo", "gptj", "opt")
 """Types for which llama.cpp has no graph."""
 BIASED_GGUF = ("llama", "mistral", "gpt2", "bloom", "starcoder2")
@@ -72,6 +75,8 @@ def llama_cpp_problem(
         return f"llama.cpp has no graph for {model_type}"
     if not is_gguf(model) and model_type not in (None, *MADE_GGUF):
         return f"a quantised file is made from the dense model's GGUF file, and none of {model_type} can be made here"
+    if model_type in MIXTURE_GGUF:
+        return "mixtures are exported for llama.cpp, and neither quantised nor timed there"
     return next(filter(None, (_bias_problem(method, model_type) for method in methods)), "")
 
 
@@ -127,14 +132,18 @@ def _problem(form: Form, spec: SparseSpec, shape: ModelShape | None, *, is_even:
     if form == "gguf" and model_type in NO_GGUF:
         return f"llama.cpp has no graph for {model_type}"
     if method.removes_layers:
+        if form == "gguf" and structure and structure.mixtures:
+            return "of a mixture whole layers are removed in folders alone"
         if form == "gguf" and model_type in COUNTED_LAYERS:
             return f"llama.cpp takes from a layer's number which attention it has in {model_type}"
         if form in ("padded", "masked"):
             return "whole layers are gone, and nothing is left to fill up"
         return ""
     if method.prunes_experts:
-        if form != "uniform":
-            return "only a folder with fewer or narrower experts can be written"
+        if form == "gguf" and model_type not in (None, *MIXTURE_GGUF):
+            return f"with fewer or narrower experts it is written of {' and '.join(MIXTURE_GGUF)} alone"
+        if form not in ("uniform", "gguf"):
+            return "only files with fewer or narrower experts can be written"
         problem = ""
         if structure:
             problem = structure.expert_width_problem

@@ -22,6 +22,7 @@ TINY_SIZES: dict[str, dict[str, Any]] = {
         "mamba_dt_rank": 4,
     },
     "kimi_linear": {"layer_types": _HYBRID},
+    "mllama_text_model": {"cross_attention_layers": [1, 3]},
     "nemotron_h": {
         "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"],
         "moe_latent_size": None,
@@ -48,7 +49,22 @@ TINY_SIZES: dict[str, dict[str, Any]] = {
         "zero_expert_num": 4,
         "qk_head_dim": 16,
     },
+    "inkling2_text": {"unpadded_vocab_size": 400},
+    "inkling2_loop_text": {"unpadded_vocab_size": 400},
+    "inkling_text": {"unpadded_vocab_size": 400},
     "recurrent_gemma": {"lru_width": 32},
     "rwkv": {"attention_hidden_size": 32},
 }
 """Values beside the usual ones for a tiny model of the type; see `engine.models.tiny_config`."""
+
+DERIVED_WIDTHS: dict[str, dict[str, Any]] = {
+    # Two thirds of what it says, rounded up, unless told otherwise; read by its older name first.
+    "lfm2": {
+        "intermediate_size": None,
+        "block_ff_dim": None,
+        "block_auto_adjust_ff_dim": False,
+    },
+}
+"""What a config must say for an MLP to be as wide as its first key says; None where that is the
+width.
+"""

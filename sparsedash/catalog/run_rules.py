@@ -60,11 +60,17 @@ def removal_error(method: MethodSettings, shape: ModelShape) -> SettingsError | 
             advice = "Choose a method that removes channels, layers or single weights."
         elif problem:
             message = f"{removed} of this model cannot be removed: {problem}."
+    elif method.removes_channels and structure.mlps_problem:
+        message = f"Channels of this model cannot be removed: {structure.mlps_problem}."
+        advice = "Choose a method that removes whole layers."
+        if structure.mixtures:
+            advice = "Choose a method that removes whole experts or layers."
     elif method.removes_channels and not any(shape.widths):
-        message = (
-            "This model has experts in place of MLPs: it has no channels that can be removed yet."
-        )
-        advice = "Choose a method that removes whole experts or layers."
+        message = "This model has experts in place of MLPs, and this method removes channels of MLPs alone."
+        advice = "Choose a method for experts or layers."
+    elif not method.is_structured and method.scope == "mlp" and not any(shape.widths):
+        message = "This model has no MLP whose weights can be removed."
+        advice = "Choose the decoder as scope, or a method that removes whole layers."
     elif method.removes_layers and structure.layers_problem:
         message = (
             "Whole layers of this model cannot be removed: without one of them stock code makes another model "
@@ -84,6 +90,13 @@ def _require_removable(method: MethodSettings, permille: int, shape: ModelShape)
         return
     what = _REMOVED.get(method.pattern, "MLP channels")
     budget = (BUDGET_TITLES | {"channels": what})[method.budget]
+    fewest = "At least as many stay as the router chooses for a token"
+    if not most and method.removes_experts and method.budget == "channels":
+        raise SettingsError(
+            "method",
+            message=f"No expert of this model can go. {fewest}, and two of each group.",
+            advice="Choose a method that removes channels of experts, or layers.",
+        )
     if not most and not method.removes_layers:
         raise SettingsError(
             "budget",
@@ -92,7 +105,7 @@ def _require_removable(method: MethodSettings, permille: int, shape: ModelShape)
         )
     reason = f"The rest of this model is not in {what} that can go."
     if method.removes_experts and method.budget == "channels":
-        reason = "At least as many stay as the router chooses for a token."
+        reason = f"{fewest}."
     raise SettingsError(
         "sparsity",
         f"{percents_text((permille,))} %",

@@ -95,10 +95,13 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 ```"""
     if is_gguf:
         usage = f"```sh\nllama-cli -m {shlex.quote(_line(written.file))} -p 'Once upon a time'\n```"
+    types: tuple[str, str] = (settings.weights, settings.base_weights)
+    if settings.weights == "as-stored":
+        types = ("the types of the dense file", "the same")
     text = f"""# {base}, pruned by {gone}
 
 A sparse model of {base}: {removed} by SparseDash, {100 * pruned.reached.weights:.1f} % of the decoder blocks' weights.
-In {settings.weights} it takes {written.size / 1e6:,.1f} MB, the dense model in {settings.base_weights}
+In {types[0]} it takes {written.size / 1e6:,.1f} MB, the dense model in {types[1]}
 {written.base_size / 1e6:,.1f} MB. {note.strip()}
 
 ## Method

@@ -136,6 +136,8 @@ def _begun(
     if stage == "walk" and point is not None:
         return [part for part in making if part.point is not None and part.point <= point]
     of_stage = [part for part in coming if part.stage == stage]
+    if stage in _OF_MADE_MODELS and point is None:
+        return [part for part in of_stage if part.point is None]
     if stage in _OF_MADE_MODELS:
         unmade = {part.point for part in making if part not in present} - {None, point}
         return [part for part in of_stage if part.point not in unmade]

@@ -5,7 +5,6 @@ prompts.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import NamedTuple
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.model_results import (
@@ -19,7 +18,7 @@ from sparsedash.reporting.model_results import (
 )
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import Budget
-from sparsedash.schema.pair_records import ContinuationSettings
+from sparsedash.schema.pair_records import ContinuationSettings, PromptTexts
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -236,16 +235,6 @@ def run_results(
         missing=missing,
         judge_tasks=partial(results.answers.of_run, run, limits),
     )
-
-
-class PromptTexts(NamedTuple):
-    """A prompt and its continuations. sparse: None where there is no such model yet, or its text is
-    not stored.
-    """
-
-    prompt: str
-    dense: str
-    sparse: str | None
 
 
 def prompt_texts(stored: Results, results: RunResults) -> Iterator[PromptTexts]:

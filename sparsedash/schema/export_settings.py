@@ -17,8 +17,8 @@ Form = Literal["uniform", "padded", "masked", "gguf"]
 the dense shape with zeros. gguf: a file for llama.cpp.
 """
 
-Weights = Literal["float32", "bfloat16", "float16", Quantisation]
-"""Types of weights."""
+Weights = Literal["float32", "bfloat16", "float16", Quantisation, "as-stored"]
+"""Types of weights. as-stored: each tensor keeps its type and its bits in the dense GGUF file."""
 
 Runtime = Literal["transformers", "llama.cpp"]
 
@@ -27,7 +27,7 @@ EXPORTS = "exports"
 """Subfolder of the data folder for exports without another place."""
 
 _OF_SAFETENSORS: tuple[Weights, ...] = ("float32", "bfloat16", "float16")
-_OF_GGUF: tuple[Weights, ...] = ("float32", "float16", *get_args(Quantisation))
+_OF_GGUF: tuple[Weights, ...] = ("float32", "float16", *get_args(Quantisation), "as-stored")
 _DASHED = re.compile(r"[^A-Za-z0-9._]+")
 
 
@@ -95,7 +95,8 @@ class ExportSettings:
         """The type in which the dense model is measured beside the files: theirs, of those of less
         than 8 bits 16.
         """
-        return self.weights if self.weights in (*_OF_SAFETENSORS, "q8_0") else "float16"
+        known = (*_OF_SAFETENSORS, "q8_0", "as-stored")
+        return self.weights if self.weights in known else "float16"
 
     def key(self) -> str:
         """The name of this request and of its result: the same files have one, by whatever limits a

@@ -129,7 +129,8 @@ class MethodSettings:
         flag="--budget",
         label="Sparsity is a share of",
         help="channels: the MLPs' inner channels. weights: the blocks' weights. bytes: the model file. macs: the "
-        "multiply-adds of a token, attention's own products not counted. kv-cache: a token's keys and values, "
+        "multiply-adds of a token, of experts those chosen for it, attention's own products not counted. "
+        "kv-cache: a token's keys and values, "
         "of which only whole layers free any. Channels or layers go until that share is gone.",
     )
     damping: float = setting(

@@ -87,7 +87,9 @@ class ModelStructure:
 
     blocks: path from the model to their list. mlps: of each block; None where it has none that can
     be pruned. experts: of each block; None where it is no mixture. list_keys: keys of the config
-    that say a value for each block. width_problem, layers_problem, experts_problem,
+    that say a value for each block. beside_widths: what the config must say wherever it says a
+    width; None where that is the width again. mlps_problem: why no channels can be removed, as a clause;
+    empty where they can, or where experts are in place of all MLPs. width_problem, layers_problem, experts_problem,
     expert_width_problem: why stock code makes no model of narrower MLPs, of fewer layers, of fewer
     or of narrower experts from a changed config, as a clause; empty where it does. plain_cache:
     whether earlier tokens are remembered by their keys and values alone.
@@ -97,6 +99,8 @@ class ModelStructure:
     mlps: tuple[MlpLayout | None, ...]
     experts: tuple[ExpertsLayout | None, ...] = ()
     list_keys: tuple[str, ...] = ()
+    beside_widths: dict[str, bool | None] = field(default_factory=dict)
+    mlps_problem: str = ""
     width_problem: str = ""
     layers_problem: str = ""
     experts_problem: str = ""
@@ -108,9 +112,9 @@ class ModelStructure:
         """The experts of those blocks that have some, by block."""
         return {index: layout for index, layout in enumerate(self.experts) if layout}
 
-    def without_mlps(self, outs: Collection[str]) -> "ModelStructure":
-        """The structure with none for MLPs that have these projections out of them."""
-        mlps = [layout if layout and layout.out not in outs else None for layout in self.mlps]
+    def without_mlps(self, blocks: Collection[int]) -> "ModelStructure":
+        """The structure with no MLP in these blocks."""
+        mlps = [None if index in blocks else layout for index, layout in enumerate(self.mlps)]
         return replace(self, mlps=tuple(mlps))
 
     @property
@@ -141,6 +145,10 @@ class ModelStructure:
                 changes[key] = of_blocks[0]
             else:
                 return None
+        if self.beside_widths:
+            (value_of_all,) = changes.values()
+            for key, fixed in self.beside_widths.items():
+                changes[key] = value_of_all if fixed is None else fixed
         return changes
 
     def experts_values(self, kept: KeptParts) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
@@ -59,6 +59,16 @@ class ContinuationSettings:
         models writes.
         """
         return replace(self, left=record, right=record, others=())
+
+
+class PromptTexts(NamedTuple):
+    """A prompt and its continuations. sparse: None where there is no such model yet, or its text is
+    not stored.
+    """
+
+    prompt: str
+    dense: str
+    sparse: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

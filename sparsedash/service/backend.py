@@ -47,7 +47,12 @@ from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.derived_notes import note_derived, recalled
 from sparsedash.storage.file_hashes import file_hashes_of
 from sparsedash.storage.hub_reach import HubReach
-from sparsedash.storage.local_machine import local_path, multiplies_bfloat16, require_job_room
+from sparsedash.storage.local_machine import (
+    is_overloaded,
+    local_path,
+    multiplies_bfloat16,
+    require_job_room,
+)
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.serving import LOCAL, Serving
 from sparsedash.storage.shape_notes import known_shape
@@ -279,6 +284,13 @@ class Backend:
             return requested
         return joined_continuation(request, self._written_in_run)
 
+    def first_texts(self, key: str, settings: RunSettings) -> tuple[pair_records.PromptTexts, ...]:
+        """What dense and the first sparse model of a run write, as soon as they are made.
+
+        key: of the run.
+        """
+        return preflight.first_texts(settings, self._store) if self._access.sees(key) else ()
+
     def _written_in_run(
         self, request: pair_records.ContinuationSettings
     ) -> pair_records.Continuation | None:
@@ -416,6 +428,10 @@ class Backend:
         known yet.
         """
         return estimates.healing_steps(minutes, settings, self.runs(), self._workloads(settings))
+
+    def is_busy(self) -> bool:
+        """Whether the machine has more to do than it can, so that a run takes longer."""
+        return is_overloaded()
 
     def is_measuring(self) -> bool:
         """Whether the speed of this machine is being measured, so that estimates come soon."""

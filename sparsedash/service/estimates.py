@@ -148,14 +148,17 @@ def run_parts(
     if stored.dense and not unstored:
         return []
     is_streamed = workload.streamed if workload else settings.residency == "streamed"
+    texts: list[Stage] = []
+    if settings.prompts and not is_streamed:
+        texts.append("continue")
     evaluation: list[Stage] = ["evaluate"]
     if settings.evaluation.tasks:
         evaluation.insert(0, "answer")
-    if settings.prompts and not is_streamed:
-        evaluation.insert(0, "continue")
     parts = [_counted_part(workload, "load")]
     if not stored.dense:
-        parts += [_counted_part(workload, stage) for stage in evaluation]
+        parts += [_counted_part(workload, stage) for stage in texts]
+        if not unstored:
+            parts += [_counted_part(workload, stage) for stage in evaluation]
     stored_specs = {points[point] for point in stored.points}
     shares_read: set[float] = set()
     pruned: set[SparseSpec] = set()
@@ -182,6 +185,10 @@ def run_parts(
                 parts.append(_counted_part(workload, "heal", point, full))
         if spec.quantise:
             parts.append(_counted_part(workload, "quantise", point, spec))
+        parts += [_counted_part(workload, stage, point, spec) for stage in texts]
+        if point == unstored[0] and not stored.dense:
+            # The dense model is evaluated once the first sparse one has written its texts.
+            parts += [_counted_part(workload, stage) for stage in evaluation]
         parts += [_counted_part(workload, stage, point, spec) for stage in evaluation]
     return parts
 

@@ -13,7 +13,7 @@ from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema import store_keys
 from sparsedash.schema.model_shape import ModelShape
-from sparsedash.schema.pair_records import Continuation, ContinuationSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings, PromptTexts
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record
 from sparsedash.schema.run_keys import RunKeys
@@ -170,6 +170,29 @@ def _is_answered(spec: SparseSpec, keys: RunKeys, prompts: Sequence[str], store:
         and all(store.has(QuestionSet, key) for key in answers)
         and all(store.has(Continuation, key) for key in continuations)
     )
+
+
+def first_texts(settings: RunSettings, store: Store) -> tuple[PromptTexts, ...]:
+    """What dense and the first sparse model of a run under way write after its prompts.
+
+    These texts are stored before any record. None of a prompt that dense has not continued.
+    """
+    keys = _run_keys(settings, store)
+    if keys is None:
+        return ()
+    try:
+        dense = keys.record(DENSE)
+        sparse = keys.record(settings.points[0])
+    except LookupError:
+        return ()
+    texts = []
+    for prompt in settings.prompts:
+        by_dense = ContinuationSettings(left=dense, right=dense, prompt=prompt)
+        written = store.get(Continuation, by_dense.key())
+        if written is not None:
+            pruned = store.get(Continuation, by_dense.by_one(sparse).key())
+            texts.append(PromptTexts(prompt, written.left, pruned.left if pruned else None))
+    return tuple(texts)
 
 
 def _is_calibrated(keys: RunKeys, store: Store) -> bool:

@@ -10,6 +10,7 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.published_results import (
     CALIBRATION_LENGTH,
     LAMBADA_TRAINING_TEXTS,
+    PUBLISHED_ROWS,
     PublishedMeasure,
     PublishedRow,
     published_model,
@@ -133,6 +134,22 @@ def published_run_cost(row: PublishedRow) -> RunCost:
     settings = published_run_settings(row)
     kept = kept_bytes(shape.widths, shape.hidden, settings, settings.calibration.n_samples)
     return RunCost(least_memory(shape, settings), shape.n_parameters * shape.stored_bytes, kept)
+
+
+def first_row(there_bytes: int | None) -> PublishedRow:
+    """The first published row that fits into so much memory; the smallest where none does.
+
+    there_bytes: None where memory does not tell.
+    """
+    for row in PUBLISHED_ROWS:
+        if there_bytes is None or _least_bytes(row) <= there_bytes:
+            return row
+    return min(PUBLISHED_ROWS, key=_least_bytes)
+
+
+def _least_bytes(row: PublishedRow) -> float:
+    """The least memory in which a row can be repeated."""
+    return published_run_cost(row).memory.n_bytes
 
 
 def measured_row(

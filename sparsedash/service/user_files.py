@@ -24,7 +24,7 @@ from sparsedash.storage.shape_notes import known_shape
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads
 
-_BYTES = {**WEIGHT_BYTES, **dict.fromkeys(get_args(Quantisation), 34 / 32)}
+_BYTES = {**WEIGHT_BYTES, **dict.fromkeys(get_args(Quantisation), 34 / 32), "as-stored": 2}
 _ADVICE = "Delete some that are no longer needed."
 _KEPT = "What is kept for you may have {} GB together"
 

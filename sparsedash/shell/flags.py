@@ -197,7 +197,8 @@ _OTHERS: dict[str, dict[str, Any]] = {
     },
     "--weights": {
         "metavar": "TYPE",
-        "help": f"{', '.join(get_args(Weights))} (as --dtype; of a GGUF file never bfloat16)",
+        "help": f"{', '.join(get_args(Weights))} (as --dtype; of a GGUF file never bfloat16; "
+        "as-stored: whole experts are cut out of it)",
     },
     "--dense-gguf": _FILE
     | {

@@ -15,6 +15,9 @@ from sparsedash.schema.store_keys import NoteName
 from sparsedash.storage.derived_notes import note_derived, recalled
 from sparsedash.storage.store import Store
 
+_PROOF_VERSION = 2
+"""Raised where a look-up finds more, or otherwise, of the same config."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LookedUp:
@@ -41,7 +44,7 @@ def note_look_up(store: Store, config: Mapping[str, Any], found: LookedUp) -> No
 
 def _config_note(config: Mapping[str, Any]) -> NoteName:
     # Another version of the library may know another type, or compute it otherwise.
-    return store_keys.looked_up_note(digest(config), _transformers_version())
+    return store_keys.looked_up_note(digest(config), f"{_transformers_version()}-{_PROOF_VERSION}")
 
 
 @cache

@@ -33,6 +33,8 @@ OVERFITTED = 2.0
 """From this many times the error on calibration text, held-out error counts as overfitting."""
 
 
+_NEARLY_NONE = 0.001
+"""Share of a layer's output below which its loss counts as none."""
 _LOSSES = {
     "Lost on calibration text": "layer_errors",
     "Lost on held-out text": "held_out_errors",
@@ -71,6 +73,8 @@ def show_layers_of(
             widgets.show(cards(numbers))
         figure = layers_chart(pruned, frame.theme())
         show_chart(figure, f"{stem}-layers", sentence, "layers", "ignore")
+        if hidden := hidden_losses(pruned):
+            widgets.remark(hidden)
     if any(pruned.expert_use):
         _show_experts(pruned, stem)
     if pruned.healed:
@@ -151,6 +155,28 @@ def layers_sentence(pruned: Pruned) -> str:
     if pruned.quantised:
         return f"Before quantising, {sentence}"
     return wording.first_upper(sentence)
+
+
+def hidden_losses(pruned: Pruned) -> str:
+    """Why layers with nearly no loss may still make the model diverge; "" where none does."""
+    if not pruned.layer_errors or not pruned.alone:
+        return ""
+    usual = median(_of_cut(pruned, pruned.alone))
+    layers = []
+    for index in _cut(pruned):
+        is_small = pruned.layer_errors[index] < _NEARLY_NONE
+        if is_small and pruned.alone[index] > 0 and pruned.alone[index] >= usual:
+            layers.append(index)
+    if not layers:
+        return ""
+    names = wording.and_join([str(index + 1) for index in layers])
+    worst = max(pruned.alone[index] for index in layers)
+    verb = "loses" if len(layers) == 1 else "lose"
+    return (
+        f"{wording.first_upper(wording.plural(len(layers), 'layer'))} {names} {verb} nearly nothing, yet the model "
+        f"diverges by up to {worst:.2g} nats: a loss is a share of the whole output, of which a few very large values "
+        "can be nearly all. Trust the divergence there."
+    )
 
 
 def _cut(pruned: Pruned) -> list[int]:

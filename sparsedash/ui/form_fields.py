@@ -390,6 +390,9 @@ def _who() -> str:
     )
 
 
+BUSY = "This machine is busy now: it takes longer."
+
+
 class StartCheck(NamedTuple):
     """Whether a run can be started, what it takes, as the end of the button, and what to confirm
     before.
@@ -433,6 +436,8 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
     facts["Reused from earlier runs"] = _reused_words(stored) or "nothing"
     if backend.is_measuring():
         facts["Machine"] = "its speed is being measured, so times may change"
+    if not is_stored and backend.is_busy():
+        widgets.note(BUSY)
     widgets.show(fact_list([("Memory", _memory(memory))]))
     with st.popover("What it will take", type="tertiary", key="takes"):
         widgets.show(fact_list(list(facts.items())))

@@ -146,6 +146,9 @@ def request_export(backend: Backend, results: RunResults) -> None:
         shown = {str(form): f"{form}: {FORM_NAMES[form]}" for form in possible}
         form = cast(Form, address_bar.select("form", "Form", shown, usual_form, noun="form"))
     weights = possible_weights(form)
+    method = record.pruned.method
+    if not (is_gguf(record.model) and method.removes_experts and not method.refits):
+        weights = tuple(name for name in weights if name != "as-stored")
     with number_choice:
         usual = record.dtype if record.dtype in weights else "float32"
         number_format = st.selectbox(

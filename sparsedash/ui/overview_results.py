@@ -2,7 +2,7 @@
 prompts; in folds its numbers and settings.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -44,21 +44,23 @@ from sparsedash.reporting.run_pictures import (
     model_chip,
     strip_words,
 )
-from sparsedash.reporting.run_results import PromptTexts, RunResults, prompt_texts, run_results
+from sparsedash.reporting.run_results import RunResults, prompt_texts, run_results
 from sparsedash.reporting.tradeoff_points import (
     has_task_lines,
     live_model,
     run_tradeoff,
     task_tradeoff,
 )
-from sparsedash.schema.pair_records import NOT_CONTINUED
+from sparsedash.schema.find_settings import planned_run
+from sparsedash.schema.pair_records import NOT_CONTINUED, PromptTexts
 from sparsedash.schema.records import Run
+from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, loss_charts, navigation, widgets
 from sparsedash.ui.address_bar import choose_measure, choose_tolerance
 from sparsedash.ui.chosen_run import RIGHT, link_to_export, show_incomplete
 from sparsedash.ui.form_address import form_address
-from sparsedash.ui.form_fields import wait_for_rates
+from sparsedash.ui.form_fields import BUSY, wait_for_rates
 from sparsedash.ui.form_run import first_run_settings
 from sparsedash.ui.run_sharing import headline_pair, run_report, worst_broken
 from sparsedash.ui.task_answers import show_tasks
@@ -68,6 +70,7 @@ _GROWN = "run-grown"
 _MOST_CHIPS = 4
 _TO_COME = "…"
 _NOT_STORED = "(not stored)"
+_TWO_TEXTS = f"Greedy decoding. {DIVERGENCE_SIGN} marks where the two texts diverge."
 
 
 def show_answer(backend: Backend, results: RunResults, job: Job | None) -> None:
@@ -236,20 +239,37 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
         widgets.remark(job_status.job_title(job)[1] if job is not None else "")
     if run is not None and not live:
         show_incomplete("The other records are kept.", _resume_without_panel(backend, run, job))
+    request = job_status.job_request(job) if job is not None else None
+    settings = planned_run(request) if request is not None else None
+    first_texts: tuple[PromptTexts, ...] = ()
+    if settings is not None:
+        first_texts = backend.first_texts(key, settings)
     if job is not None:
-        job_panel.watch_job(
-            backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True
-        )
+        has_more = partial(_has_more, backend, key, settings, first_texts)
+        job_panel.watch_job(backend, job, has_more, brief=True)
     if live:
         widgets.empty(
             "The chart appears once the dense model is evaluated, and gains a point with every sparse model."
         )
+        if settings is not None:
+            _show_first_texts(first_texts, settings)
         return
-    request = job_status.job_request(job) if job is not None else None
     if run is not None:
         request = run.find or run.settings
     if request is not None:
         job_panel.link_to_form(request, judged_here=True)
+
+
+def _has_more(
+    backend: Backend,
+    key: str,
+    settings: RunSettings | None,
+    first_texts: tuple[PromptTexts, ...],
+) -> bool:
+    """Whether a run has results by now, or more texts than a page without results shows."""
+    if run_results(backend, backend.run(key)) is not None:
+        return True
+    return settings is not None and backend.first_texts(key, settings) != first_texts
 
 
 def _grows(job: Job | None) -> bool:
@@ -267,7 +287,10 @@ def show_results(backend: Backend, results: RunResults, job: Job | None) -> None
     """
     draw = partial(_draw_pictures, backend, results)
     if job is not None and (job.state != "done" or _grows(job)):
-        has_grown = partial(_has_grown, backend, results)
+        first_texts: tuple[PromptTexts, ...] = ()
+        if results.headline is None:
+            first_texts = backend.first_texts(results.run.key, results.run.settings)
+        has_grown = partial(_has_grown, backend, results, first_texts)
         job_panel.watch_job(backend, job, has_grown, brief=True, below=draw)
     else:
         draw(job)
@@ -328,10 +351,14 @@ def _show_settings(results: RunResults) -> None:
     job_panel.link_to_form(run.find or run.settings, judged_here=True)
 
 
-def _has_grown(backend: Backend, results: RunResults) -> bool:
-    """Whether the run has more sparse models than the page shows."""
+def _has_grown(backend: Backend, results: RunResults, first_texts: tuple[PromptTexts, ...]) -> bool:
+    """Whether the run has more sparse models, or more texts before the first, than the page shows."""
     run = backend.run(results.run.key)
-    return run is not None and len(run.sparse) != len(results.run.sparse)
+    if run is not None and len(run.sparse) != len(results.run.sparse):
+        return True
+    settings = results.run.settings
+    is_before = results.headline is None
+    return is_before and backend.first_texts(results.run.key, settings) != first_texts
 
 
 def _draw_pictures(backend: Backend, results: RunResults, job: Job | None) -> None:
@@ -462,17 +489,60 @@ def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: b
 
     live: whether texts may come. grows: keep the room for them.
     """
+    run = results.run
+    sparse = results.headline
+    if sparse is None and live:
+        first_texts = backend.first_texts(run.key, run.settings)
+        if first_texts:
+            _show_first_texts(first_texts, run.settings)
+            return
     rows = list(prompt_texts(backend, results))
     if not rows:
         return
-    sparse = results.headline
     has_sparse_text = any(row.sparse is not None for row in rows)
-    name = f"Sparse, {results.names[sparse.key]}" if sparse is not None else "Sparse"
-    heads = {"Prompt": "", "Dense": "sd-dense"}
-    missing = ""
+    name = ""
     if has_sparse_text or live:
+        name = f"Sparse, {results.names[sparse.key]}" if sparse is not None else "Sparse"
+    missing = _TO_COME if live else _NOT_STORED
+    _show_texts(rows, name, missing, grows=grows)
+    remark = "Greedy decoding."
+    if has_sparse_text:
+        remark = _TWO_TEXTS
+    elif not live:
+        remark = "Greedy decoding, by the dense model alone."
+        if sparse and NOT_CONTINUED in run.warnings:
+            remark = f"{remark} {NOT_CONTINUED}"
+        elif sparse:
+            remark = f"{remark} The sparse model's texts are not stored."
+    with widgets.row("prompts"):
+        widgets.remark(remark)
+        if sparse is not None:
+            others = "Try a prompt of your own"
+            if run.made_on:
+                others = "Other models"
+            elif len(results.sparse_records) > 1:
+                others = "Other models, and prompts of your own"
+            widgets.link("compare", others, **results.comparisons[sparse.key])
+
+
+def _show_first_texts(rows: Sequence[PromptTexts], settings: RunSettings) -> None:
+    """Draw what dense and the first sparse model write, which comes before any record of a run."""
+    if not rows:
+        return
+    name = wording.model_name(settings.points[0], settings.names_methods)
+    _show_texts(rows, f"Sparse, {name}", _TO_COME, grows=True)
+    with widgets.row("prompts"):
+        widgets.remark(_TWO_TEXTS)
+
+
+def _show_texts(rows: Sequence[PromptTexts], name: str, missing: str, *, grows: bool) -> None:
+    """Draw the table of prompts and texts. name: of the sparse model; "" for a table without it.
+
+    missing: in place of a text that is not there. grows: keep the room for more.
+    """
+    heads = {"Prompt": "", "Dense": "sd-dense"}
+    if name:
         heads[name] = "sd-sparse"
-        missing = _TO_COME if live else _NOT_STORED
     head = [element("th", escape(text), scope="col", css=css) for text, css in heads.items()]
     table = element(
         "table",
@@ -482,33 +552,12 @@ def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: b
         aria_label="What the models write",
     )
     widgets.show(table)
-    remark = "Greedy decoding."
-    if has_sparse_text:
-        remark = f"Greedy decoding. {DIVERGENCE_SIGN} marks where the two texts diverge."
-    elif not live:
-        remark = "Greedy decoding, by the dense model alone."
-        if sparse and NOT_CONTINUED in results.run.warnings:
-            remark = f"{remark} {NOT_CONTINUED}"
-        elif sparse:
-            remark = f"{remark} The sparse model's texts are not stored."
-    with widgets.row("prompts"):
-        widgets.remark(remark)
-        if sparse is not None:
-            others = "Try a prompt of your own"
-            if results.run.made_on:
-                others = "Other models"
-            elif len(results.sparse_records) > 1:
-                others = "Other models, and prompts of your own"
-            widgets.link("compare", others, **results.comparisons[sparse.key])
 
 
 def _prompt_row(row: PromptTexts, name: str, missing: str) -> Html:
-    """The prompt and both texts, without line breaks.
-
-    name: of the sparse model. missing: in place of its text; nothing where it has no column.
-    """
+    """The prompt and both texts, without line breaks. name, missing: see `_show_texts`."""
     dense_cell = escape(_one_line(row.dense))
-    sparse_cell = escape(missing)
+    sparse_cell = escape(missing if name else "")
     if row.sparse is not None:
         dense_cell, sparse_cell = mark_divergence(_one_line(row.dense), _one_line(row.sparse))
     cells = [
@@ -580,3 +629,5 @@ def show_first_run_duration(backend: Backend) -> None:
     widgets.remark(
         f"Takes about {wording.duration_words(duration.seconds)} (from {source}); first answers come sooner."
     )
+    if backend.is_busy():
+        widgets.remark(BUSY)

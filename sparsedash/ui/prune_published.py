@@ -2,11 +2,14 @@
 known of one row.
 """
 
+from urllib.parse import urlencode
+
 from sparsedash.catalog import published_results
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Cell, Table, element, escape, fact_list, widget_label
+from sparsedash.reporting.html import Cell, Html, Table, element, escape, fact_list, widget_label
 from sparsedash.service import reproduction
 from sparsedash.service.backend import Backend
+from sparsedash.service.run_checks import main_memory
 from sparsedash.ui import address_bar, widgets
 from sparsedash.ui.form_address import form_address
 
@@ -56,9 +59,9 @@ def show_tables() -> None:
         widgets.section(title)
         n = rows[0].n_passages
         caption = _CAPTION.format(what=what, passages=n, one=100 / n)
-        widgets.show_table(
-            Table.of_cells(f"Published accuracies of {what}", caption, list(map(_cells, rows)))
-        )
+        cells = list(map(_cells, rows))
+        name = f"Published accuracies of {what}"
+        widgets.show_table(Table.of_cells(name, caption, cells, list(map(_row_link, rows))))
 
 
 def show_row(backend: Backend) -> None:
@@ -73,11 +76,8 @@ def show_row(backend: Backend) -> None:
     )
     by_name = {row.name: row for row in published_results.PUBLISHED_ROWS}
     titles = {name: _title(row) for name, row in by_name.items()}
-    row = by_name[
-        address_bar.select(
-            "row", "Row", titles, published_results.PUBLISHED_ROWS[0].name, noun="row"
-        )
-    ]
+    usual = reproduction.first_row(main_memory())
+    row = by_name[address_bar.select("row", "Row", titles, usual.name, noun="row")]
     widgets.show(fact_list(_facts(backend, row)))
     for note in published_results.row_notes(row):
         widgets.note(note)
@@ -88,18 +88,27 @@ def show_row(backend: Backend) -> None:
     )
 
 
+def _row_link(row: published_results.PublishedRow) -> Html:
+    """A row's model and share, which choose the row to repeat."""
+    query = urlencode({"view": "published", "row": row.name})
+    return element("a", escape(_row_name(row)), href=f"prune?{query}")
+
+
+def _row_name(row: published_results.PublishedRow) -> str:
+    return f"{_model(row)}, {wording.sparsity_percent(row.sparsity_permille)}"
+
+
 def _cells(row: published_results.PublishedRow) -> list[Cell]:
     interval = reproduction.published_interval(row)
     ratio = reproduction.removed_ratio(row)
     sparsity = row.sparsity_permille / 10
-    model = f"{_model(row)}, {wording.sparsity_percent(row.sparsity_permille)}"
     sparse_low, sparse_high = (100 * end for end in interval.sparse)
     low, high = (100 * end for end in interval.interval)
     stated = f"{_points(row.drop_percent / 100)}{wording.NBSP}%"
     if not row.drop_follows:
         stated += f"{wording.NBSP}*"
     cells = [
-        Cell("Model", model, {"model": row.model, "sparsity_percent": sparsity}),
+        Cell("Model", _row_name(row), {"model": row.model, "sparsity_percent": sparsity}),
         Cell("Calibration", row.calibration, {"calibration": row.calibration}),
         Cell("Format", _FORMATS[row.dtype], {"format": row.dtype, "passages": row.n_passages}),
         Cell("Dense", wording.percent(row.dense, 2), {"dense_accuracy_percent": 100 * row.dense}),

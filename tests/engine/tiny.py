@@ -100,13 +100,25 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "starcoder2": _GROUPED,
 }
 
+MIXTURES: dict[str, dict[str, Any]] = {
+    # llama.cpp reads its norms of keys as wide as the model.
+    "olmoe": _GROUPED | {"num_key_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": _GROUPED
+    | {
+        "moe_intermediate_size": 24,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+    },
+}
+
 
 def tiny_model(model_type: str, seed: int = 0, **changes: Any) -> Any:
     """A random model of this family, in FP32, with biases that are not zero. changes: to its row of
     CONFIGS.
     """
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(model_type, **CONFIGS[model_type] | changes)
+    config = AutoConfig.for_model(model_type, **(CONFIGS | MIXTURES)[model_type] | changes)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -213,7 +225,7 @@ def save_tiny(
     folder: Path, model_type: str = "llama", seed: int = 0, template: str = "$A", **changes: Any
 ) -> Path:
     """A tiny model and its tokenizer as a local folder. template: of the tokenizer. changes: to its
-    row of CONFIGS.
+    row of CONFIGS or MIXTURES.
     """
     tiny_model(model_type, seed, **changes).save_pretrained(folder)
     tiny_tokenizer(template).save_pretrained(folder)

@@ -110,6 +110,11 @@ def _keys(config: Any, family: str) -> dict[str, Any]:
             "attention.key_length": config.head_dim,
             "attention.value_length": config.head_dim,
         }
+    if "expert_count" in ARCHITECTURES[family].keys:
+        fields["expert_count"] = config.num_experts
+        fields["expert_used_count"] = config.num_experts_per_tok
+    if family == "qwen3moe":
+        fields["expert_feed_forward_length"] = config.moe_intermediate_size
     if family in ("gemma2", "gemma3"):
         fields["attention.sliding_window"] = config.sliding_window
     if family == "gemma2":
@@ -167,6 +172,9 @@ def _tensors(model: Any, family: str) -> dict[str, Any]:
     for name, weight in model.state_dict().items():
         parts = name.split(".")
         block = next((part for part in parts if part.isdecimal()), "")
+        if ".experts." in name:
+            tensors |= _of_experts(f"blk.{block}.", name, weight)
+            continue
         whole = ".".join("#" if part == block else part for part in parts)
         if family == "falcon" and config.num_ln_in_parallel_attn != 2:
             whole = whole.replace("input_layernorm", "ln_mlp")
@@ -174,6 +182,14 @@ def _tensors(model: Any, family: str) -> dict[str, Any]:
         if not (theirs == "output.weight" and config.tie_word_embeddings):
             tensors[theirs] = _turned(theirs, weight, config, family)
     return tensors
+
+
+def _of_experts(block: str, name: str, weight: Any) -> dict[str, Any]:
+    """Of all experts of a block: gate and up in a tensor each."""
+    if name.endswith("down_proj"):
+        return {f"{block}ffn_down_exps.weight": weight}
+    gate, up = weight.chunk(2, dim=1)
+    return {f"{block}ffn_gate_exps.weight": gate, f"{block}ffn_up_exps.weight": up}
 
 
 def _turned(name: str, weight: Any, config: Any, family: str) -> Any:

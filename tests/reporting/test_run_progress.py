@@ -141,7 +141,7 @@ def test_one_stage_may_serve_several_models_whose_weights_are_streamed():
     together = [
         *expected(*DENSE[:2], *FIRST[:2]),
         ("prune", 1, 10.0),
-        ("evaluate", None, 0.0),
+        ("evaluate", 1, 0.0),
     ]
     assert looked_at(together).left_s == pytest.approx(60)
     walk = [*expected(*DENSE[:2]), ("walk", 1, 25.0)]

@@ -266,18 +266,18 @@ def test_models_of_the_hub_are_those_on_the_list_and_the_token_is_an_administrat
 
 
 UNASKED = (
-    "close expect_work fastest_dtype forecast expected_parts healing_steps is_measuring lacks_text model_shape"
-    " newer_revisions reconcile"
+    "close expect_work fastest_dtype forecast expected_parts healing_steps is_busy is_measuring lacks_text"
+    " model_shape newer_revisions reconcile"
 )
 """What says or does nothing of anybody's: times, sizes of a model, the hub's texts and commits,
 care for jobs.
 """
 
 ASKED = (
-    " administers cached cancel cluster continuation damaged_runs fetch_config health inspect_config job jobs"
-    " log_tail may_stop move named_model newest_job offered_tasks open_answers open_run pack_run passages preflight"
-    " prioritise queue queue_position reach record reference_problem result retry run runs search seen_by sees_all"
-    " submit why_missing written_at"
+    " administers cached cancel cluster continuation damaged_runs fetch_config first_texts health inspect_config job"
+    " jobs log_tail may_stop move named_model newest_job offered_tasks open_answers open_run pack_run passages"
+    " preflight prioritise queue queue_position reach record reference_problem result retry run runs search"
+    " seen_by sees_all submit why_missing written_at"
 )
 
 

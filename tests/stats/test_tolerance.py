@@ -195,7 +195,8 @@ def mild_losses():
 
 
 def test_the_spread_and_the_reach_of_a_small_loss_are_those_of_the_run_that_ships():
-    samples = list(map(moments, mild_losses()))
+    # More passages reach further.
+    samples = [moments(losses[:132]) for losses in mild_losses()]
     assert len(samples) == 3
     assert fmean(sample.deviation for sample in samples) == pytest.approx(
         tolerance.SPREAD_NATS, rel=0.05

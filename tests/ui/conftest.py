@@ -85,8 +85,8 @@ def example(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Run:
         sparse=sparse,
         made_on="a mainframe",
     )
-    choices.write_example([*records, texts, shipped], tmp_path / "example.jsonl.gz")
-    monkeypatch.setattr(choices, "EXAMPLE_FILE", tmp_path / "example.jsonl.gz")
+    choices.write_example([*records, texts, shipped], tmp_path / "example.jsonl.xz")
+    monkeypatch.setattr(choices, "EXAMPLE_FILE", tmp_path / "example.jsonl.xz")
     return shipped
 
 

@@ -69,10 +69,14 @@ class FilledBackend(Backend):
         self.submitted = []
         self.asked_about = []
         self.looked_up = []
+        self.busy = False
         self.out_of_reach = ()
         self.refused: dict[str, str] = {}
         self.hub_says = self.named = self.known_cluster = None
         self.verdict_cache._clock = lambda: 0.0
+
+    def is_busy(self):
+        return self.busy
 
     def submit(self, settings):
         submitted = super().submit(settings)

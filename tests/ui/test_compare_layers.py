@@ -11,7 +11,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Healed, Quantised
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import model_shape_note
-from sparsedash.ui.compare_layers import layers_sentence
+from sparsedash.ui.compare_layers import hidden_losses, layers_sentence
 from tests.factories import MIXTURE
 from tests.factories import THREE_LAYERS as LAYERS
 from tests.ui import specimens
@@ -185,6 +185,20 @@ def test_a_model_without_calibration_losses_says_why_and_what_is_known(
         "Half of the 2 layers that were cut (3 in all) lost at most 26.0 % of their output on the passages; layer 3"
     )
     assert why in text and ("Lost on held-out text" in text) == bool(changes)
+
+
+def test_a_loss_near_zero_beside_divergence_is_explained():
+    assert hidden_losses(replace(LAYERS, layer_errors=(0.2, 0.1, 0.3))) == ""
+    sparse = replace(
+        LAYERS,
+        layer_errors=(0.2, 0.1, 0.00001),
+        alone=(0.01, 0.0, 0.02),
+    )
+    sentence = hidden_losses(sparse)
+    assert sentence.startswith(
+        "Layer 3 loses nearly nothing, yet the model diverges by up to 0.02 nats: "
+    )
+    assert hidden_losses(replace(sparse, alone=(0.01, 0.0, 0.0))) == ""
 
 
 def test_of_a_mixture_the_grid_and_its_table_say_which_experts_are_gone(open_page, backend):

@@ -672,3 +672,9 @@ def test_masks_have_fields_of_their_own_that_say_what_they_do_not_save(open_page
     )
     app = open_page("prune", goal=SWEEP, own="true", pattern="2:4", scope="decoder")
     assert MASKS_SAVE_NOTHING in words(app) and "50 %, which its pattern decides." in words(app)
+
+
+def test_the_estimate_says_when_the_machine_is_busy(open_page, backend):
+    assert "busy" not in words(open_page("prune"))
+    backend.busy = True
+    assert "This machine is busy now: it takes longer." in words(open_page("prune"))

@@ -14,7 +14,12 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.run_answer import answer_figures, answer_sentence
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import run_results
-from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, ContinuationSettings
+from sparsedash.schema.pair_records import (
+    NOT_CONTINUED,
+    Continuation,
+    ContinuationSettings,
+    PromptTexts,
+)
 from sparsedash.schema.progress import StageTime
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.schema.store_keys import hub_commit_note
@@ -24,7 +29,7 @@ from sparsedash.ui.run_sharing import headline_pair, run_report
 from tests.factories import STOPPED, plain
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, query_of, words
-from tests.ui.filled_backend import job
+from tests.ui.filled_backend import FilledBackend, job
 
 SETTINGS = specimens.SETTINGS
 OTHER = replace(SETTINGS, sparsities_permille=(400,))
@@ -430,6 +435,18 @@ def test_a_text_to_come_has_its_place(open_page, backend):
         )
     )
     assert "Once upon …" in words(open_page("overview", run=run.key))
+
+
+def test_the_first_texts_stand_on_the_page_of_a_run_without_results(
+    open_page, backend, monkeypatch
+):
+    texts = (PromptTexts("Once", " upon a time", " upon a hill"),)
+    monkeypatch.setattr(FilledBackend, "first_texts", lambda *_: texts)
+    waiting = job(replace(SETTINGS, prompts=("Once",)))
+    backend.set_jobs(waiting)
+    app = open_page("overview", run=waiting.key)
+    assert "Once upon a ❘ time upon a ❘ hill" in words(app)
+    assert "Sparse, 10 %</th>" in markup(app)
 
 
 def test_what_left_the_first_screen_stands_in_the_fold_in_the_report_and_in_json(

@@ -1,6 +1,7 @@
 """The published tables, and the link that opens the form with just a row's settings."""
 
 from dataclasses import replace
+from urllib.parse import quote
 
 import pytest
 
@@ -11,9 +12,13 @@ from sparsedash.catalog.published_results import (
     RUNS_AT_SIZE,
     published_model,
 )
-from sparsedash.service.reproduction import published_run_settings
+from sparsedash.service.reproduction import (
+    first_row,
+    published_run_cost,
+    published_run_settings,
+)
 from tests.ui import specimens
-from tests.ui.conftest import button, links, query_of, words
+from tests.ui.conftest import button, links, markup, query_of, words
 
 
 def test_the_page_counts_what_shows_a_difference_and_states_intervals_ratios_and_the_cost_of_a_row(
@@ -37,6 +42,20 @@ def test_the_page_counts_what_shows_a_difference_and_states_intervals_ratios_and
     assert "huggyllama/llama-7b is the usual substitute" in words(
         open_page("prune", view="published", row=LAST_TOKEN[5].name)
     )
+
+
+def test_the_page_opens_on_a_row_that_fits_and_every_row_of_the_tables_is_a_link(
+    open_page, monkeypatch
+):
+    large = published_run_cost(LAST_TOKEN[5]).memory.n_bytes
+    assert first_row(None) == PUBLISHED_ROWS[0]
+    fitting = first_row(large - 1)
+    assert published_run_cost(fitting).memory.n_bytes < large
+    least = min(published_run_cost(row).memory.n_bytes for row in PUBLISHED_ROWS)
+    assert published_run_cost(first_row(1)).memory.n_bytes == least
+    monkeypatch.setattr("sparsedash.ui.prune_published.main_memory", lambda: 1)
+    page = markup(open_page("prune", view="published"))
+    assert f"row={quote(LAST_WORD[0].name)}" in page
 
 
 @pytest.mark.parametrize("row", PUBLISHED_ROWS[::4], ids=lambda r: r.name)

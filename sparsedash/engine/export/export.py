@@ -170,7 +170,8 @@ def _known_export(
 
 def _require_provable(settings: ExportSettings, loaded: LoadedModel) -> None:
     """Raise ExportError for a streamed model that would be rounded: it cannot be proven here."""
-    if loaded.residency.streamed and settings.weights not in (loaded.dtype, "float32"):
+    exact = (loaded.dtype, "float32", "as-stored")
+    if loaded.residency.streamed and settings.weights not in exact:
         raise ExportError(
             f"This model does not fit into memory, so weights rounded to {settings.weights} cannot be proven here.",
             f"Export it in {loaded.dtype}, or on a machine with more memory.",

@@ -20,12 +20,13 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from sparsedash.catalog.model_sizes import WEIGHT_BYTES
 from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.export import reloaded
 from sparsedash.engine.models.fresh_process import run_program
 from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP
 from sparsedash.engine.models.gguf_writing import gguf_rounded
-from sparsedash.engine.models.loading import ModelCache
+from sparsedash.engine.models.loading import ONE_BY_ONE, ModelCache, has_ragged_experts
 from sparsedash.engine.pruning.surgery import is_projection, weight_of
 from sparsedash.engine.run.model_making import RebuiltModel
 from sparsedash.schema.errors import ExportError
@@ -88,11 +89,12 @@ def prove_files(
     is_gguf = what.is_file()
     assert rebuilt.sparse is not None
     with rebuilt.sparse.applied(), torch.inference_mode():
-        if is_rounded and settings.weights not in MADE_BY_LLAMA_CPP:
+        if is_rounded and settings.weights not in (*MADE_BY_LLAMA_CPP, "as-stored"):
             # In place, since a second model may not fit; the dense one is read again when it is
             # needed.
             model_cache.clear()
-            round_weights_(loaded.model, settings.form, settings.weights)
+            routers = [mixture.router for mixture in loaded.experts.values()]
+            round_weights_(loaded.model, settings.form, settings.weights, routers)
         right, logits = reloaded.answer_questions(
             loaded.model, questions, lambda n: on_step(replace(step, done=n))
         )
@@ -104,7 +106,9 @@ def prove_files(
                 _, rounded = reloaded.answer_questions(
                     loaded.model, first, lambda n: on_step(answered)
                 )
-    answers, found_logits = _run_program(what, questions, on_step)
+    weight_bytes = WEIGHT_BYTES.get(settings.weights, 2)
+    ragged = not is_gguf and has_ragged_experts(loaded.model, weight_bytes)
+    answers, found_logits = _run_program(what, questions, on_step, ONE_BY_ONE if ragged else "")
     n_allowed = round(_DIFFERING * len(right)) if is_gguf and settings.weights != "float32" else 0
     proof = Proof(
         runtime="llama.cpp" if is_gguf else "transformers",
@@ -198,10 +202,11 @@ def rounded_activations(activations: Tensor, weights: Weights) -> Tensor:
 
 
 def _run_program(
-    what: Path, questions: list[dict[str, Any]], on_step: OnStep
+    what: Path, questions: list[dict[str, Any]], on_step: OnStep, experts: str = ""
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Answers of a fresh process, which can be stopped. Raises ExportError if it fails."""
-    request = {"questions": questions, "n_threads": torch.get_num_threads()}
+    n_threads = torch.get_num_threads()
+    request = {"questions": questions, "n_threads": n_threads, "experts": experts}
     with tempfile.TemporaryDirectory(prefix="sparsedash-") as place:
         question_file = Path(place) / "questions.json"
         answers = Path(place) / "answers.json"
@@ -234,15 +239,20 @@ def _run_program(
 
 
 @torch.no_grad()
-def round_weights_(model: nn.Module, form: Form, weights: Weights) -> None:
+def round_weights_(
+    model: nn.Module, form: Form, weights: Weights, routers: Sequence[nn.Module] = ()
+) -> None:
     """Round every weight of the model to the type of the files, in place, kept in float32.
 
-    GPT-2's learned positions, too, which a GGUF file keeps as they are.
+    GPT-2's learned positions, too, which a GGUF file keeps as they are; but no routers, which it
+    keeps in float32.
 
     Shared weights are rounded once; twice would change nothing.
     """
     model.float()
     for module in model.modules():
+        if form == "gguf" and module in routers:
+            continue
         for name, parameter in module.named_parameters(recurse=False):
             plain = weight_of(module) if name == "weight" and is_projection(module) else parameter  # type: ignore[arg-type]
             if form == "gguf":

@@ -189,6 +189,8 @@ def _by_transformers(
     model, loading = kind.from_pretrained(
         folder, dtype="auto", use_safetensors=True, output_loading_info=True, **local
     )
+    if experts := request.get("experts"):
+        model.set_experts_implementation(experts)
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     mismatched = (name for name, *_ in loading["mismatched_keys"])
     holes = sorted({*loading["missing_keys"], *loading["unexpected_keys"], *mismatched})
@@ -211,7 +213,7 @@ def load_and_answer(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Answers of a folder's or a file's model, and its logits.
 
-    request: `questions_of`'s, and `n_threads`.
+    request: `questions_of`'s, `n_threads`, and how experts are computed, "" for as usual.
     """
     answers, logits = (_by_llama_cpp if Path(what).is_file() else _by_transformers)(
         what, request, on_answer

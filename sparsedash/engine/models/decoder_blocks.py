@@ -60,7 +60,7 @@ class BlockWalk:
         self._batches = batches
         self._n_returned = _n_returned(body, blocks)
         self._hidden: list[Tensor] = []
-        self._calls: list[list[_Call]] = []
+        self._calls: list[dict[int, _Call]] = []
         for batch, cache in zip(batches, caches or [None] * len(batches), strict=True):
             self._embed(body, batch, cache)
 
@@ -70,17 +70,18 @@ class BlockWalk:
         batch: Batch,
         cache: Cache | None,
     ) -> None:
-        calls: list[_Call] = []
+        calls: dict[int, _Call] = {}
         embeddings: list[Tensor] = []
 
-        def stub(*args: Any, **kwargs: Any) -> Any:
+        def stub(index: int, *args: Any, **kwargs: Any) -> Any:
             hidden = args[0] if args else kwargs.pop("hidden_states")
             embeddings.append(hidden)
-            calls.append((args[1:], kwargs))
+            calls[index] = (args[1:], kwargs)
             return _block_output(hidden, self._n_returned)
 
+        stubs = [partial(stub, index) for index in range(len(self._blocks))]
         cached = {} if cache is None else {"cache": cache}
-        with forward_replaced(self._blocks, [stub] * len(self._blocks)):
+        with forward_replaced(self._blocks, stubs):
             # Without the mask: padding is on the right, where a causal model's real tokens never
             # look, and attention without one is faster.
             body(
@@ -132,6 +133,9 @@ class BlockWalk:
             return model(input_ids=self._batches[number].ids, use_cache=False)
 
     def _run(self, index: int, number: int) -> None:
+        if index not in self._calls[number]:
+            # The model passes over it: cross-attention where there is no image, for example.
+            return
         args, kwargs = self._calls[number][index]
         output = self._blocks[index](self._hidden[number], *args, **kwargs)
         self._hidden[number] = output[0] if isinstance(output, (tuple, list)) else output

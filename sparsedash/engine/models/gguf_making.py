@@ -61,6 +61,10 @@ _COMPARED = (
     "sliding_window",
     "attn_logit_softcapping",
     "final_logit_softcapping",
+    "norm_topk_prob",
+    "clip_qkv",
+    "mlp_only_layers",
+    "decoder_sparse_step",
 )
 """Entries that change a model's output, beside those that have a key."""
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -253,9 +257,10 @@ def _tensors(
     """The model's tensors under llama.cpp's names and in its order of rows."""
     gguf_names = {ours: theirs for theirs, ours in ARCHITECTURES[name].tensors.items()}
     tied: list[torch.Tensor] = []
+    experts: dict[str, dict[int, torch.Tensor]] = {}
     files = weight_files(source.folder, source.reference)
     for own_name, tensor in chain.from_iterable(map(stored_tensors, files)):
-        gguf_name = gguf_names.get(re.sub(r"\.\d+\.", ".#.", own_name, count=1))
+        gguf_name = gguf_names.get(re.sub(r"\.\d+\.", ".#.", own_name))
         if gguf_name is None:
             if own_name.endswith("rotary_emb.inv_freq"):
                 continue
@@ -268,9 +273,11 @@ def _tensors(
                 continue
         number = re.search(r"\.(\d+)\.", own_name)
         full_name = gguf_name.replace("#", number[1] if number else "")
-        kind = gguf_type(full_name, tensor.shape, "float16")
-        if kind is not GGMLQuantizationType.F32:
-            kind = GGMLQuantizationType[_KINDS.get(type_name(tensor.dtype), "F32")]
+        if "_exps." in gguf_name:
+            expert = int(own_name.split(".")[-3])
+            experts.setdefault(full_name, {})[expert] = tensor
+            continue
+        kind = _kind_of(full_name, tensor)
         make = partial(
             _rows,
             tensor,
@@ -279,6 +286,24 @@ def _tensors(
             name,
         )
         yield GgufTensor(full_name, tuple(tensor.shape), kind, make)
+    for full_name, by_number in experts.items():
+        of_block = [by_number[number] for number in sorted(by_number)]
+        shape = (len(of_block), *of_block[0].shape)
+        kind = _kind_of(full_name, of_block[0])
+        yield GgufTensor(full_name, shape, kind, partial(_stacked, of_block))
+
+
+def _kind_of(name: str, tensor: torch.Tensor) -> GGMLQuantizationType:
+    """The type of a tensor in the file."""
+    if gguf_type(name, tensor.shape, "float16") is GGMLQuantizationType.F32:
+        return GGMLQuantizationType.F32
+    return GGMLQuantizationType[_KINDS.get(type_name(tensor.dtype), "F32")]
+
+
+def _stacked(of_experts: Sequence[torch.Tensor]) -> Array:
+    """The weights of all experts of a block, (experts, out, in)."""
+    values: Array = torch.stack([weight.float() for weight in of_experts]).numpy()
+    return values
 
 
 def _rows(

@@ -24,7 +24,7 @@ from sparsedash.engine.models.gguf_writing import (
 from sparsedash.engine.models.model_conversion import GgufModel
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
-from sparsedash.schema.errors import ExportError
+from sparsedash.schema.errors import ExportError, SettingsError
 from sparsedash.schema.export_settings import Weights, WrittenFiles
 from sparsedash.schema.model_shape import MlpLayout
 from sparsedash.schema.progress import OnPart, ignore
@@ -80,6 +80,13 @@ def write_quantised(
             file,
             weights=weights,
             require_room=require_room,
+        )
+    if sparse.experts:
+        raise SettingsError(
+            "weights",
+            weights,
+            "float32, float16, q8_0 or as-stored for a mixture",
+            "Quantise the float16 file by llama-quantize.",
         )
     require_known(opened_gguf(dense_file))
     full = file.with_name(f"{file.stem}.full.gguf")

@@ -24,6 +24,7 @@ from sparsedash.catalog.gguf_names import ARCHITECTURES, general_name
 from sparsedash.catalog.gguf_reader import SOURCE_TYPE, GgufReader, opened_gguf, quantised_type
 from sparsedash.engine.models.decoder_blocks import renumbered
 from sparsedash.engine.models.sparse_models import PrunedChannels
+from sparsedash.engine.pruning.experts import Experts, KeptExperts
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.schema.errors import ExportError, ModelError, SettingsError
 from sparsedash.schema.export_settings import Weights, WrittenFiles
@@ -37,7 +38,7 @@ _GGUF_TYPES: dict[Weights, tuple[GGMLQuantizationType, LlamaFileType]] = {
     "float16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-_KEPT_FULL = ("position_embd", "token_types", "rope_freqs", "norm")
+_KEPT_FULL = ("position_embd", "token_types", "rope_freqs", "norm", "ffn_gate_inp")
 """Parts of the names of tensors that llama.cpp reads in float32 only."""
 
 _GROUP = 32
@@ -90,12 +91,15 @@ def block_tensors(
 
 @dataclass(frozen=True, eq=False)
 class GgufTensor:
-    """One tensor of a GGUF file. shape: as in torch. kind: its type in the file. make: its values."""
+    """One tensor of a GGUF file. shape: as in torch. kind: its type in the file. make: its values,
+    or where is_stored what the file holds of them.
+    """
 
     name: str
     shape: tuple[int, ...]
     kind: GGMLQuantizationType
     make: Callable[[], Array]
+    is_stored: bool = False
 
     @property
     def n_bytes(self) -> int:
@@ -147,6 +151,8 @@ def write_gguf(
     SettingsError unless it is a full file of the dense model.
     """
     reader = require_full_gguf(dense_file, is_base=is_base)
+    if weights == "as-stored":
+        return _write_as_stored(file, dense_file, reader, sparse, require_room, on_part)
     source = str(reader.values["general.architecture"])
     dtype = sparse.loaded.dtype
     dense = [_dense_tensor(tensor, source, dtype, weights) for tensor in reader.tensors]
@@ -156,7 +162,12 @@ def write_gguf(
     architecture = source
     widths = sparse.widths
     layout = f"one width, architecture {source}"
-    if not one_width(widths):
+    changed: dict[str, object] = {}
+    if sparse.experts:
+        changed = _experts_keys(sparse, source, reader)
+        dense = list(_with_fewer_experts(dense, sparse))
+        layout = f"fewer or narrower experts, architecture {source}"
+    elif not one_width(widths):
         if source in PER_LAYER and (tied or PER_LAYER[source] != "openelm"):
             architecture = PER_LAYER[source]
             layout = f"a width for each block, llama.cpp's architecture {architecture}"
@@ -186,6 +197,7 @@ def write_gguf(
         reader=reader,
         widths=widths,
         file_type=file_type,
+        changed=changed,
     )
     write_file(
         file,
@@ -201,6 +213,73 @@ def write_gguf(
         base_size=base_size,
         file=file.name,
     )
+
+
+def _write_as_stored(
+    file: Path,
+    dense_file: Path,
+    reader: GgufReader,
+    sparse: PrunedChannels,
+    require_room: Callable[[int], None],
+    on_part: OnPart,
+) -> WrittenFiles:
+    """The dense file without the experts that are gone; of all others every bit is as it was.
+
+    Raises SettingsError where the kept experts have other weights.
+    """
+    if problem := _stored_problem(sparse):
+        raise SettingsError(
+            "weights", message=f"No file can be written as-stored: {problem}.", advice=_OTHER_TYPE
+        )
+    source = str(reader.values["general.architecture"])
+    tensors = []
+    dense = {}
+    for tensor in reader.tensors:
+        dense[tensor.name] = _dense_tensor(tensor, source, "float32", "float32")
+        shape = torch_shape(tensor)
+        kept = None
+        if ".ffn_gate_inp." in tensor.name or "_exps." in tensor.name:
+            kept = sparse.experts[int(tensor.name.split(".")[1])].kept.numpy()
+            shape = (len(kept), *shape[1:])
+        make = partial(_stored, tensor, kept)
+        tensors.append(GgufTensor(tensor.name, shape, tensor.tensor_type, make, is_stored=True))
+    _require_same(dense_file, dense, sparse)
+    size = sum(tensor.n_bytes for tensor in tensors)
+    require_room(size)
+    keys = partial(
+        _add_keys,
+        reader=reader,
+        widths=sparse.widths,
+        file_type=int(reader.values.get("general.file_type", LlamaFileType.ALL_F32)),
+        changed=_experts_keys(sparse, source, reader),
+    )
+    write_file(file, source, keys, tensors, on_part)
+    return WrittenFiles(
+        layout=f"fewer experts, every tensor as in the dense file, architecture {source}",
+        size=size,
+        base_size=sum(int(tensor.n_bytes) for tensor in reader.tensors),
+        file=file.name,
+    )
+
+
+_OTHER_TYPE = "Choose float16, or a method that refits nothing, as reap."
+
+
+def _stored_problem(sparse: PrunedChannels) -> str:
+    """Why the kept weights are not those of the dense file, or ""."""
+    if not sparse.experts or any(narrow.channels is not None for narrow in sparse.experts):
+        return "only whole experts can be cut out of a file"
+    if any(narrow.outs is not None for narrow in sparse.experts):
+        return "the experts that stay are refitted"
+    if sparse.loaded.dtype != "float32":
+        return "the run rounded the weights to bfloat16"
+    return ""
+
+
+def _stored(tensor: Any, kept: Array | None) -> Array:
+    """What the file holds of a tensor; of these experts alone, where they are named."""
+    values: Array = tensor.data
+    return values if kept is None else np.ascontiguousarray(values[kept])
 
 
 def write_file(
@@ -227,7 +306,10 @@ def write_file(
         writer.write_ti_data_to_file()
         for n_written, tensor in enumerate(tensors):
             on_part(n_written, len(tensors))
-            writer.write_tensor_data(quants.quantize(tensor.make().astype(np.float32), tensor.kind))
+            values = tensor.make()
+            if not tensor.is_stored:
+                values = quants.quantize(values.astype(np.float32), tensor.kind)
+            writer.write_tensor_data(values)
     finally:
         writer.close()
 
@@ -255,9 +337,16 @@ _LEFT_OUT = (
 
 
 def _add_keys(
-    writer: GGUFWriter, reader: GgufReader, widths: Sequence[int], file_type: int
+    writer: GGUFWriter,
+    reader: GgufReader,
+    widths: Sequence[int],
+    file_type: int,
+    changed: Mapping[str, object],
 ) -> None:
-    """Add the dense file's keys under the new architecture, with the new widths and type."""
+    """Add the dense file's keys under the new architecture, with the new widths and type.
+
+    changed: values of keys that say what is left of experts; the others then stay.
+    """
     source = reader.values["general.architecture"]
     new_widths = [int(width) for width in widths if width]
     for name, value in reader.values.items():
@@ -267,7 +356,9 @@ def _add_keys(
         # The library writes no empty array, which has no type of its items either.
         if (kind, sub_type) == (GGUFValueType.ARRAY, None) or name.startswith(_LEFT_OUT):
             continue
-        if name == f"{source}.block_count":
+        if changed:
+            value = changed.get(name, value)
+        elif name == f"{source}.block_count":
             value = len(new_widths)
         elif name == f"{source}.feed_forward_length":
             is_one = one_width(widths)
@@ -356,11 +447,62 @@ def _shifted(norm: Tensor, shift: float) -> Array:
     return values
 
 
+def _experts_keys(sparse: PrunedChannels, source: str, reader: GgufReader) -> dict[str, object]:
+    """The keys that say how many experts a block has, and how wide they are."""
+    narrow = next(narrow for narrow in sparse.experts if len(narrow.kept))
+    keys: dict[str, object] = {f"{source}.expert_count": len(narrow.kept)}
+    if narrow.channels is not None:
+        own = f"{source}.expert_feed_forward_length"
+        width = own if own in reader.values else f"{source}.feed_forward_length"
+        keys[width] = narrow.channels.shape[1]
+    return keys
+
+
+def _with_fewer_experts(
+    dense: Sequence[GgufTensor], sparse: PrunedChannels
+) -> Iterator[GgufTensor]:
+    """The dense tensors, those of experts and routers with what is left of them."""
+    mixtures = sparse.loaded.experts
+    for tensor in dense:
+        _, number, part = (*tensor.name.split("."), "", "")[:3]
+        if not part.endswith("_exps") and part != "ffn_gate_inp":
+            yield tensor
+            continue
+        index = int(number)
+        make = partial(_of_experts, mixtures[index], sparse.experts[index], part)
+        yield replace(
+            tensor, shape=_shape_of_experts(tensor, sparse.experts[index], part), make=make
+        )
+
+
+def _shape_of_experts(tensor: GgufTensor, narrow: KeptExperts, part: str) -> tuple[int, ...]:
+    """The shape (experts, out, in) of what is left of it."""
+    shape = [len(narrow.kept), *tensor.shape[1:]]
+    if narrow.channels is not None and part != "ffn_gate_inp":
+        shape[2 if part == "ffn_down_exps" else 1] = narrow.channels.shape[1]
+    return tuple(shape)
+
+
+def _of_experts(mixture: Experts, narrow: KeptExperts, part: str) -> Array:
+    """What is left of the experts of a block, under GGUF's name for a part of them."""
+    tensors = mixture.sliced(narrow)
+    if part == "ffn_gate_inp":
+        tensor = tensors[f"{mixture.layout.router}.weight"]
+    elif part == "ffn_down_exps":
+        tensor = tensors[f"{mixture.layout.path}.down_proj"]
+    else:
+        halves = tensors[f"{mixture.layout.path}.gate_up_proj"].chunk(2, dim=1)
+        tensor = halves[part == "ffn_up_exps"]
+    values: Array = tensor.detach().float().cpu().numpy()
+    return values
+
+
 def _mlp_tensors(
     sparse: PrunedChannels, widths: Sequence[int], weights: Weights
 ) -> Iterator[GgufTensor]:
     layout = sparse.loaded.structure.mlps[0]
-    assert layout is not None, "every block of a model with a GGUF file has an MLP"
+    if layout is None:
+        return
     # A fused projection, or one without a gate, is GGUF's up.
     inner = ("ffn_gate", "ffn_up") if len(layout.inner) > 1 else ("ffn_up",)
     gguf_names = {**dict(zip(layout.inner, inner, strict=True)), layout.out: "ffn_down"}
@@ -462,9 +604,13 @@ def _require_same(
     dense: Mapping[str, GgufTensor],
     sparse: PrunedChannels,
 ) -> None:
-    """Raises ExportError unless the file holds the dense model's first MLP."""
-    down = dense.get("blk.0.ffn_down.weight")
-    expected = out_weight(sparse.loaded.mlps[0]).float().cpu().numpy()
+    """Raises ExportError unless the file holds the dense model's first MLP, or its experts."""
+    if sparse.experts:
+        down = dense.get("blk.0.ffn_down_exps.weight")
+        expected = sparse.loaded.experts[0].module.down_proj.float().cpu().numpy()
+    else:
+        down = dense.get("blk.0.ffn_down.weight")
+        expected = out_weight(sparse.loaded.mlps[0]).float().cpu().numpy()
     n_blocks = len({name.split(".")[1] for name in dense if name.startswith("blk.")})
     if down is None or down.shape != expected.shape or n_blocks != len(sparse.widths):
         raise ExportError(

@@ -40,6 +40,10 @@ from sparsedash.schema.settings import Dtype
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
+ONE_BY_ONE = "eager"
+"""How transformers computes experts where torch's product of all of them at once cannot."""
+
+
 def max_length(config: Any) -> int:
     """Tokens that a model with this configuration can read at once."""
     language = language_config(config)
@@ -317,6 +321,8 @@ def loaded_model(
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = None
     model.eval().requires_grad_(False)
+    if has_ragged_experts(model, model.dtype.itemsize):
+        model.set_experts_implementation(ONE_BY_ONE)
     # A checkpoint may have a head of its own that its config denies.
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     return LoadedModel(
@@ -327,3 +333,16 @@ def loaded_model(
         shape=replace(source.shape, n_parameters=n_parameters),
         warnings=warnings,
     )
+
+
+def has_ragged_experts(model: PreTrainedModel, itemsize: int) -> bool:
+    """Whether torch's product of all experts at once refuses weights of so many bytes each.
+
+    It takes rows of multiples of 16 bytes.
+    """
+    for module in model.modules():
+        if hasattr(module, "has_gate") and hasattr(module, "down_proj"):
+            _, *rows = module.down_proj.shape
+            if any(row * itemsize % 16 for row in rows):
+                return True
+    return False

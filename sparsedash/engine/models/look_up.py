@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import msgspec
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import logging
 
 from sparsedash.engine.models.model_inspection import inspect_model
@@ -25,6 +25,8 @@ _MOST_SECONDS = 60
 def _look_up(file: Path) -> str:
     try:
         plain = json.loads(file.read_bytes())
+        # As `from_pretrained` reads a file: infinity is no number of JSON.
+        plain = PretrainedConfig._decode_special_floats(plain)
         config = AutoConfig.for_model(**plain)
         looked_up = LookedUp(shape=inspect_model(config, "The model"))
     except ModelError as error:

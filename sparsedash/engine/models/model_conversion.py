@@ -164,7 +164,13 @@ class GgufModel:
                 own_name = self._known.tensors[general_name(part_name)]
                 if own_name == "rope_parameters":
                     continue
-                own_name = own_name.replace("#", part_name.split(".")[1])
+                own_name = own_name.replace("#", part_name.split(".")[1], 1)
+                if "#" in own_name:
+                    for expert, matrix in enumerate(part):
+                        name_of_expert = own_name.replace("#", str(expert))
+                        self.kinds[name_of_expert] = tensor.tensor_type.name
+                        weights[name_of_expert] = torch.from_numpy(np.array(matrix))
+                    continue
                 if not self._has_two_norms:
                     # Falcon's norm before both parts of a block.
                     own_name = own_name.replace(".ln_mlp.", ".input_layernorm.")
@@ -261,7 +267,7 @@ class GgufModel:
             return {}
         n_heads = self._own("attention.head_count")
         entries = {"num_key_value_heads": self._own("attention.head_count_kv") or n_heads}
-        always = self._name in ("llama", "qwen3", "gemma2", "gemma3")
+        always = self._name in ("llama", "qwen3", "qwen3moe", "gemma2", "gemma3")
         if always or self._head != self._usual_head:
             entries["head_dim"] = self._head
         return entries
@@ -278,6 +284,9 @@ class GgufModel:
                 attention = {"attn_q", "attn_k", "attn_v", "attn_output"}
                 mlp = {"ffn_gate", "ffn_up", "ffn_down"}
                 return {"attention_bias": bool(biased & attention), "mlp_bias": bool(biased & mlp)}
+            case "qwen3moe":
+                # llama.cpp's graph makes the gates of the chosen experts sum to 1.
+                return {"norm_topk_prob": True}
             case "starcoder2":
                 return {"use_bias": bool(biased - {"attn_norm", "ffn_norm"})}
             case "falcon":

@@ -17,6 +17,7 @@ from sparsedash.engine.models.structure import (
     block_mlps,
     find_structure,
     meta_model,
+    mlp_kinds,
 )
 from sparsedash.engine.models.tiny_config import tiny_config
 from sparsedash.engine.pruning.experts import tensor_of
@@ -55,54 +56,66 @@ def _inspected(config: PretrainedConfig) -> ModelShape:
         raise
     except Exception as error:
         raise proof.NotProvenError(f"its config describes no model: {first_line(error)}") from error
-    if not any(structure.mlps) and not structure.mixtures:
-        raise proof.NotProvenError("no MLP and no experts were found that can be pruned")
-    return _counted(model, _proven(config, structure))
+    return _counted(model, _proven(config, model, structure))
 
 
-def _proven(config: PretrainedConfig, structure: ModelStructure) -> ModelStructure:
+def _proven(
+    config: PretrainedConfig, model: PreTrainedModel, structure: ModelStructure
+) -> ModelStructure:
     """The structure with what stock code can load of it. Raises NotProvenError."""
     tiny = tiny_config(config)
     try:
-        model = proof.tiny_random_model(tiny)
+        tiny_model = proof.tiny_random_model(tiny)
     except Exception as error:
         problem = f"no tiny model of its type can be made: {first_line(error)}"
         raise proof.NotProvenError(problem) from error
-    tiny_structure = find_structure(tiny, model)
+    tiny_structure = find_structure(tiny, tiny_model)
     ids = proof.some_ids()
-    outs = proof.mixing_outs(model, tiny_structure, ids)
-    structure = structure.without_mlps(outs)
-    tiny_structure = tiny_structure.without_mlps(outs)
+    proven = (tiny_model, tiny_structure, ids)
+    for problem in (
+        proof.problem_of(proof.require_causal, tiny_model, ids),
+        proof.problem_of(proof.require_walk, *proven),
+    ):
+        if problem:
+            raise proof.NotProvenError(problem)
+    mlps_problem = "" if any(structure.mlps) or structure.mixtures else "no MLP was found in it"
+    mixing = proof.mixing_blocks(*proven)
+    if mixing:
+        kinds = mlp_kinds(tiny_model, tiny_structure)
+        mixing_kinds = [kinds[index] for index in mixing]
+        if layout := tiny_structure.mlps[mixing[0]]:
+            mlps_problem = f"{layout.out} mixes tokens"
+        tiny_structure = tiny_structure.without_mlps(mixing)
+        of_blocks = enumerate(mlp_kinds(model, structure))
+        structure = structure.without_mlps(
+            [index for index, kind in of_blocks if kind in mixing_kinds]
+        )
     if not _kinds(structure) <= _kinds(tiny_structure):
         raise proof.NotProvenError("a tiny model of its type has other MLPs")
-    problems = [
-        proof.problem_of(proof.require_causal, model, ids),
-        proof.problem_of(proof.require_walk, model, tiny_structure, ids),
-    ]
-    if not any(structure.mlps) and not structure.mixtures:
-        problems.append(f"{min(outs)} mixes tokens")
+    proven = (tiny_model, tiny_structure, ids)
     if any(structure.mlps):
-        problems.append(proof.problem_of(proof.require_narrowing, model, tiny_structure, ids))
-    for problem in filter(None, problems):
-        raise proof.NotProvenError(problem)
+        mlps_problem = proof.problem_of(proof.require_narrowing, *proven)
+    if mlps_problem:
+        every_block = range(len(structure.mlps))
+        structure = structure.without_mlps(every_block)
+        tiny_structure = tiny_structure.without_mlps(range(len(tiny_structure.mlps)))
+    exported = (tiny_model, tiny, tiny_structure, ids)
     experts_problem = ""
     expert_width_problem = ""
     if structure.mixtures:
-        expert_width_problem = proof.problem_of(
-            proof.require_narrower_experts, model, tiny, tiny_structure, ids
-        )
-        experts_problem = proof.problem_of(
-            proof.require_fewer_experts, model, tiny, tiny_structure, ids
-        )
+        expert_width_problem = proof.problem_of(proof.require_narrower_experts, *exported)
+        experts_problem = proof.problem_of(proof.require_fewer_experts, *exported)
+    layers_problem = proof.problem_of(proof.require_shorter_export, *exported)
+    if mlps_problem and layers_problem and not structure.mixtures:
+        raise proof.NotProvenError(f"{mlps_problem}, and without a layer {layers_problem}")
     return replace(
         structure,
+        mlps_problem=mlps_problem,
         experts_problem=experts_problem,
         expert_width_problem=expert_width_problem,
-        width_problem=proof.problem_of(proof.require_even_export, model, tiny, tiny_structure, ids),
-        layers_problem=proof.problem_of(
-            proof.require_shorter_export, model, tiny, tiny_structure, ids
-        ),
-        plain_cache=not proof.problem_of(proof.require_cache, model, ids),
+        width_problem=proof.problem_of(proof.require_even_export, *exported),
+        layers_problem=layers_problem,
+        plain_cache=not proof.problem_of(proof.require_cache, tiny_model, ids),
     )
 
 
@@ -209,8 +222,10 @@ def _hidden(model: PreTrainedModel, structure: ModelStructure) -> int:
     for mlp in block_mlps(model, structure):
         if mlp.width:
             return mlp.out.weight.numel() // mlp.width
-    mixture = next(iter(block_experts(model, structure).values()))
-    return len(mixture.out_weight(0))
+    for mixture in block_experts(model, structure).values():
+        return len(mixture.out_weight(0))
+    hidden: int = model.get_output_embeddings().weight.shape[-1]
+    return hidden
 
 
 def _n_projected(module: nn.Module) -> int:

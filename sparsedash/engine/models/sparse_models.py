@@ -213,7 +213,7 @@ class MaskedWeights:
                 if layout and name in layout.paths:
                     n_mlp_zeros += n
         return Reached(
-            channels=n_mlp_zeros / shape.n_mlp,
+            channels=n_mlp_zeros / shape.n_mlp if shape.n_mlp else 0.0,
             weights=n_zeros / shape.n_block_weights,
             bytes=0.0,
             macs=n_zeros / shape.n_matmul,

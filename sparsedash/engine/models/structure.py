@@ -27,12 +27,25 @@ from transformers import (
 )
 
 from sparsedash.catalog.config_checks import DEPTH_KEYS
+from sparsedash.catalog.model_hints import DERIVED_WIDTHS
 from sparsedash.engine.pruning.experts import Experts, tensor_of
 from sparsedash.engine.pruning.surgery import Mlp, is_projection, is_transposed
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.model_shape import ExpertsLayout, MlpLayout, ModelStructure
 
-_NO_WIDTHS = ("head", "rank", "rope", "window", "conv", "mamba", "ssm", "token_id", "top", "_tok")
+_NO_WIDTHS = (
+    "head",
+    "rank",
+    "rope",
+    "window",
+    "conv",
+    "mamba",
+    "ssm",
+    "token_id",
+    "top",
+    "_tok",
+    "shared_experts",
+)
 """In the names of keys that never say the width of an MLP. The shapes would refuse them as well:
 it saves making a model for each.
 """
@@ -60,8 +73,15 @@ def find_structure(config: PretrainedConfig, model: PreTrainedModel) -> ModelStr
     list_keys = []
     inner_of_experts: dict[str, Mapping[int, Moved]] = {}
     shapes = _shapes(model)
-    for key, value in _integers(config, len(blocks), shapes):
-        moved = _following(config, shapes, key, value)
+    sizes = dict(_integers(config, len(blocks), shapes))
+    derived_key, beside_widths = _derived_width(config)
+    if derived_key:
+        # Before others, by which the same width moves.
+        sizes = {derived_key: None} | sizes
+        sizes[derived_key] = None
+    for key, value in sizes.items():
+        fixed = beside_widths if key == derived_key else {}
+        moved = _following(config, shapes, key, value, fixed)
         if not all(name.startswith(f"{path}.") for name in moved):
             continue
         moved_blocks = _by_block(moved, path)
@@ -90,6 +110,7 @@ def find_structure(config: PretrainedConfig, model: PreTrainedModel) -> ModelStr
         mlps=tuple(mlps),
         experts=tuple(experts) if any(experts) else (),
         list_keys=tuple(dict.fromkeys(list_keys)),
+        beside_widths=beside_widths,
     )
 
 
@@ -107,6 +128,18 @@ def block_mlps(model: PreTrainedModel, structure: ModelStructure) -> list[Mlp]:
             inner = tuple(block.get_submodule(name) for name in layout.inner)
             mlps.append(Mlp(inner, block.get_submodule(layout.out), layout.fused))
     return mlps
+
+
+def mlp_kinds(model: PreTrainedModel, structure: ModelStructure) -> list[object]:
+    """What the MLP of each block has in common with others alone that do the same: its projections,
+    and all parameters of its block, by their names.
+    """
+    blocks = model.get_submodule(structure.blocks).children()
+    kinds: list[object] = []
+    for block, layout in zip(blocks, structure.mlps, strict=True):
+        parameters = frozenset(name for name, _ in block.named_parameters())
+        kinds.append((layout and layout.out, parameters))
+    return kinds
 
 
 class _NoChannels(nn.Linear):
@@ -253,6 +286,16 @@ def _integers(
                 yield ".".join((*prefix, key)), value
 
 
+def _derived_width(config: PretrainedConfig) -> tuple[str, dict[str, bool | None]]:
+    """The key of a width that the code of this type derives from it, unless other keys say other
+    things, and these; see `DERIVED_WIDTHS`. Empty for most types.
+    """
+    hint = DERIVED_WIDTHS.get(language_config(config).model_type, {})
+    path = _language_path(config)
+    (key, *others) = [".".join((*path, name)) for name in hint] or [""]
+    return key, dict(zip(others, list(hint.values())[1:], strict=True))
+
+
 def _are_sizes(values: Sequence[object], sizes: set[int]) -> bool:
     return all(type(value) is int and _may_move(value, sizes) for value in values)
 
@@ -265,16 +308,24 @@ def _may_move(value: int, sizes: set[int]) -> bool:
 
 
 def _following(
-    config: PretrainedConfig, before: Mapping[str, torch.Size], key: str, value: Any
+    config: PretrainedConfig,
+    before: Mapping[str, torch.Size],
+    key: str,
+    value: Any,
+    beside: Mapping[str, bool | None],
 ) -> Moved:
-    """What follows the key; empty where that is not one dimension of each tensor. before: shapes."""
+    """What follows the key; empty where that is not one dimension of each tensor.
+
+    before: shapes. beside: see `ModelStructure.beside_widths`.
+    """
     if value is None:
         # Any width will do that no dimension has by chance.
         larger: Any = 2 * max(size for shape in before.values() for size in shape)
     else:
         larger = [2 * item for item in value] if isinstance(value, list) else 2 * value
     try:
-        after = _shapes(meta_model(with_values(config, {key: larger})))
+        values = {name: larger if fixed is None else fixed for name, fixed in beside.items()}
+        after = _shapes(meta_model(with_values(config, {key: larger, **values})))
     except Exception:  # noqa: BLE001 - a class may refuse the value by any error
         return {}
     if after.keys() != before.keys():
@@ -333,15 +384,17 @@ def _layout(block: nn.Module, moved: Moved) -> MlpLayout | None:
 
 def _mixture(block: nn.Module, moved: Moved, key: str, value: Any) -> ExpertsLayout | None:
     """The experts whose number these tensors of a block follow; None if they are something else."""
+    if not isinstance(value, int):
+        return None
     n = value
     holders = set()
     owners_of_rows = set()
     for name, axis in moved.items():
         owner = name.rpartition(".")[0]
         tensor = tensor_of(block, name)
-        if tensor.shape[axis] != n:
+        if tensor.shape[axis] < n:
             return None
-        if tensor.dim() == 3 and axis == 0:
+        if tensor.dim() == 3 and axis == 0 and len(tensor) == n:
             holders.add(owner)
         elif tensor.dim() == 2 and axis == 0 and tensor.shape[1] > 1:
             owners_of_rows.add(owner)
@@ -351,6 +404,9 @@ def _mixture(block: nn.Module, moved: Moved, key: str, value: Any) -> ExpertsLay
     path = holders.pop()
     router = routers.pop()
     if f"{path}.down_proj" not in moved or f"{router}.weight" not in moved:
+        return None
+    if not hasattr(block.get_submodule(path), "is_transposed"):
+        # Not by transformers' interface for experts, which says how they compute.
         return None
     out = tensor_of(block, f"{path}.down_proj")
     return ExpertsLayout(
@@ -455,10 +511,12 @@ def _sibling_projections(block: nn.Module) -> MlpLayout | None:
     larger one and back.
     """
     for parent, module in block.named_modules():
-        own = {name: part for name, part in module.named_children() if is_projection(part)}
-        for out, part in own.items():
+        projections = {name: part for name, part in module.named_children() if is_projection(part)}
+        for out, part in projections.items():
             width, hidden = _in_and_out(part)
-            inner = [name for name in own if _in_and_out(own[name]) == (hidden, width)]
+            inner = [
+                name for name in projections if _in_and_out(projections[name]) == (hidden, width)
+            ]
             if inner and width > hidden:
                 prefix = f"{parent}." if parent else ""
                 return MlpLayout(

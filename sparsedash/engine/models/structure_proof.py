@@ -93,17 +93,19 @@ def require_cache(model: PreTrainedModel, ids: Tensor) -> None:
     logits = model(input_ids=ids[:, -4:], cache=cache, use_cache=True).logits
     if not _are_close(logits, _logits(model, ids)[:, -4:]):
         raise NotProvenError("it keeps more than keys and values of earlier tokens")
+    if any(layer.keys is None for layer in cache.layers):
+        raise NotProvenError("some of its layers keep nothing of earlier tokens")
 
 
 @torch.inference_mode()
-def mixing_outs(model: PreTrainedModel, structure: ModelStructure, ids: Tensor) -> set[str]:
-    """Out-projections of those MLPs that look at more than one token: they are attention or such."""
+def mixing_blocks(model: PreTrainedModel, structure: ModelStructure, ids: Tensor) -> list[int]:
+    """Blocks whose supposed MLP looks at more than one token, or at none: it is attention or such."""
     blocks = list(model.get_submodule(structure.blocks).children())
-    outs = set()
-    for block, layout in zip(blocks, structure.mlps, strict=True):
-        if layout is not None and not _is_tokenwise(model, block, layout, ids):
-            outs.add(layout.out)
-    return outs
+    mixing = []
+    for index, layout in enumerate(structure.mlps):
+        if layout is not None and not _is_tokenwise(model, blocks[index], layout, ids):
+            mixing.append(index)
+    return mixing
 
 
 def _is_tokenwise(
@@ -142,8 +144,12 @@ def require_narrowing(model: PreTrainedModel, structure: ModelStructure, ids: Te
     if _are_close(masked, dense):
         raise NotProvenError("channels at zero change nothing")
     with _narrowed(model, structure, _cut):
-        if not _are_close(_logits(model, ids), masked):
-            raise NotProvenError("without channels it differs from the model with zeros there")
+        try:
+            cut = _logits(model, ids)
+        except RuntimeError as error:
+            raise NotProvenError("more than its projections has the width of its MLPs") from error
+    if not _are_close(cut, masked):
+        raise NotProvenError("without channels it differs from the model with zeros there")
 
 
 @torch.inference_mode()

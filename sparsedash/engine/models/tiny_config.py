@@ -17,7 +17,7 @@ HIDDEN = 32
 N_LAYERS = 4
 
 _DEPTHS = (*DEPTH_KEYS, "encoder_layers")
-_AT_MOST = (*_DEPTHS, "n_group", "num_expert_group")
+_AT_MOST = (*_DEPTHS, "n_group", "num_expert_group", "n_shared_experts")
 """Names of sizes that stay where they are smaller already."""
 _SIZES: dict[str, int] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
@@ -36,8 +36,8 @@ _SIZES: dict[str, int] = {
     "moe_num_experts": 8,
     **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk"), 2),
     "top_k_experts": 2,
-    **dict.fromkeys(("n_shared_experts", "topk_group", "first_k_dense_replace"), 1),
-    **dict.fromkeys(("n_group", "num_expert_group"), 2),
+    **dict.fromkeys(("topk_group", "first_k_dense_replace"), 1),
+    **dict.fromkeys(("n_group", "num_expert_group", "n_shared_experts"), 2),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 256),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
     "sliding_window": 48,
@@ -99,7 +99,8 @@ def _shrink(config: Any, sizes: Mapping[str, int]) -> None:
         config.per_layer_config = None
     for name, size in sizes.items():
         value = _value(config, name)
-        if type(value) is int:
+        # A size of zero is none: of shared experts, for example.
+        if type(value) is int and value:
             _set(config, name, min(value, size) if name in _AT_MOST else size)
     for name in equal_heads:
         _set(config, name, sizes["num_attention_heads"])

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 from torch.overrides import TorchFunctionMode
 
 from sparsedash.engine.pruning.layer import Layer, uncentred_statistics
@@ -121,7 +121,10 @@ class Experts:
         tensors = {}
         for name, axis in self.layout.tensors.items():
             tensor = tensor_of(self.block, name)
-            tensors[name] = tensor.index_select(axis, narrow.kept.to(tensor.device))
+            # A router may have further rows, of shared experts.
+            others = torch.arange(self.layout.n, tensor.shape[axis])
+            kept = torch.cat([narrow.kept, others]).to(tensor.device)
+            tensors[name] = tensor.index_select(axis, kept)
         if narrow.channels is not None:
             for name, axis in self.layout.inner.items():
                 tensors[name] = self._narrowed(tensors[name], axis, narrow.channels)
@@ -186,14 +189,15 @@ class Experts:
         router = self.router
         forward = router.forward
         weight = router.get_parameter("weight")
-        router.forward = partial(_routed_without, forward, weight, gone.to(weight.device))
+        hidden_rows = pad(gone, (0, len(weight) - len(gone))).to(weight.device)
+        router.forward = partial(_routed_without, forward, weight, hidden_rows)
         stack.callback(delattr, router, "forward")
         for name, axis in self.layout.tensors.items():
             tensor = tensor_of(self.block, name)
             is_bias = not name.startswith(f"{self.layout.path}.") and tensor is not weight
-            if is_bias and tensor.shape.numel() == self.layout.n:
+            if is_bias and tensor.shape.numel() == tensor.shape[axis]:
                 hidden = tensor.detach().clone()
-                hidden.movedim(axis, 0)[gone.to(tensor.device)] = -torch.inf
+                hidden.movedim(axis, 0)[: self.layout.n][gone.to(tensor.device)] = -torch.inf
                 self._exchange(name, hidden, stack)
 
     def _stored(self, outs: Tensor) -> Tensor:

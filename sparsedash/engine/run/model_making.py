@@ -8,7 +8,9 @@ from functools import cached_property, partial
 import msgspec
 
 from sparsedash.catalog.gguf_reader import opened_gguf
+from sparsedash.catalog.presets import DEFAULT_METHOD
 from sparsedash.catalog.resources import FEWEST_TOKENS_PER_CHANNEL, MORE_ROOM
+from sparsedash.catalog.usual_settings import usual_method
 from sparsedash.engine.calibration.calibration import CacheEvicted, Calibration
 from sparsedash.engine.calibration.statistics import pack_tensors, reading_stored, unpacked
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
@@ -27,6 +29,7 @@ from sparsedash.engine.run.run_context import RunContext, protect_healed
 from sparsedash.engine.run.sparse_blocks import pack_narrowed, sparse_model, unpack_narrowed
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.export_settings import EXPORTS
+from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.progress import OnStep, Step, begin_parts
 from sparsedash.schema.records import Healed, Pruned, Quantised, Record, about_artefact
 from sparsedash.schema.settings import RunSettings, commit_of
@@ -206,8 +209,10 @@ def _known(errors: Sequence[float | None]) -> tuple[float, ...]:
     return known if len(known) == len(errors) else ()
 
 
-def pruning_warning(made: Pruned) -> str | None:
-    """A warning where rounding kept everything, or experts saw too few tokens to be refitted."""
+def pruning_warning(made: Pruned, shape: ModelShape) -> str | None:
+    """A warning where rounding kept everything, experts saw too few tokens to be refitted, or most
+    of a mixture was not asked. shape: of the dense model.
+    """
     permille = made.sparsity_permille
     method = made.method
     if made.few_tokens:
@@ -215,6 +220,11 @@ def pruning_warning(made: Pruned) -> str | None:
         return (
             f"{made.few_tokens:,} {experts} not refitted: fewer than {FEWEST_TOKENS_PER_CHANNEL} "
             "calibration tokens per channel reached them. Calibrate on more text."
+        )
+    if permille and method.removes_channels and usual_method(shape) != DEFAULT_METHOD:
+        return (
+            f"Only {100 * made.reached.weights:.1f} % of the blocks' weights went: this method removes channels of the "
+            "MLPs beside the experts alone. Methods for experts reach the others."
         )
     if not permille or not method.is_structured or made.reached.weights:
         return None

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sparsedash.catalog.resources import MODELS_TOGETHER
@@ -107,6 +108,11 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
         # What is decided early says when the others need not be evaluated.
         is_together = not settings.evaluation.stop_early and context.streamed
         is_together = is_together and _evaluate_ahead(context, tasks, waiting)
+        prepared: dict[int, RunModel] = {}
+        if waiting and not context.streamed:
+            _continue_prompts(context, RunModel(context, DENSE))
+            # Its text is the first to show what pruning does, long before the dense model's answers.
+            prepared[waiting[0]] = prepare_model(context, settings.points[waiting[0]], waiting[0])
         dense = dense_record(context, tasks)
         draft.grow(dense=dense.key)
         draft.keep()
@@ -116,15 +122,12 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
         while waiting:
             is_together = is_together and _evaluate_ahead(context, tasks, waiting)
             number = waiting.pop(0)
+            model = prepared.pop(number, None)
+            if model is None:
+                model = prepare_model(context, settings.points[number], number)
+                draft.keep()
             with context.log.at_point(number):
-                sparse_record(
-                    context,
-                    tasks,
-                    settings.points[number],
-                    stop,
-                    on_pruned=draft.keep,
-                    on_verdict=draft.add,
-                )
+                sparse_record(context, tasks, model, stop, on_verdict=draft.add)
         return draft.finish()
 
 
@@ -285,28 +288,36 @@ def dense_record(run: RunContext, tasks: TaskAnswers) -> Record:
     return record
 
 
+def prepare_model(run: RunContext, spec: SparseSpec, number: int) -> RunModel:
+    """A sparse model with its texts, made and measured unless its record is stored.
+
+    number: among the run's sparse models.
+    """
+    model = RunModel(run, spec)
+    with run.log.at_point(number):
+        record = run.stored_record(spec)
+        if record is None:
+            _measure(run, model)
+        elif record.pruned is not None:
+            _warn_of_model(run, record.pruned)
+        # Before the record is there, which the pages take for all of a model's results.
+        _continue_prompts(run, model)
+    return model
+
+
 def sparse_record(
     run: RunContext,
     tasks: TaskAnswers,
-    spec: SparseSpec,
+    model: RunModel,
     stop: StopRule | None = None,
     *,
-    on_pruned: Callable[[], None] = ignore,
     on_verdict: Callable[[Record], None] = ignore,
 ) -> Record:
-    """The record of a sparse model. on_pruned: called before it is evaluated.
+    """The record of a prepared sparse model.
 
     on_verdict: called with the record before the losses by kind of text are measured.
     """
-    model = RunModel(run, spec)
-    record = run.stored_record(spec)
-    if record is None:
-        _measure(run, model)
-        on_pruned()
-    elif record.pruned is not None:
-        _warn_of_model(run, record.pruned)
-    # Before the record is there, which the pages take for all of a model's results.
-    _continue_prompts(run, model)
+    record = run.stored_record(model.spec)
     if run.stop_within is None:
         tasks.answer([model])
     if record is None:
@@ -446,18 +457,20 @@ def _evaluate_ahead(run: RunContext, tasks: TaskAnswers, numbers: Sequence[int])
         return True
     models = [RunModel(run, spec) for spec in specs]
     try:
+        evaluate = partial(_single_pass, run, models, together[-1])
         if needs_later_blocks:
+            evaluate = partial(evaluate_models, run, models)
             for number, model in zip(together, models, strict=True):
                 if number is not None:
                     with run.log.at_point(number):
                         _measure(run, model)
-            records = evaluate_models(run, models)
-        else:
-            records = _single_pass(run, models, together[-1])
-        tasks.answer(models)
-        sparse = [i for i, model in enumerate(models) if model.spec != DENSE]
-        if sparse:
-            _measure_kinds(run, [records[i] for i in sparse], [models[i] for i in sparse])
+        # What is done together counts as the last model's.
+        with run.log.at_point(together[-1]):
+            records = evaluate()
+            tasks.answer(models)
+            sparse = [i for i, model in enumerate(models) if model.spec != DENSE]
+            if sparse:
+                _measure_kinds(run, [records[i] for i in sparse], [models[i] for i in sparse])
     except Cancelled:
         raise
     except (SparseDashError, CacheEvicted) as error:
@@ -496,7 +509,7 @@ def _measure(run: RunContext, model: RunModel) -> None:
 
 def _warn_of_model(run: RunContext, pruned: Pruned) -> None:
     """Of a mismatch at most once a run: the text is the same for all its sparse models."""
-    run.log.warn(pruning_warning(pruned))
+    run.log.warn(pruning_warning(pruned, run.shape))
     run.log.warn(mismatch_warning(pruned), topic="mismatch")
 
 

@@ -65,13 +65,14 @@ class RunLog:
             self._on_step(self._last)
 
     @contextmanager
-    def at_point(self, number: int) -> Iterator[None]:
-        """Inside, progress is that of the sparse model with this number."""
+    def at_point(self, number: int | None) -> Iterator[None]:
+        """Inside, progress is that of the sparse model with this number; None: of the dense one."""
+        outer = self._point
         self._point = number
         try:
             yield
         finally:
-            self._point = None
+            self._point = outer
 
     @contextmanager
     def in_single_pass(self, single_pass: SinglePass) -> Iterator[None]:

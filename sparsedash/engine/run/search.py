@@ -9,7 +9,13 @@ from sparsedash.catalog.budgets import expert_steps, layer_share, mlp_share
 from sparsedash.engine.evaluation.early_stopping import StopRule
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
-from sparsedash.engine.run.pipeline import RunDraft, check_run, dense_record, sparse_record
+from sparsedash.engine.run.pipeline import (
+    RunDraft,
+    check_run,
+    dense_record,
+    prepare_model,
+    sparse_record,
+)
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.task_answering import TaskAnswers
 from sparsedash.schema.find_settings import FindResult, FindSettings, Trial, TrialVerdict
@@ -81,14 +87,10 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
         _grow(draft, settings, result.trials, permille)
         keep = partial(_keep, result, draft, store)
         keep()
+        model = prepare_model(trials, settings.spec(permille), len(verdicts))
+        keep()
         with context.log.at_point(len(verdicts)):
-            record = sparse_record(
-                trials,
-                tasks,
-                settings.spec(permille),
-                stop,
-                on_pruned=keep,
-            )
+            record = sparse_record(trials, tasks, model, stop)
         trial = _judged(record, permille, draft.so_far(), settings, store)
         result = replace(result, trials=(*result.trials, trial))
         verdicts.append((place, trial.verdict == "within"))

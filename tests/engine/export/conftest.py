@@ -89,11 +89,10 @@ def fresh_process():
 
 @pytest.fixture(autouse=True)
 def proofs(request, monkeypatch):
-    def run_here(what, questions, on_step):
+    def run_here(what, questions, on_step, experts=""):
         on_step(Step("prove", 1, 2))
-        answers, logits = reloaded.load_and_answer(
-            str(what), {"questions": questions, "n_threads": 1}
-        )
+        request = {"questions": questions, "n_threads": 1, "experts": experts}
+        answers, logits = reloaded.load_and_answer(str(what), request)
         return answers | {"ours": []}, logits
 
     if "fresh_process" not in request.fixturenames:

@@ -110,11 +110,11 @@ def test_a_refusal_of_the_hub_is_an_error_in_words(hub, client, tmp_path, cause)
 def test_an_unsupported_family_is_refused_before_its_weights_are_fetched(hub, client, tmp_path):
     folder = tmp_path / "m"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "hrm_text"}))
     save_file({"w": torch.zeros(4)}, folder / "model.safetensors")
-    hub.add("models", "owner/mamba", folder)
+    hub.add("models", "owner/loops", folder)
     n_requests = len(hub.asked)
-    assert "no MLP and no experts were found" in client.ask(model="owner/mamba")["error"]
+    assert "blocks cannot be run one by one" in client.ask(model="owner/loops")["error"]
     assert not any("safetensors" in request for request in hub.asked[n_requests:])
 
 

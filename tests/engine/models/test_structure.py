@@ -5,11 +5,14 @@ from dataclasses import replace
 import pytest
 from transformers import AutoConfig
 
+from sparsedash.catalog.presets import method_named
+from sparsedash.catalog.run_rules import removal_error
+from sparsedash.catalog.usual_settings import usual_method
 from sparsedash.engine.models import structure_proof as proof
 from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.engine.models.structure import find_structure, meta_model
 from sparsedash.engine.models.tiny_config import tiny_config
-from sparsedash.schema.errors import ModelError
+from sparsedash.schema.errors import ModelError, SettingsError
 
 GATED = ("mlp.gate_proj", "mlp.up_proj")
 
@@ -56,15 +59,68 @@ def test_the_mlps_and_the_key_of_their_width_are_found(
     ("model_type", "reason"),
     [
         ("bert", "it sees what it is to predict"),
-        ("mamba", "no MLP and no experts were found"),
         ("hrm_text", "its blocks cannot be run one by one"),
-        # A norm over the channels.
-        ("bitnet", "size of tensor"),
+        ("gemma3n_text", "differs .*, and without a layer .* has other tensors"),
     ],
 )
 def test_what_is_not_proven_is_refused_with_what_failed(model_type, reason):
     with pytest.raises(ModelError, match=f"The model cannot be pruned: .*{reason}"):
         inspect_model(tiny_of(model_type), "The model")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("mamba", "no MLP was found in it"),
+        # A norm over the channels.
+        ("bitnet", "more than its projections has the width of its MLPs"),
+    ],
+)
+def test_a_model_without_channels_to_remove_can_lose_whole_layers(model_type, reason):
+    shape = inspect_model(tiny_of(model_type), "The model")
+    assert not any(shape.widths) and not shape.structure.layers_problem
+    with pytest.raises(SettingsError, match=reason):
+        raise removal_error(method_named("best"), shape)
+    with pytest.raises(SettingsError, match="no MLP whose weights can be removed"):
+        raise removal_error(replace(method_named("wanda"), scope="mlp"), shape)
+    assert removal_error(method_named("layers"), shape) is None
+    assert usual_method(shape) == "layers"
+
+
+def test_blocks_that_text_alone_does_not_reach_are_left_alone():
+    # Of every two blocks of this one the second looks at an image.
+    shape = inspect_model(tiny_of("mllama"), "The model")
+    assert [width > 0 for width in shape.widths] == [True, False, True, False]
+    assert not shape.structure.plain_cache
+
+
+def test_a_router_may_have_rows_of_shared_experts():
+    structure = inspect_model(tiny_of("inkling_text"), "The model").structure
+    assert structure.experts[0].n == 8 and not structure.experts_problem
+
+
+def test_a_width_that_the_code_derives_is_said_outright():
+    # Two thirds of 12,288, rounded up to a multiple of 256.
+    structure = inspect_model(AutoConfig.for_model("lfm2"), "The model").structure
+    assert structure.mlps[0].width == 8192
+    assert structure.width_values([4096] * len(structure.mlps)) == {
+        "intermediate_size": 4096,
+        "block_ff_dim": 4096,
+        "block_auto_adjust_ff_dim": False,
+    }
+
+
+def test_two_shared_experts_are_one_that_is_twice_as_wide():
+    config = AutoConfig.for_model(
+        "deepseek_v2",
+        num_hidden_layers=2,
+        num_experts_per_tok=6,
+        n_shared_experts=2,
+        first_k_dense_replace=1,
+    )
+    structure = inspect_model(config, "The model").structure
+    assert structure.mlps[0].out == "mlp.down_proj" and structure.mlps[1] is None
+    assert structure.experts[1].shared.width == 2 * structure.experts[1].width
 
 
 def test_what_stock_code_cannot_load_and_what_the_cache_lacks_is_noted():
@@ -86,8 +142,8 @@ def test_a_wrong_structure_fails_its_proof():
         structure.mlps[0], inner=("self_attn.v_proj",), out="self_attn.o_proj", width=16, fused=1
     )
     wrong = replace(structure, mlps=(attention,) * 4)
-    assert proof.mixing_outs(model, wrong, ids) == {"self_attn.o_proj"}
-    assert not proof.mixing_outs(model, structure, ids)
+    assert proof.mixing_blocks(model, wrong, ids) == [0, 1, 2, 3]
+    assert proof.mixing_blocks(model, structure, ids) == []
     swapped = replace(structure, mlps=(replace(structure.mlps[0], fused=1),) * 4)
     assert proof.problem_of(proof.require_narrowing, model, swapped, ids)
 

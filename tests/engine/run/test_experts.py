@@ -45,8 +45,11 @@ TYPES = ("qwen3_moe", "mixtral", "glm4_moe")
 TEXT = torch.randint(5, 400, (16, 24), generator=seeded(0)).tolist()
 
 
-def tiny_mixture(model_type):
-    return tiny_random_model(tiny_config(AutoConfig.for_model(model_type)))
+def tiny_mixture(model_type, **changes):
+    config = tiny_config(AutoConfig.for_model(model_type))
+    for key, value in changes.items():
+        setattr(config, key, value)
+    return tiny_random_model(config)
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +293,7 @@ def test_the_api_gives_a_model_that_saves_and_loads(model_type, method, experts,
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"methods": (method_named("least-squares"),)}, "it has no channels"),
+        ({"methods": (method_named("least-squares"),)}, "channels of MLPs alone"),
         ({"methods": (replace(REAP, budget="macs"),)}, "frees nothing of the multiply-adds"),
         ({"methods": (EXPERTS,), "heal_steps": (4,)}, "Healing must be off"),
         ({"methods": (replace(CHANNELS, width_multiple=4),)}, "a multiple of 8"),

@@ -12,7 +12,8 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.engine.models.loading import load_model
 from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.pruning.experts import KeptExperts
-from sparsedash.schema.settings import BUILTIN_MODEL
+from sparsedash.engine.texts.corpora import read_texts
+from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_MODEL
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages
 from tests.engine.tiny import as_loaded
@@ -107,6 +108,17 @@ def test_the_built_in_model_as_a_mixture_answers_as_itself(dense, mixture, ids):
         fewer = mixture(ids).logits
     expected = without_part(dense.model, EXPERT)(ids).logits
     assert differs(fewer, expected) < 1e-5 < differs(fewer, dense.model(ids).logits)
+
+
+def test_its_last_words_are_those_of_the_built_in_model(dense, mixture):
+    texts = read_texts(BUILTIN_CLOZE).texts[:40]
+    answers = [
+        sparsedash.evaluate(model, dense.tokenizer, texts) for model in (dense.model, mixture)
+    ]
+    assert answers[0].last_word == answers[1].last_word
+    for before, after in zip(answers[0].outcomes, answers[1].outcomes, strict=True):
+        assert after.answer == before.answer
+        assert after.log_likelihood == pytest.approx(before.log_likelihood, abs=1e-4)
 
 
 def differs(first, second):

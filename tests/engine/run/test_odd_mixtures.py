@@ -4,17 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+import sparsedash
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.run.search import find_sparsity
-from sparsedash.schema.errors import Cancelled, SettingsError
+from sparsedash.schema.errors import Cancelled, ModelError, SettingsError
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
 from sparsedash.storage.store import Store
+from tests.engine.conftest import passages
 from tests.engine.run.small_runs import MODEL_CACHE, ran, records
 from tests.engine.run.test_experts import tiny_mixture
-from tests.engine.tiny import small_run, tiny_tokenizer
+from tests.engine.tiny import IDS, small_run, tiny_tokenizer
 
 METHODS = tuple(map(method_named, ("experts", "reap", "expert-frequency", "random-experts")))
 IDLE = 3
@@ -91,3 +94,79 @@ def test_a_search_tries_numbers_of_experts(settings, store):
     )
     search = find_sparsity(settings, store, ignore_steps, MODEL_CACHE)
     assert search.finished and search.steps == (125, 250, 375, 500, 625, 750)
+
+
+def pruned_by_api(model, method, share=0.25):
+    return sparsedash.prune(
+        model, tiny_tokenizer(), passages(40), method=method, share=share, n_samples=40
+    )
+
+
+@pytest.mark.parametrize(("dtype", "width"), [("float32", 30), ("bfloat16", 12)])
+def test_experts_that_the_product_of_all_at_once_refuses_are_computed_one_by_one(
+    dtype, width, tmp_path
+):
+    tiny_mixture("qwen3_moe", moe_intermediate_size=width).save_pretrained(tmp_path / "dense")
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "dense", dtype=dtype, trust_remote_code=False
+    )
+    with pytest.raises(RuntimeError, match="multiple of 16 bytes"):
+        model(IDS)
+    sparse = pruned_by_api(model, METHODS[0])
+    assert sparse.pruned.kept.experts == (6,) * 4
+    assert sparse.model(IDS).logits.isfinite().all()
+    with pytest.warns(UserWarning, match="last words right"):
+        proof = sparsedash.export(
+            sparse, tiny_tokenizer(), tmp_path / "sparse", passages=passages(40)
+        )
+    assert proof.n_logits > 0
+    narrower = replace(method_named("expert-channels"), width_multiple=8)
+    assert pruned_by_api(model, narrower).pruned.kept.expert_widths in ((24,) * 4, (8,) * 4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("model_type", "changes", "reason"),
+    [
+        (
+            "qwen3_moe",
+            {"num_experts": 1, "num_experts_per_tok": 1},
+            "no mixture of experts that can be removed",
+        ),
+        # Eight experts in three groups.
+        ("glm4_moe", {"n_group": 3}, "no mixture of experts that can be removed"),
+        ("glm4_moe", {"n_group": 4, "topk_group": 2}, "No expert of this model can"),
+    ],
+)
+def test_a_mixture_that_can_lose_no_expert_is_refused_in_a_sentence(
+    model_type, changes, reason, method
+):
+    with pytest.raises(SettingsError, match=reason):
+        pruned_by_api(tiny_mixture(model_type, **changes), method)
+
+
+def test_one_expert_that_is_no_number_is_named():
+    model = tiny_mixture("qwen3_moe")
+    with torch.no_grad():
+        model.model.layers[1].mlp.experts.down_proj[2] = float("nan")
+    with pytest.raises(ModelError, match=r"NaN.*layers\.1\.mlp\.experts\.down_proj"):
+        pruned_by_api(model, METHODS[0])
+
+
+def test_a_method_for_mlps_is_refused_where_a_model_has_experts_alone():
+    with pytest.raises(SettingsError, match="channels of MLPs alone"):
+        pruned_by_api(tiny_mixture("qwen3_moe"), "obs", share=0.5)
+
+
+def test_a_method_for_mlps_says_how_little_of_a_mixture_it_reaches():
+    with pytest.warns(UserWarning, match=r"Only 3\.0 % of the blocks' weights went"):
+        pruned_by_api(tiny_mixture("glm4_moe"), "least-squares", share=0.5)
+
+
+def test_in_python_experts_is_the_usual_method_of_a_mixture_and_the_verdict_is_paired():
+    model = tiny_mixture("qwen3_moe")
+    sparse = pruned_by_api(model, None)
+    assert sparse.pruned.method == METHODS[0]
+    with pytest.warns(UserWarning, match="last words right"):
+        comparison = sparsedash.compare(model, sparse.model, tiny_tokenizer(), passages(40))
+    assert "The second model" in comparison.sentence

@@ -12,6 +12,7 @@ from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.errors import Cancelled
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
+from sparsedash.service.preflight import first_texts
 from sparsedash.service.stored_results import joined_continuation
 from tests.engine.run.small_runs import count_calls, must_not_run, ran
 
@@ -64,6 +65,23 @@ def test_a_stopped_run_goes_on_with_the_texts_that_are_missing_and_new_prompts_n
     assert texts(store, ran(asking, store)) == whole and len(written) == 1
     ran(replace(asking, prompts=(*PROMPTS, "a boat")), store)
     assert [prompts for _, prompts, *_ in written[1:]] == [["a boat"]] * 3
+
+
+def test_the_first_sparse_text_comes_before_the_dense_models_answers_and_is_there_to_show(
+    asking, store
+):
+    seen = []
+
+    def look(step):
+        if step.stage == "evaluate" and step.point is None and not seen:
+            seen.append(first_texts(asking, store))
+
+    run = ran(asking, store, look)
+    (shown,) = seen
+    assert [row.prompt for row in shown] == list(PROMPTS)
+    written = texts(store, run)
+    assert [row.dense for row in shown] == written[:2]
+    assert [row.sparse for row in shown] == written[2:4]
 
 
 def test_a_streamed_run_says_why_it_continues_nothing(asking, store):

@@ -119,14 +119,15 @@ ROWS: dict[str, Row] = {
             (1, 5),
         ),
     ),
-    "dense evaluation": Row(BEST, Kill("evaluate", ROUND, MEASURED, N_BLOCKS)),
+    # The errors of a model that is made are measured again; its blocks are stored.
+    "dense evaluation": Row(BEST, Kill("evaluate", ROUND, MEASURED, 2 * N_BLOCKS)),
     "evaluation": Row(
         BEST,
         Kill(
             "evaluate",
             3 * ROUND,
             MEASURED,
-            N_BLOCKS,
+            2 * N_BLOCKS,
             (2 * ROUND,),
         ),
     ),
