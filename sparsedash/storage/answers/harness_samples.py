@@ -88,8 +88,8 @@ def samples_folder(file: Path) -> Path:
 
 
 def read_samples(files: Sequence[Path]) -> Iterator[QuestionSet]:
-    """A set a task, of its newest file; the tasks of a group that has a score of its own are parts
-    of it. Raises CorpusError.
+    """A set a task, of its newest file; the tasks that are named after a group with a score of its
+    own, such as MMLU's subjects, are parts of it. Raises CorpusError.
     """
     sets = dict[str, QuestionSet]()
     groups = dict[tuple[Path, str], list[str]]()
@@ -102,7 +102,7 @@ def read_samples(files: Sequence[Path]) -> Iterator[QuestionSet]:
         answers = checked_answers(file_lines(file), file.name, "Line", read)
         sets[name] = question_set(answers, file.name, samples_folder(file).name, declared)
         group = aggregated_group(results, name)
-        if group:
+        if group and name.startswith(f"{group}_"):
             groups.setdefault((file.parent, group), []).append(name)
     for (_, group), names in groups.items():
         if can_be_pooled([sets[name] for name in names]):

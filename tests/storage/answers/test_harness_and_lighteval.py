@@ -117,7 +117,7 @@ def test_only_parts_of_one_form_of_a_task_are_pooled(tmp_path, name, task, part)
     assert (answers.task, answers.questions[0].part) == (task, part)
 
 
-def test_tasks_of_a_group_with_a_score_are_its_parts_where_they_are_judged_alike(tmp_path):
+def test_tasks_named_after_a_group_with_a_score_are_its_parts_where_they_are_judged_alike(tmp_path):
     samples(tmp_path / "gpt", CHOICE, task="ask_law")
     art = CHOICE | {"doc_hash": "e"}
     samples(tmp_path / "gpt", art, task="ask_art")
@@ -134,8 +134,9 @@ def test_tasks_of_a_group_with_a_score_are_its_parts_where_they_are_judged_alike
     )
     file.write_text(json.dumps(results | {"groups": {"all": {}}, "versions": {"ask_law": 2}}))
     assert [answers.task for answers in read_answers(tmp_path)] == ["ask_art", "ask_law"]
+    # Different tasks: a verdict on one may not hide behind another's.
     file.write_text(json.dumps(results | {"groups": {"all": {}}}))
-    assert [answers.task for answers in read_answers(tmp_path)] == ["all"]
+    assert [answers.task for answers in read_answers(tmp_path)] == ["ask_art", "ask_law"]
     file.write_text(json.dumps(results))
     samples(tmp_path / "gpt", CHOICE, task="ask_art", date="2026-01-02T03-04-05.6")
     assert [answers.task for answers in read_answers(tmp_path)] == ["ask_art", "ask_law"]
