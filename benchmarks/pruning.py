@@ -32,7 +32,7 @@ from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.engine.models.decoder_blocks import batches_by_length
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run.model_making import prune_model
-from sparsedash.engine.run.pipeline import dense_record, sparse_record
+from sparsedash.engine.run.pipeline import dense_record, prepare_model, sparse_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.task_answering import TaskAnswers
 from sparsedash.schema.plain_values import digest
@@ -157,10 +157,10 @@ def _child(arguments):
     seconds = _seconds(prune_model, run, points[0])
     peak_bytes = peak_memory_bytes()
     others = [_seconds(prune_model, run, point) for point in points[1:]]
-    answers = {
-        point.permille: _log_likelihoods(sparse_record(run, TaskAnswers(run), point))
-        for point in points
-    }
+    answers = {}
+    for number, point in enumerate(points):
+        model = prepare_model(run, point, number)
+        answers[point.permille] = _log_likelihoods(sparse_record(run, TaskAnswers(run), model))
     return {
         "seconds": seconds,
         "next_seconds": fmean(others) if others else 0.0,

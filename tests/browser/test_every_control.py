@@ -113,6 +113,7 @@ LEADS_TO = {
     "button help-.*": r"\+\w.{80}",
     "download take-picture": r"-ruler\.svg$",
     "download CSV": r"\.csv$",
+    "link (gpt-j|opt|llama|bloom)-.*%": r"^/prune\?view=published",
     "link (Overview|Back to the chart|See what it cost|Another run is waiting: .*)": r"^/\?run=|^/: ",
     "link (SmolLM.*|How much of .*|x<b>)": r"^/\?run=",
     "link .*(within the limit|undecided|too much), perplexity .*": r"^/compare\?run=",
