@@ -24,6 +24,7 @@ from sparsedash.engine.pruning.layer import (
 )
 from sparsedash.engine.pruning.linalg import complement, damped_factor, damped_solution, energy
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
+from sparsedash.schema.progress import Checkpointed, without_checkpoint
 
 
 class BlockErrors(NamedTuple):
@@ -199,11 +200,12 @@ def channel_errors(
     calibration: CalibrationData,
     narrowed: Sequence[PrunedMlp],
     energies: dict[int, float],
+    checkpointed: Checkpointed[BlockErrors] = without_checkpoint,
 ) -> Sequence[BlockErrors]:
     """Errors of each narrowed MLP, lazy; on held-out tokens alone without whole statistics.
 
     Computed while the model is the dense one. energies: of each block's dense output, by index;
-    added to.
+    added to. checkpointed: keeps those that are computed.
     """
 
     def errors(index: int) -> BlockErrors:
@@ -232,7 +234,7 @@ def channel_errors(
             held_out,
         )
 
-    return LazySequence(len(mlps), errors)
+    return LazySequence(len(mlps), errors, checkpointed)
 
 
 @torch.no_grad()

@@ -64,7 +64,8 @@ def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
     n_gone = n_layers_gone(loaded.shape, method, permille) if method.removes_layers else 0
     gone = calibration.removed_layers(method, n_gone) if n_gone else []
     narrowed = _narrowed(run, calibration, spec, data, key, gone, on_block)
-    errors = channel_errors(loaded.mlps, data, narrowed, run.energies(calibration))
+    keep_errors = run.pruning_checkpoint.numbered(f"{key}/errors", _pack_errors, _unpack_errors)
+    errors = channel_errors(loaded.mlps, data, narrowed, run.energies(calibration), keep_errors)
     if method.removes_layers:
         # What a layer that takes over puts out is meant to be another than dense's.
         errors = [BlockErrors()] * len(narrowed)
@@ -329,12 +330,36 @@ def unpack_narrowed(data: bytes) -> PrunedMlp:
         )
 
 
+def _pack_errors(errors: BlockErrors) -> bytes:
+    return pack_tensors({"errors": _errors_tensor([errors])})
+
+
+def _unpack_errors(data: bytes) -> BlockErrors:
+    """Raises CalibrationError where the bytes are something else."""
+    with unpacked(data, "errors") as tensors:
+        (errors,) = _errors_from(tensors["errors"])
+        return errors
+
+
+def _errors_tensor(errors: Sequence[BlockErrors]) -> Tensor:
+    """Errors as (n, 3) float64, NaN for one that is not known."""
+    rows = list[list[float]]()
+    for kinds in errors:
+        rows.append([math.nan if error is None else error for error in kinds])
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)
+
+
+def _errors_from(rows: Tensor) -> list[BlockErrors]:
+    """The errors of `_errors_tensor`."""
+    errors = []
+    for kinds in rows.tolist():
+        errors.append(BlockErrors(*(None if math.isnan(error) else error for error in kinds)))
+    return errors
+
+
 def _pack_masked(block: MaskedBlock, *, refitted: bool) -> bytes:
     """A bit for each weight that is not zero, and where they are refitted those weights."""
-    errors = list[list[float]]()
-    for projection_errors in block.errors:
-        errors.append([math.nan if error is None else error for error in projection_errors])
-    tensors = {"errors": torch.tensor(errors, dtype=torch.float64).reshape(-1, 3)}
+    tensors = {"errors": _errors_tensor(block.errors)}
     for name, weight in block.weights.items():
         stays = weight.contiguous().view(_BITS[weight.itemsize]) != 0
         tensors[f"{name} stays"] = torch.from_numpy(np.packbits(stays.numpy()))
@@ -348,9 +373,7 @@ def _unpack_masked(
 ) -> MaskedBlock:
     """dense: its projections by name."""
     with unpacked(data, "masks") as tensors:
-        errors = []
-        for projection_errors in tensors.pop("errors").tolist():
-            errors.append([None if math.isnan(error) else error for error in projection_errors])
+        errors = _errors_from(tensors.pop("errors"))
         weights = {}
         for name in sorted({name.rpartition(" ")[0] for name in tensors}):
             before = weight_of(dense[name]).detach().cpu()
@@ -362,5 +385,5 @@ def _unpack_masked(
             )
         return MaskedBlock(
             weights=weights,
-            errors=[BlockErrors(*projection_errors) for projection_errors in errors],
+            errors=errors,
         ).moved_to(hold)
