@@ -57,14 +57,10 @@ TINY_SIZES: dict[str, dict[str, Any]] = {
 }
 """Values beside the usual ones for a tiny model of the type; see `engine.models.tiny_config`."""
 
-DERIVED_WIDTHS: dict[str, dict[str, Any]] = {
+DERIVED_WIDTHS: dict[str, tuple[str, dict[str, bool | None]]] = {
     # Two thirds of what it says, rounded up, unless told otherwise; read by its older name first.
-    "lfm2": {
-        "intermediate_size": None,
-        "block_ff_dim": None,
-        "block_auto_adjust_ff_dim": False,
-    },
+    "lfm2": ("intermediate_size", {"block_ff_dim": None, "block_auto_adjust_ff_dim": False}),
 }
-"""What a config must say for an MLP to be as wide as its first key says; None where that is the
-width.
+"""The key of a width that a type's code derives from it, and what else a config must say for MLPs
+to be as wide as it says; None where that is the width again.
 """

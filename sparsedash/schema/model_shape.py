@@ -88,10 +88,11 @@ class ModelStructure:
     blocks: path from the model to their list. mlps: of each block; None where it has none that can
     be pruned. experts: of each block; None where it is no mixture. list_keys: keys of the config
     that say a value for each block. beside_widths: what the config must say wherever it says a
-    width; None where that is the width again. mlps_problem: why no channels can be removed, as a clause;
-    empty where they can, or where experts are in place of all MLPs. width_problem, layers_problem, experts_problem,
-    expert_width_problem: why stock code makes no model of narrower MLPs, of fewer layers, of fewer
-    or of narrower experts from a changed config, as a clause; empty where it does. plain_cache:
+    width; None where that is the width again. mlps_problem: why no channels can be removed, as a
+    clause; empty where they can, or where experts are in place of all MLPs. width_problem,
+    layers_problem, experts_problem, expert_width_problem: why stock code makes no model of narrower
+    MLPs, of fewer layers, of fewer or of narrower experts from a changed config, as a clause; empty
+    where it does. plain_cache:
     whether earlier tokens are remembered by their keys and values alone.
     """
 
@@ -112,8 +113,10 @@ class ModelStructure:
         """The experts of those blocks that have some, by block."""
         return {index: layout for index, layout in enumerate(self.experts) if layout}
 
-    def without_mlps(self, blocks: Collection[int]) -> "ModelStructure":
-        """The structure with no MLP in these blocks."""
+    def without_mlps(self, blocks: Collection[int] | None = None) -> "ModelStructure":
+        """The structure with no MLP in these blocks; None: in any."""
+        if blocks is None:
+            blocks = range(len(self.mlps))
         mlps = [None if index in blocks else layout for index, layout in enumerate(self.mlps)]
         return replace(self, mlps=tuple(mlps))
 

@@ -7,6 +7,7 @@ other way. q and k of `llama` files have their rows in the order that `deci` rot
 Dimensions: d hidden width, m inner width, k kept channels, w width in the file.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -238,8 +239,9 @@ def _write_as_stored(
         dense[tensor.name] = _dense_tensor(tensor, source, "float32", "float32")
         shape = torch_shape(tensor)
         kept = None
-        if ".ffn_gate_inp." in tensor.name or "_exps." in tensor.name:
-            kept = sparse.experts[int(tensor.name.split(".")[1])].kept.numpy()
+        index, part = _part_of_experts(tensor.name)
+        if part:
+            kept = sparse.experts[index].kept.numpy()
             shape = (len(kept), *shape[1:])
         make = partial(_stored, tensor, kept)
         tensors.append(GgufTensor(tensor.name, shape, tensor.tensor_type, make, is_stored=True))
@@ -452,9 +454,10 @@ def _experts_keys(sparse: PrunedChannels, source: str, reader: GgufReader) -> di
     narrow = next(narrow for narrow in sparse.experts if len(narrow.kept))
     keys: dict[str, object] = {f"{source}.expert_count": len(narrow.kept)}
     if narrow.channels is not None:
-        own = f"{source}.expert_feed_forward_length"
-        width = own if own in reader.values else f"{source}.feed_forward_length"
-        keys[width] = narrow.channels.shape[1]
+        width_key = f"{source}.expert_feed_forward_length"
+        if width_key not in reader.values:
+            width_key = f"{source}.feed_forward_length"
+        keys[width_key] = narrow.channels.shape[1]
     return keys
 
 
@@ -464,15 +467,21 @@ def _with_fewer_experts(
     """The dense tensors, those of experts and routers with what is left of them."""
     mixtures = sparse.loaded.experts
     for tensor in dense:
-        _, number, part = (*tensor.name.split("."), "", "")[:3]
-        if not part.endswith("_exps") and part != "ffn_gate_inp":
+        index, part = _part_of_experts(tensor.name)
+        if not part:
             yield tensor
             continue
-        index = int(number)
-        make = partial(_of_experts, mixtures[index], sparse.experts[index], part)
-        yield replace(
-            tensor, shape=_shape_of_experts(tensor, sparse.experts[index], part), make=make
-        )
+        narrow = sparse.experts[index]
+        make = partial(_of_experts, mixtures[index], narrow, part)
+        yield replace(tensor, shape=_shape_of_experts(tensor, narrow, part), make=make)
+
+
+def _part_of_experts(name: str) -> tuple[int, str]:
+    """The block of a tensor and GGUF's name for what it is of its experts or their router; "" where
+    it is of neither.
+    """
+    match = re.match(r"blk\.(\d+)\.(ffn_\w+_exps|ffn_gate_inp)\.", name)
+    return (int(match[1]), match[2]) if match else (0, "")
 
 
 def _shape_of_experts(tensor: GgufTensor, narrow: KeptExperts, part: str) -> tuple[int, ...]:

@@ -96,9 +96,8 @@ def _proven(
     if any(structure.mlps):
         mlps_problem = proof.problem_of(proof.require_narrowing, *proven)
     if mlps_problem:
-        every_block = range(len(structure.mlps))
-        structure = structure.without_mlps(every_block)
-        tiny_structure = tiny_structure.without_mlps(range(len(tiny_structure.mlps)))
+        structure = structure.without_mlps()
+        tiny_structure = tiny_structure.without_mlps()
     exported = (tiny_model, tiny, tiny_structure, ids)
     experts_problem = ""
     expert_width_problem = ""

@@ -77,8 +77,8 @@ def find_structure(config: PretrainedConfig, model: PreTrainedModel) -> ModelStr
     derived_key, beside_widths = _derived_width(config)
     if derived_key:
         # Before others, by which the same width moves.
-        sizes = {derived_key: None} | sizes
-        sizes[derived_key] = None
+        sizes.pop(derived_key, None)
+        sizes = {derived_key: None, **sizes}
     for key, value in sizes.items():
         fixed = beside_widths if key == derived_key else {}
         moved = _following(config, shapes, key, value, fixed)
@@ -287,13 +287,11 @@ def _integers(
 
 
 def _derived_width(config: PretrainedConfig) -> tuple[str, dict[str, bool | None]]:
-    """The key of a width that the code of this type derives from it, unless other keys say other
-    things, and these; see `DERIVED_WIDTHS`. Empty for most types.
-    """
-    hint = DERIVED_WIDTHS.get(language_config(config).model_type, {})
-    path = _language_path(config)
-    (key, *others) = [".".join((*path, name)) for name in hint] or [""]
-    return key, dict(zip(others, list(hint.values())[1:], strict=True))
+    """This type's row of `DERIVED_WIDTHS`, with the keys of the whole config; empty for most."""
+    key, beside = DERIVED_WIDTHS.get(language_config(config).model_type, ("", {}))
+    prefix = "".join(f"{part}." for part in _language_path(config))
+    beside_widths = {f"{prefix}{name}": value for name, value in beside.items()}
+    return key and f"{prefix}{key}", beside_widths
 
 
 def _are_sizes(values: Sequence[object], sizes: set[int]) -> bool:

@@ -119,15 +119,14 @@ ROWS: dict[str, Row] = {
             (1, 5),
         ),
     ),
-    # The errors of a model that is made are measured again; its blocks are stored.
-    "dense evaluation": Row(BEST, Kill("evaluate", ROUND, MEASURED, 2 * N_BLOCKS)),
+    "dense evaluation": Row(BEST, Kill("evaluate", ROUND, MEASURED, N_BLOCKS)),
     "evaluation": Row(
         BEST,
         Kill(
             "evaluate",
             3 * ROUND,
             MEASURED,
-            2 * N_BLOCKS,
+            N_BLOCKS,
             (2 * ROUND,),
         ),
     ),
