@@ -287,7 +287,8 @@ def _pin_html(ruler: Ruler, pin: LimitEstimate) -> Html:
             "span",
             escape(_pin_label(pin)),
             css="sd-pin-label",
-            style=f"left: {place:.2f}%; transform: translateX(-{_shift(place):.0f}%)",
+            # By as large a part of its own width, it stays within the ruler at any width of that.
+            style=f"left: {place:.2f}%; transform: translateX(-{place:.2f}%)",
         ),
         css="sd-ruler-pin",
     )
