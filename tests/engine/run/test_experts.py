@@ -318,7 +318,7 @@ def test_a_dense_model_has_no_experts_to_lose(settings, store):
         ran(replace(settings, methods=(REAP,)), store)
 
 
-@pytest.mark.parametrize("n_steps", [5, 8])
+@pytest.mark.parametrize("n_steps", [6, 10])
 def test_a_run_that_was_killed_resumes_to_the_same_records(
     mixture_settings, store, tmp_path, n_steps, monkeypatch
 ):
