@@ -420,17 +420,26 @@ class Overlay:
     """Runs over the same passages in one chart.
 
     measures: what can be drawn. models: what the address of the compare page says of each model
-    beside its dense one, by the record's key. legend: what the letters of the chart stand for;
-    nothing where its lines have their own names.
+    beside its dense one, by the record's key. signs: the mark and letter of each line, with
+    what they stand for; empty where lines have their own names.
     notes: what is not drawn, and why; plain text.
     """
 
     tradeoff: TradeoffData
     measures: Sequence[Measure]
     models: Mapping[str, dict[str, str]]
-    legend: Html
+    signs: Mapping[str, str]
     numbers: Table
     notes: Sequence[str]
+
+    @property
+    def legend(self) -> Html:
+        """What the letters of the chart stand for; nothing where there are none."""
+        items = []
+        for i, (sign, label) in enumerate(self.signs.items()):
+            mark = element("b", escape(sign), css=f"sd-line-{i}")
+            items.append(element("li", mark, escape(label)))
+        return element("ul", *items, css="sd-chart-key") if items else join()
 
 
 def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
@@ -444,11 +453,13 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
     lines = _lines(drawn, notes)
     labels = [line.label for line in lines]
     names = labels
-    legend = join()
+    signs: dict[str, str] = {}
     if max(map(len, labels)) > _LONGEST_LABEL:
         # The labels leave the chart no room.
         names = list(ascii_uppercase[: len(lines)])
-        legend = _legend(names, labels)
+        for symbol, name, label in zip(SYMBOLS.values(), names, labels, strict=False):
+            sign = f"{symbol} {name}" if len(names) > 1 else name
+            signs[sign] = label
     points = {}
     methods = []
     comparisons = {}
@@ -486,7 +497,7 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
         ),
         measures=measures,
         models=comparisons,
-        legend=legend,
+        signs=signs,
         numbers=_numbers_table(lines),
         notes=notes,
     )
@@ -513,18 +524,6 @@ def _comparable(runs: Sequence[RunResults], notes: list[str]) -> list[RunResults
     if len(same) > MOST_RUNS:
         notes.append(f"Only the first {MOST_RUNS} runs are drawn, the most that can be told apart.")
     return same[:MOST_RUNS]
-
-
-def _legend(letters: Sequence[str], labels: Sequence[str]) -> Html:
-    """What the letters of a chart stand for, each with the mark of its line."""
-    items = []
-    for i, (letter, label) in enumerate(zip(letters, labels, strict=True)):
-        sign = letter
-        if len(labels) > 1:
-            sign = f"{list(SYMBOLS.values())[i]} {letter}"
-        mark = element("b", escape(sign), css=f"sd-line-{i}")
-        items.append(element("li", mark, escape(label)))
-    return element("ul", *items, css="sd-chart-key")
 
 
 def _numbers_table(lines: Sequence[_Line]) -> Table:

@@ -329,6 +329,22 @@ def moment(timestamp: float, zone: tzinfo | None = None) -> str:
     return f"{then.day} {then:%B}{year} {clock}"
 
 
+def date_words(timestamp: float, zone: tzinfo | None = None) -> str:
+    """ "3 June 2026"; nothing for a time that is none."""
+    try:
+        then = datetime.fromtimestamp(timestamp, zone)
+    except (ValueError, OverflowError, OSError):
+        return ""
+    return f"{then.day} {then:%B %Y}"
+
+
+def picture_basis(run: Run, tolerance: Tolerance, zone: tzinfo | None = None) -> str:
+    """The model, the limit and the date, as they stand in a picture of a run's results."""
+    model = reference_title(run.settings.model)
+    limits = tolerance_words(tolerance)
+    return " · ".join(filter(None, [model, limits, date_words(run.started_at, zone)]))
+
+
 def iso_moment(timestamp: float, zone: tzinfo | None = None) -> str | None:
     """ "2026-06-03T14:05:00+02:00", for files; None for a time that is none."""
     try:
@@ -605,10 +621,10 @@ def example_words(run: Run | None, brief: bool = False) -> str:
 
 def example_origin(run: Run) -> str:
     """Where, when and with what the example was made."""
-    finished_on = datetime.fromtimestamp(run.finished_at or run.started_at, UTC)
+    finished_on = date_words(run.finished_at or run.started_at, UTC)
     names = ("sparsedash", "torch", "transformers")
     versions = ", ".join(f"{name} {run.versions.get(name, '?')}" for name in names)
-    return f"Computed on {finished_on.day} {finished_on:%B %Y} on another machine ({run.made_on}), with {versions}."
+    return f"Computed on {finished_on} on another machine ({run.made_on}), with {versions}."
 
 
 def record_names(run: Run, named: bool = False) -> dict[str, str]:

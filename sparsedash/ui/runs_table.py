@@ -3,17 +3,20 @@
 from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import chain
+from time import time
 
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.reporting import run_list, wording
+from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import Html, element, escape, file_name, paragraph, widget_label
 from sparsedash.reporting.record_pair import unique_names
-from sparsedash.reporting.run_list import MOST_RUNS, RUN_ADDRESS_LENGTH, RunRow, overlay
+from sparsedash.reporting.run_list import MOST_RUNS, RUN_ADDRESS_LENGTH, Overlay, RunRow, overlay
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.records import Run
+from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.backend import Backend
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.users import LONGEST_NAME
@@ -26,6 +29,7 @@ from sparsedash.ui.address_bar import (
     query_value,
     set_query,
 )
+from sparsedash.ui.browser_scripts import ChartFile
 from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.job_panel import JOBS_LISTED
 from sparsedash.ui.judged_files import offer_to_open_answers
@@ -360,7 +364,7 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     pressed = show_tradeoff_chart(
         drawn.tradeoff,
         measure,
-        file_name("runs", measure),
+        _overlay_file(drawn, measure, limits),
         f"together-{measure}",
         "Each run against its own dense model.",
     )
@@ -370,6 +374,14 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     _note_left_out(with_results)
     with st.expander("The numbers as a table"):
         widgets.show_table(drawn.numbers)
+
+
+def _overlay_file(drawn: Overlay, measure: Measure, limits: Tolerance) -> ChartFile:
+    """The chart of several runs as a file, with what its letters stand for."""
+    today = wording.date_words(time(), frame.zone())
+    about = [f"{wording.tolerance_words(limits)} · {today}"]
+    about += [f"{sign}: {label}" for sign, label in drawn.signs.items()]
+    return ChartFile(file_name("runs", measure), wording.first_upper(measure), about)
 
 
 def _note_left_out(with_results: Sequence[RunRow]) -> None:
