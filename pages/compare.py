@@ -85,7 +85,7 @@ if blind:
     with listing:
         compare_views.note_offered(shown, len(searched))
 else:
-    changes = ChangeFilter(pair)
+    changes = ChangeFilter(results, pair)
     matching = changes.matching(searched)
     with kinds:
         kind, only_different = compare_views.choose_kind(pair, matching)

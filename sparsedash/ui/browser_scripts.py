@@ -2,9 +2,9 @@
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import streamlit as st
 
@@ -27,8 +27,18 @@ _MENU = """(() => {
 """Streamlit shows in bold alone which link leads to the page itself, and draws the links again as
 it likes.
 """
-_PNG_SCALE = 3
-"""Pixels of a PNG for each one on the page, for print."""
+
+
+class ChartFile(NamedTuple):
+    """What a chart's file is called and what stands above its drawing. Texts may be foreign.
+
+    name: without its ending. about: lines under the title: model, limit, date.
+    """
+
+    name: str
+    title: str
+    about: Sequence[str]
+
 
 _OFFER = {
     "data_ask": "Notify me when a run ends",
@@ -104,23 +114,17 @@ def mark_current_page(title: str) -> None:
 
 def show_chart(
     figure: object,
-    name: str,
+    file: ChartFile,
     alt: str,
     key: str,
     on_select: Callable[[], None] | Literal["rerun", "ignore"] = "rerun",
 ) -> list[Any]:
-    """Draw a chart with its downloads. Returns the pressed points, where that reruns the page.
-
-    name: of its files, without their ending.
-    """
+    """Draw a chart with its downloads. Returns the pressed points, where that reruns the page."""
     drawn: Any = st.plotly_chart(
         figure,
         theme=None,
         config={
-            "displayModeBar": True,
-            "displaylogo": False,
-            "modeBarButtons": [["toImage"]],
-            "toImageButtonOptions": {"filename": name, "scale": _PNG_SCALE},
+            "displayModeBar": False,
             "responsive": True,
         },
         alt=alt,
@@ -141,5 +145,12 @@ def show_chart(
                 aria_label=label,
             )
         )
-    _run(_CHARTS, *buttons, css="sd-take")
+    _run(
+        _CHARTS,
+        *buttons,
+        css="sd-take",
+        data_name=file.name,
+        data_title=visible(file.title),
+        data_about="\n".join(map(visible, file.about)),
+    )
     return drawn["selection"]["points"] if on_select == "rerun" else []

@@ -27,7 +27,7 @@ from sparsedash.ui import frame, widgets
 from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.chosen_run import ChosenRun, choose_record, link_to_export, show_incomplete
 from sparsedash.ui.compare_views import choose_run
-from sparsedash.ui.loss_charts import show_kinds
+from sparsedash.ui.loss_charts import run_chart_file, show_kinds
 
 OVERFITTED = 2.0
 """From this many times the error on calibration text, held-out error counts as overfitting."""
@@ -72,11 +72,12 @@ def show_layers_of(
         if numbers:
             widgets.show(cards(numbers))
         figure = layers_chart(pruned, frame.theme())
-        show_chart(figure, f"{stem}-layers", sentence, "layers", "ignore")
+        file = run_chart_file(results, f"{name}: {sentence}", name, "layers")
+        show_chart(figure, file, sentence, "layers", "ignore")
         if hidden := hidden_losses(pruned):
             widgets.remark(hidden)
     if any(pruned.expert_use):
-        _show_experts(pruned, stem)
+        _show_experts(results, record, stem)
     if pruned.healed:
         healing = f"Healed: {wording.healing_words(pruned.healed)}."
         if not pruned.method.removes_layers:
@@ -90,7 +91,7 @@ def show_layers_of(
         widgets.show_table(_layers_table(pruned, stem))
     if not pruned.layer_errors and not pruned.method.removes_layers:
         widgets.note(_why_not_measured(pruned.method))
-    show_kinds(record, name, wording.file_stem(results.run))
+    show_kinds(results, record)
     if record.by_kind:
         with st.expander("The kinds of text as a table"):
             widgets.show_table(kinds_table(record))
@@ -292,8 +293,10 @@ def _removed_experts(pruned: Pruned) -> str:
     return f"of the dense router; {n_dense - n_kept:,} of {n_dense:,} experts are removed"
 
 
-def _show_experts(pruned: Pruned, stem: str) -> None:
+def _show_experts(results: RunResults, record: Record, stem: str) -> None:
     """Draw how often each expert is chosen and which were removed, as a grid and as tables."""
+    pruned = record.pruned
+    assert pruned is not None, "the page shows sparse models"
     experts = expert_uses(pruned)
     title = "How often each expert is chosen"
     words = "Every expert is kept; the router chooses some more often than others."
@@ -305,7 +308,9 @@ def _show_experts(pruned: Pruned, stem: str) -> None:
         marks = "Full bar, blue: kept. Thin, orange: removed. Stronger"
     widgets.section(title)
     figure = experts_chart(pruned, experts, frame.theme())
-    show_chart(figure, f"{stem}-experts", words, "experts", "ignore")
+    name = results.names[record.key]
+    file = run_chart_file(results, f"{name}. {title}", name, "experts")
+    show_chart(figure, file, words, "experts", "ignore")
     widgets.remark(
         f"{marks}: chosen more often by the dense model on calibration text, from ⅛ of an even "
         "share to 8 times as much."

@@ -26,6 +26,7 @@ from sparsedash.reporting.wording import (
     measured_sparsity,
     moment,
     percent,
+    picture_basis,
     quantity,
     stored_run_details,
     stored_run_title,
@@ -35,7 +36,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.stats.anytime import anytime_interval
 from sparsedash.ui import address_bar, frame, job_panel, widgets
 from sparsedash.ui.address_bar import BOUND
-from sparsedash.ui.browser_scripts import show_chart
+from sparsedash.ui.browser_scripts import ChartFile, show_chart
 from sparsedash.ui.chosen_run import RIGHT, ChosenRun, link_to_export, show_incomplete
 from sparsedash.ui.run_sharing import run_report
 
@@ -247,8 +248,10 @@ class ChangeFilter:
     chosen: place in `ranges`; None for any change.
     """
 
-    def __init__(self, pair: Pair) -> None:
-        self.stem = pair.stem
+    def __init__(self, results: RunResults, pair: Pair) -> None:
+        title = f"{pair.left_name} and {pair.right_name}: change of the right word"
+        basis = picture_basis(results.run, results.tolerance, frame.zone())
+        self.file = ChartFile(f"{pair.stem}-changes", title, [basis])
         self.changes = [-pair.fall(position) for position in range(len(pair.left.outcomes))]
         self.ranges = change_ranges(self.changes)
         addresses = [changes.address for changes in self.ranges]
@@ -272,7 +275,7 @@ class ChangeFilter:
         bounds = tuple(changes.high for changes in self.ranges[:-1])
         chart = changes_chart(bounds, tuple(counts), tuple(words), self.chosen, frame.theme())
         press = partial(self._press, key, along)
-        show_chart(chart, f"{self.stem}-changes", changes_words(counts, words), key, press)
+        show_chart(chart, self.file, changes_words(counts, words), key, press)
         options = {"": f"Any change · {len(positions):,}"}
         for changes, n in zip(self.ranges, counts, strict=True):
             options[changes.address] = f"{changes.words.capitalize()} · {n:,}"

@@ -5,6 +5,7 @@ one, in the overview's place.
 from collections.abc import Mapping
 from functools import partial
 from itertools import chain
+from time import time
 from typing import NamedTuple
 
 import streamlit as st
@@ -23,7 +24,7 @@ from sparsedash.reporting.slice_words import (
     slices_sentence,
 )
 from sparsedash.reporting.task_words import task_remarks, tasks_sentence
-from sparsedash.reporting.wording import quantity
+from sparsedash.reporting.wording import date_words, quantity, tolerance_words
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.question_records import ModelAnswers
 from sparsedash.service.backend import Backend
@@ -32,7 +33,7 @@ from sparsedash.stats.judged_models import Ranking, rank_models
 from sparsedash.stats.task_verdicts import JudgedAnswers
 from sparsedash.ui import frame, widgets
 from sparsedash.ui.address_bar import choose_tolerance, query_value, select
-from sparsedash.ui.browser_scripts import show_chart
+from sparsedash.ui.browser_scripts import ChartFile, show_chart
 from sparsedash.ui.chosen_run import RIGHT
 from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.navigation import current_tolerance
@@ -143,7 +144,7 @@ def show_answers(backend: Backend) -> None:
             widgets.opening(sentence, remarks)
     else:
         widgets.show(paragraph(f"{sentence} {remarks}".strip()))
-    show_task_results(answers, name, {**shown.address, RIGHT: chosen})
+    show_task_results(answers, name, _basis(), {**shown.address, RIGHT: chosen})
     _show_slices(answers)
     widgets.offer_file(
         "Every question, CSV",
@@ -180,12 +181,18 @@ def _show_all(shown: Opened, opening: DeltaGenerator) -> None:
 def _show_ranking(ranking: Ranking) -> None:
     show_chart(
         ranking_chart(ranking, frame.theme()),
-        "ranking",
+        ChartFile("ranking", ranking_sentence(ranking), [_basis()]),
         ranking_chart_words(ranking),
         "ranking-chart",
         "ignore",
     )
     widgets.remark(ranking_caption(ranking))
+
+
+def _basis() -> str:
+    """The limit and the date, as they stand in the file of a chart."""
+    today = date_words(time(), frame.zone())
+    return f"{tolerance_words(current_tolerance())} · {today}"
 
 
 def _show_slices(answers: JudgedAnswers) -> None:

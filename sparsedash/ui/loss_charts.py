@@ -27,6 +27,7 @@ from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, 
 from sparsedash.reporting.html import file_name, paragraph, widget_label
 from sparsedash.reporting.kind_words import forgotten_sentence
 from sparsedash.reporting.model_results import ModelResult
+from sparsedash.reporting.run_headline import basis_words, headline
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import Runtime, Timing, TimingSettings
@@ -36,7 +37,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.stats.kind_estimates import kind_estimates
 from sparsedash.ui import frame, job_panel, navigation, widgets
 from sparsedash.ui.address_bar import choose_budget, query_value, select
-from sparsedash.ui.browser_scripts import show_chart
+from sparsedash.ui.browser_scripts import ChartFile, show_chart
 
 _HIGHLIGHT = "highlight"
 """The parameter of the address: the label of the highlighted line."""
@@ -87,17 +88,22 @@ _MEASURED = (
 
 
 def show_tradeoff_chart(
-    tradeoff: TradeoffData, measure: Measure, name: str, key: str, *hints: str, paired: bool = False
+    tradeoff: TradeoffData,
+    measure: Measure,
+    file: ChartFile,
+    key: str,
+    *hints: str,
+    paired: bool = False,
 ) -> str:
     """Draw the chart with its caption; return the key of the record whose point was clicked.
 
-    name: of its files. hints: about these lines, behind the "?". paired: whether the page tests
+    hints: about these lines, behind the "?". paired: whether the page tests
     method against method.
     """
     tradeoff = replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
     chart = tradeoff_chart(tradeoff, measure, frame.theme())
     alt = tradeoff_words(tradeoff, measure)
-    pressed = clicked_record(show_chart(chart, name, alt, key))
+    pressed = clicked_record(show_chart(chart, file, alt, key))
     points = chain.from_iterable(tradeoff.lines.values())
     hollow = _HOLLOW if any(point.hollow or point.live for point in points) else ""
     caption = [_CAPTIONS[measure]]
@@ -210,7 +216,7 @@ def show_gains(
         tradeoff = replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
         chart = gain_chart(tradeoff, gained, measure, frame.theme())
         alt = gain_words(tradeoff, gained, measure)
-        file = file_name(wording.file_stem(found.run), measure, "against", name)
+        file = run_chart_file(found, headline(found), measure, "against", name)
         key = clicked_record(
             show_chart(
                 chart,
@@ -318,16 +324,20 @@ def _show_timings(backend: Backend, found: RunResults, timing_of: deployment.Tim
                 widgets.remark(deployment.ceiling_words(timing))
 
 
-def show_kinds(record: Record, name: str, stem: str) -> None:
-    """Draw what a sparse model lost by kind of text, where measured.
+def run_chart_file(results: RunResults, title: str, *parts: str) -> ChartFile:
+    """A chart of a run as a file. parts: of its name, after that of the run."""
+    name = file_name(wording.file_stem(results.run), *parts)
+    basis = wording.picture_basis(results.run, results.tolerance, frame.zone())
+    return ChartFile(name, title, [basis, basis_words(results)])
 
-    name: of the model. stem: of the files.
-    """
+
+def show_kinds(results: RunResults, record: Record) -> None:
+    """Draw what a sparse model lost by kind of text, where measured."""
     estimates = kind_estimates(record.by_kind)
     if not estimates:
         return
     widgets.remark(forgotten_sentence(record))
     figure = kind_chart(estimates, frame.theme())
-    show_chart(
-        figure, file_name(stem, name, "forgotten"), kinds_words(estimates), "kinds", "ignore"
-    )
+    name = results.names[record.key]
+    file = run_chart_file(results, f"What {name} forgot", name, "forgotten")
+    show_chart(figure, file, kinds_words(estimates), "kinds", "ignore")

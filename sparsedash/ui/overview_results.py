@@ -125,10 +125,7 @@ def _show_shares(backend: Backend, results: RunResults) -> None:
             key="take-report",
         )
     run = results.run
-    model = wording.reference_title(run.settings.model)
-    moment = wording.moment(run.started_at, frame.zone())
-    limits = wording.tolerance_words(results.tolerance)
-    about = f"{model} · {limits} · {moment}"
+    about = wording.picture_basis(run, results.tolerance, frame.zone())
     rulers = run_rulers(results)[:MOST_SHOWN]
     picture = partial(rulers_svg, headline(results), about, basis_words(results), rulers)
     stem = wording.file_stem(run)
@@ -414,7 +411,7 @@ def _show_losses(backend: Backend, results: RunResults, live_job: Job | None) ->
     if gain is not None:
         pressed = loss_charts.show_gains(backend, results, tradeoff, gain, measure)
     else:
-        file = file_name(wording.file_stem(results.run), measure)
+        file = loss_charts.run_chart_file(results, headline(results), measure)
         key = f"race-{measures.index(measure)}"
         paired = bool(results.race)
         pressed = loss_charts.show_tradeoff_chart(tradeoff, measure, file, key, paired=paired)
@@ -436,7 +433,7 @@ def _show_layers(results: RunResults, model: ModelResult) -> None:
             )
     widgets.show(layer_strip(model.pruned))
     widgets.remark(f"{name}. {strip_words(model.pruned)}")
-    loss_charts.show_kinds(record, name, wording.file_stem(results.run))
+    loss_charts.show_kinds(results, record)
 
 
 def _show_answers_now(backend: Backend, results: RunResults, *, live: bool, grows: bool) -> None:

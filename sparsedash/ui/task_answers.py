@@ -8,12 +8,12 @@ from sparsedash.reporting.charts.task_chart import task_chart, task_words
 from sparsedash.reporting.html import paragraph
 from sparsedash.reporting.task_report import task_report, task_table
 from sparsedash.reporting.task_words import task_remarks, tasks_sentence
-from sparsedash.reporting.wording import NBSP, record_names
+from sparsedash.reporting.wording import NBSP, picture_basis, record_names
 from sparsedash.schema.records import Run
 from sparsedash.stats.task_verdicts import JudgedAnswers
 from sparsedash.ui import frame, widgets
 from sparsedash.ui.address_bar import VIEW, select
-from sparsedash.ui.browser_scripts import show_chart
+from sparsedash.ui.browser_scripts import ChartFile, show_chart
 from sparsedash.ui.chosen_run import RIGHT
 from sparsedash.ui.navigation import current_tolerance, tolerance_query
 
@@ -31,17 +31,18 @@ _CAPTION = (
 
 
 def show_task_results(
-    judged: JudgedAnswers, name: str, address: Mapping[str, str | list[str]]
+    judged: JudgedAnswers, name: str, basis: str, address: Mapping[str, str | list[str]]
 ) -> None:
     """Draw chart, table, links and report.
 
-    name: of the model. address: of its questions on the compare page.
+    name: of the model. basis: the line under the title of the chart's file. address: of its
+    questions on the compare page.
     """
     results = judged.results
     if any(result.loss for result in results):
-        show_chart(
-            task_chart(results, frame.theme()), "tasks", task_words(results), "task-chart", "ignore"
-        )
+        words = task_words(results)
+        file = ChartFile("tasks", tasks_sentence(name, results), [basis])
+        show_chart(task_chart(results, frame.theme()), file, words, "task-chart", "ignore")
         widgets.remark(_CAPTION)
     links = []
     for result in results:
@@ -98,4 +99,6 @@ def show_tasks(run: Run, found: Mapping[str, JudgedAnswers], usual: str) -> None
     results = judged[name].results
     widgets.show(paragraph(f"{tasks_sentence(name, results)} {task_remarks(results)}".strip()))
     widgets.remark(RULE)
-    show_task_results(judged[name], name, {"run": run.key, RIGHT: name, VIEW: TASKS_VIEW})
+    basis = picture_basis(run, current_tolerance(), frame.zone())
+    address: dict[str, str | list[str]] = {"run": run.key, RIGHT: name, VIEW: TASKS_VIEW}
+    show_task_results(judged[name], name, basis, address)

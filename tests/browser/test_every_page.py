@@ -96,7 +96,11 @@ def checked_kind(name: str, content: bytes) -> str:
     assert re.fullmatch(r"[a-z0-9.-]+", name)
     kind = name.rpartition(".")[2]
     if kind == "svg":
-        assert ET.fromstring(content).tag.endswith("svg")
+        drawing = ET.fromstring(content)
+        texts = [text.text or "" for text in drawing.findall("{http://www.w3.org/2000/svg}text")]
+        assert drawing.tag.endswith("svg")
+        assert b"@font-face" in content, "its font travels along"
+        assert "perplexity 1.10" in " ".join(texts), "it names the limit"
     elif kind == "png":
         assert content.startswith(b"\x89PNG")
     else:
