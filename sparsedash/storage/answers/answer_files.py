@@ -23,6 +23,11 @@ from sparsedash.storage.answers.lighteval_details import (
     is_details_file,
     read_details,
 )
+from sparsedash.storage.answers.opencompass_results import (
+    is_opencompass_results,
+    read_opencompass_results,
+    results_folder,
+)
 from sparsedash.storage.answers.parsed_answers import MAX_BYTES
 from sparsedash.storage.answers.promptfoo_results import is_results_file, read_results
 from sparsedash.storage.local_machine import path_kind
@@ -59,6 +64,13 @@ READERS = (
     Reader("lighteval", "details_*.parquet", is_details_file, read_details, details_folder),
     Reader("Inspect", "logs in .eval or .json", is_log, read_logs),
     Reader("promptfoo", "results in .json", is_results_file, read_results),
+    Reader(
+        "OpenCompass",
+        "results with details in .json",
+        is_opencompass_results,
+        read_opencompass_results,
+        results_folder,
+    ),
     TABLES,
 )
 """In this order: a table is what no program before it has written."""
