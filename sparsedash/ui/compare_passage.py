@@ -342,7 +342,7 @@ def show_passage(
     pair = replace(pair, stem=f"{pair.stem}-passage-{outcome.index + 1}")
     _show_answers(position, pair, passages)
     if blind:
-        judge_blind(backend, pair, subject)
+        judge_blind(backend, pair, subject, by_key=True)
     if passages is None or is_example(pair.left.key):
         return
     context = passages.contexts[position]

@@ -300,6 +300,11 @@ def test_lines_end_as_on_any_system_and_a_byte_order_mark_belongs_to_no_text(tmp
     assert next(texts_of(path)) == "one", "lazily"
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r\n\r\n", " ", " \t\n"])
-def test_a_passage_s_last_word_ends_before_white_space_does(end):
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", " \t\n", ".", "?!\n", " ...", '."', ".) "])
+def test_a_passage_s_last_word_ends_before_white_space_and_full_stop_do(end):
     assert split_passage(f"Once upon a door{end}") == ("Once upon a", " door")
+
+
+@pytest.mark.parametrize("word", ["dog's", "goin'", "(door)", "3.5"])
+def test_marks_without_a_full_stop_belong_to_the_last_word(word):
+    assert split_passage(f"Once upon a {word}") == ("Once upon a", f" {word}")
