@@ -94,8 +94,8 @@ def test_a_parquet_file_is_unpacked_by_a_process_of_its_own_alone(kept, tmp_path
     assert kept.keep("mine.parquet", content) == reference, "it is there already"
     count = named_text_count(reference, tmp_path)
     assert (count.n_texts, count.n_characters, count.n_passages) == (4, 100_051, 2)
-    assert (count.first_gap, count.no_gap) == ("boat", "one")
-    assert named_text_count(f"{reference}[1:2]", tmp_path).first_gap == "Baum"
+    assert (count.gaps[0], count.no_gap) == ("boat", "one")
+    assert named_text_count(f"{reference}[1:2]", tmp_path).gaps == ("Baum",)
 
 
 def test_why_a_parquet_file_cannot_be_read_is_asked_once(tmp_path, monkeypatch):

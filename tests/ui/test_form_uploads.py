@@ -38,7 +38,7 @@ def test_a_text_that_is_brought_is_chosen_and_stands_in_the_address(open_page, b
 
 BAD = {
     "large.txt": (bytes(MAX_BYTES + 1), "large.txt is larger than 50 MB."),
-    "few.jsonl": (LINES[:108] * 2, "few.jsonl gives 3 passages; 5 or more needed."),
+    "few.jsonl": (LINES[:111] * 2, "few.jsonl gives 3 passages; 5 or more needed."),
     "words.txt": (
         b"a lamp\n\n" + b"\n\n".join(b"lamp %d" % n for n in range(5)) + b"\n\ntea",
         "without a gap: 'tea'",
