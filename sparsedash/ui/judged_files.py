@@ -51,7 +51,8 @@ _KEPT = "answers-kept"
 """Of the session: the keys of files that were added since the last clearing."""
 _HELP = (
     "One file or zip a model: samples_*.jsonl of lm-evaluation-harness (--log_samples), details_*.parquet of "
-    "lighteval, a log of Inspect, results of promptfoo, or a CSV or JSONL table; a zip holds the folder of one model. "
+    "lighteval, a log of Inspect, results of promptfoo or OpenCompass, or a CSV or JSONL table; a zip holds the "
+    "folder of one model. "
     "The shell judges folders: sparsedash judge DENSE OTHER."
 )
 _ABOUT = (
