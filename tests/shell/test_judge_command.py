@@ -220,7 +220,7 @@ def test_base_files_of_llama_cpp_give_the_figures_of_the_field(tmp_path, capsys,
     table = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in table[1:3]] == ["q8", "q4"]
     second.write_text(PRINTED.replace("8.765432", "7.765432"))
-    assert "second texts" in refusal("judge", str(output), str(other))
+    assert "other texts" in refusal("judge", str(output), str(second))
     assert "no base file" in refusal("judge", files["base"], str(output))
 
 
