@@ -298,6 +298,12 @@ artefact_room_note = _note("artefact room", "The limit of all artefacts in bytes
 health_note = _note("health", "Never written: reading it shows whether the store can be read.")
 
 
+judged_answers_note = _note(
+    "judged-answers",
+    "(owner); the keys of the opened answers that were judged last, baseline first.",
+)
+
+
 def calibration_notes(keys: tuple[str, ...]) -> list[NoteName]:
     """All notes on calibrations whose artefacts have these keys."""
     notes = []

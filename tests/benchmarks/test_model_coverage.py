@@ -12,15 +12,16 @@ _METHODS = ("best", "layers", "experts", "expert-channels")
 
 def columns_with_yes():
     """By type, the columns in which the table says yes."""
-    lines = _DOCUMENT.read_text(encoding="utf-8").splitlines()
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")
-    ]
-    head = rows[0][1:]
+    rows = []
+    for line in _DOCUMENT.read_text(encoding="utf-8").splitlines():
+        if line.startswith("| "):
+            rows.append([cell.strip() for cell in line.split("|")[1:-1]])
+    head = rows.pop(0)
     marked = {}
-    for name, *cells in rows[1:]:
-        marked[name.strip("`")] = {
-            column for column, cell in zip(head, cells, strict=True) if cell == "yes"
+    for row in rows:
+        model_type = row[0].strip("`")
+        marked[model_type] = {
+            column for column, cell in zip(head, row, strict=True) if cell == "yes"
         }
     return marked
 

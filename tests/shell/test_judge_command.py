@@ -214,13 +214,13 @@ def test_base_files_of_llama_cpp_give_the_figures_of_the_field(tmp_path, capsys,
     output.write_text(PRINTED)
     assert main(["judge", str(output), "--markdown"]) == 0
     assert "| Mean KLD | 0.045678 | 0.000345 |" in capsys.readouterr().out
-    other = tmp_path / "q8.txt"
-    other.write_text(PRINTED.replace("0.045678", "0.001234"))
-    assert main(["judge", str(output), str(other), "--size", "4GB,8GB"]) == 0
+    second = tmp_path / "q8.txt"
+    second.write_text(PRINTED.replace("0.045678", "0.001234"))
+    assert main(["judge", str(output), str(second), "--size", "4GB,8GB"]) == 0
     table = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in table[1:3]] == ["q8", "q4"]
-    other.write_text(PRINTED.replace("8.765432", "7.765432"))
-    assert "other texts" in refusal("judge", str(output), str(other))
+    second.write_text(PRINTED.replace("8.765432", "7.765432"))
+    assert "other texts" in refusal("judge", str(output), str(second))
     assert "no base file" in refusal("judge", files["base"], str(output))
 
 

@@ -55,6 +55,17 @@ def test_the_page_of_runs_leads_to_the_page_that_opens_files_and_a_file_taken_th
     assert words(app).startswith("s costs too much: questions")
 
 
+def test_the_models_that_were_judged_last_stand_on_runs(open_page, backend, opened):
+    open_page("overview", **opened)
+    page = open_page("runs", view="answers")
+    assert "small" in markup(page) and "−25.0" in words(page)
+    to = query_of(links(page)["Ranking, slices and questions"])
+    assert to["models"] == opened["models"]
+    for key in opened["models"].split(","):
+        backend._store.drop_entry("artefacts", f"answers/{key}")
+    assert "were deleted" in words(open_page("runs", view="answers"))
+
+
 def zipped(files):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
