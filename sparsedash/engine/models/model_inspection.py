@@ -4,12 +4,22 @@ sizes, counted on the meta device.
 
 import json
 from dataclasses import replace
+from difflib import get_close_matches
 from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    DynamicCache,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers import __version__ as transformers_version
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sparsedash.engine.models import structure_proof as proof
 from sparsedash.engine.models.structure import (
@@ -33,6 +43,17 @@ _INSPECTED: dict[str, ModelShape] = {}
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
 
+def no_causal_type(model_type: str) -> str:
+    """That there is no causal model of this type, with the types whose names come nearest."""
+    problem = f"transformers {transformers_version} does not know the type {model_type[:40]}"
+    if model_type in CONFIG_MAPPING:
+        problem = f"transformers has no causal language model of the type {model_type[:40]}"
+    nearest = get_close_matches(model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=3)
+    if not nearest:
+        return f"{problem}; docs/models.md lists those that can be pruned"
+    return f"{problem}; nearest: {', '.join(nearest)}"
+
+
 def inspect_model(config: PretrainedConfig, reference: str) -> ModelShape:
     """The sizes and the proven structure of the model of this config. Raises ModelError."""
     plain = config.to_dict()
@@ -49,6 +70,9 @@ def inspect_model(config: PretrainedConfig, reference: str) -> ModelShape:
 
 def _inspected(config: PretrainedConfig) -> ModelShape:
     """Raises NotProvenError."""
+    kinds = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+    if not any(type(config) in mapping for mapping in kinds):
+        raise proof.NotProvenError(no_causal_type(config.model_type))
     try:
         model = meta_model(config)
         structure = find_structure(config, model)
