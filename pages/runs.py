@@ -3,7 +3,7 @@
 import streamlit as st
 
 from sparsedash.reporting.run_list import all_rows, runs_sentence
-from sparsedash.ui import browser_scripts, frame, job_panel, runs_table, widgets
+from sparsedash.ui import browser_scripts, frame, job_panel, judged_files, runs_table, widgets
 from sparsedash.ui.address_bar import choose_tolerance, choose_view
 from sparsedash.ui.navigation import current_tolerance
 from sparsedash.ui.runs_table import (
@@ -22,7 +22,7 @@ jobs = backend.jobs(job_panel.JOBS_LISTED)
 damaged = backend.damaged_runs()
 live = [job for job in jobs if job.live]
 
-if not rows and not jobs:
+if not rows and not jobs and not backend.user_data.judged_answers():
     explain_no_runs(backend)
     runs_table.note_damaged(damaged)
     st.stop()
@@ -30,7 +30,10 @@ answer = st.container()
 if live:
     browser_scripts.offer_notices()
     job_panel.watch_live_jobs(backend, before)
-if choose_view({"": "Results", "jobs": "Jobs"}):
+view = choose_view({"": "Results", "jobs": "Jobs", "answers": "Judged files"})
+if view == "answers":
+    judged_files.show_judged_last(backend, answer)
+elif view == "jobs":
     with answer:
         widgets.opening(job_panel.jobs_sentence(live))
     job_panel.show_ended_jobs(backend, [job for job in jobs if not job.live])

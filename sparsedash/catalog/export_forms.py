@@ -22,11 +22,16 @@ FORMS: dict[Form, str] = {
 }
 """Export forms, each with one line of description."""
 
-PER_LAYER = {"llama": "deci", "qwen2": "deci", "qwen3": "openelm"}
+PER_LAYER = {
+    "llama": "deci",
+    "qwen2": "deci",
+    "qwen3": "openelm",
+    "gemma4": "gemma4",
+    "nemotron_h": "nemotron_h",
+}
 """By a GGUF file's architecture, the one under which llama.cpp reads a width for each block and
 runs the same graph.
 """
-
 
 MADE_GGUF = {
     **dict.fromkeys(("llama", "mistral"), "llama"),
@@ -150,8 +155,8 @@ def _problem(form: Form, spec: SparseSpec, shape: ModelShape | None, *, is_even:
             if method.removes_experts:
                 problem = structure.experts_problem
         return problem and f"stock code makes no such {model_type} model: {problem}"
-    if form == "gguf" and structure and (structure.mixtures or not all(structure.mlps)):
-        return "not every block is one MLP, which is all that can be written for llama.cpp here"
+    if form == "gguf" and structure and structure.mixtures:
+        return "of a mixture only fewer or narrower experts can be written for llama.cpp here"
     if form == "gguf" and (problem := _bias_problem(method, model_type)):
         return problem
     if method.compensation == "bias" and form != "gguf" and structure and not structure.out_bias:
@@ -181,5 +186,7 @@ def forms_filled_up(made: Pruned, shape: ModelShape | None) -> tuple[Form, ...]:
         return ()
     # llama.cpp has a graph with a width for each block for few types; the others' files are filled
     # up as well.
-    own_widths = shape is None or MADE_GGUF.get(shape.family, shape.family) in PER_LAYER
-    return ("padded",) if own_widths else ("padded", "gguf")
+    if shape is None:
+        return ("padded",)
+    architecture = MADE_GGUF.get(shape.family, shape.family.removesuffix("_text"))
+    return ("padded",) if architecture in PER_LAYER else ("padded", "gguf")

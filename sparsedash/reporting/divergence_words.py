@@ -2,23 +2,61 @@
 document.
 """
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from math import exp
 from typing import Any
 
 from sparsedash.reporting.html import Table
-from sparsedash.reporting.wording import MINUS, first_upper, limit_factor
+from sparsedash.reporting.verdicts import VERDICT_SIGNS
+from sparsedash.reporting.wording import MINUS, first_upper, limit_factor, size
 from sparsedash.schema.divergence_records import DivergenceFigures, Estimate
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.stats.task_verdicts import TaskVerdict, joint_verdict
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Loss
 
 _TOO_FEW = "too few tokens"
 DIVERGENCE_FORMAT = "sparsedash.divergence/1"
+DIVERGENCES_FORMAT = "sparsedash.divergences/1"
 _VERDICTS = {
     "within": "{name} stays within the limit: perplexity {ratio} (limit {limit}).",
     "beyond": "{name} costs too much: perplexity {ratio} (limit {limit}).",
     "undecided": "{name} is too close to call: perplexity {ratio} (limit {limit}).",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDivergence:
+    """A model beside its base. loss: the verdict on perplexity; None where the blocks of text are
+    not known. size_bytes: of its file; None where that is not known.
+    """
+
+    name: str
+    figures: DivergenceFigures
+    loss: Loss | None = None
+    size_bytes: int | None = None
+
+
+def models_rows(models: Sequence[ModelDivergence]) -> list[list[str]]:
+    """The table of several models: its head, then a row a model, the nearest to the base first."""
+    rows = [["model", "size", "mean KLD", "±", "99.0 % KLD", "RMS Δp", "same top p"]]
+    rows[0] += ["PPL(Q)/PPL(base)", "verdict"]
+    for model in sorted(models, key=lambda model: model.figures.kl.value):
+        figures = model.figures
+        high = figures.kl_quantiles.get(0.99)
+        row = [
+            model.name,
+            "" if model.size_bytes is None else size(model.size_bytes),
+            _nats(figures.kl.value),
+            _nats(figures.kl.error),
+            _nats(high) or _TOO_FEW,
+            _percent(figures.delta_rms.value),
+            _percent(figures.same_top.value),
+            _nats(figures.ratio.value),
+            "" if model.loss is None else VERDICT_SIGNS[model.loss.verdict],
+        ]
+        rows.append(row)
+    return rows
 
 
 def divergence_rows(figures: DivergenceFigures) -> list[list[str]]:
@@ -55,34 +93,54 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.3f} %".replace("-", MINUS)
 
 
-def divergence_sentence(name: str, loss: Loss | None, tolerance: Tolerance) -> str:
+def divergence_sentence(model: ModelDivergence, tolerance: Tolerance) -> str:
     """The verdict on perplexity; "" where none is possible."""
+    loss = model.loss
     if loss is None:
         return ""
     ratio = f"{exp(loss.value):.3f} ×"
     limit = limit_factor(tolerance.ratio)
-    sentence = _VERDICTS[loss.verdict].format(name=name, ratio=ratio, limit=limit)
+    sentence = _VERDICTS[loss.verdict].format(name=model.name, ratio=ratio, limit=limit)
     if loss.verdict == "undecided" and loss.needed:
         return f"{sentence} About {max(loss.needed, FEWEST_PASSAGES):,} blocks would settle it."
     return sentence
 
 
-def divergence_document(
-    name: str, figures: DivergenceFigures, loss: Loss | None, tolerance: Tolerance
-) -> dict[str, Any]:
+def _verdict(model: ModelDivergence) -> TaskVerdict:
+    return "not judged" if model.loss is None else model.loss.verdict
+
+
+def divergence_document(model: ModelDivergence, tolerance: Tolerance) -> dict[str, Any]:
     """Everything as plain values for JSON: nats and shares."""
     verdict = None
+    loss = model.loss
     if loss is not None:
         bounds = {"low": exp(loss.low), "high": exp(loss.high)}
         verdict = {"verdict": loss.verdict, "ratio": exp(loss.value), **bounds, "level": loss.level}
     return {
         "format": DIVERGENCE_FORMAT,
-        "model": name,
-        "sentence": divergence_sentence(name, loss, tolerance),
-        "verdict": "not judged" if loss is None else loss.verdict,
+        "model": model.name,
+        "size_bytes": model.size_bytes,
+        "sentence": divergence_sentence(model, tolerance),
+        "verdict": _verdict(model),
         "tolerance": tolerance.as_document(),
         "perplexity_verdict": verdict,
-        **figures_document(figures),
+        **figures_document(model.figures),
+    }
+
+
+def divergences_document(
+    models: Sequence[ModelDivergence], text: str, tolerance: Tolerance
+) -> dict[str, Any]:
+    """Several models as plain values for JSON. text: which they were compared on, in words."""
+    sentences = filter(None, [divergence_sentence(model, tolerance) for model in models])
+    return {
+        "format": DIVERGENCES_FORMAT,
+        "text": text,
+        "sentence": " ".join(sentences),
+        "verdict": joint_verdict({_verdict(model) for model in models}),
+        "tolerance": tolerance.as_document(),
+        "models": [divergence_document(model, tolerance) for model in models],
     }
 
 

@@ -5,7 +5,12 @@ of text and as a document.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparsedash.reporting.divergence_words import divergence_rows, divergence_sentence
+from sparsedash.reporting.divergence_words import (
+    ModelDivergence,
+    divergence_rows,
+    divergence_sentence,
+    models_rows,
+)
 from sparsedash.reporting.html import widget_label
 from sparsedash.reporting.leaderboard import Leaderboard
 from sparsedash.reporting.task_words import judge_document, task_remarks, tasks_sentence
@@ -17,11 +22,14 @@ from sparsedash.reporting.wording import (
     signed_interval,
     signed_points,
 )
-from sparsedash.schema.divergence_records import DivergenceFigures
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.judged_models import RankedModel, Ranking
-from sparsedash.stats.task_verdicts import JudgedAnswers, TaskVerdict, overall_verdict
-from sparsedash.stats.tolerance import Loss
+from sparsedash.stats.task_verdicts import (
+    JudgedAnswers,
+    TaskVerdict,
+    joint_verdict,
+    overall_verdict,
+)
 
 Part = str | list[list[str]]
 """Of a result: a sentence, or a table whose first row is its head."""
@@ -92,12 +100,7 @@ def interval_lines(ranking: Ranking) -> list[str]:
 
 def models_verdict(judged: Mapping[str, JudgedAnswers]) -> TaskVerdict:
     """Beyond where any model is, within where every one is."""
-    verdicts = {overall_verdict(answers.results) for answers in judged.values()}
-    if "beyond" in verdicts:
-        return "beyond"
-    if verdicts == {"within"}:
-        return "within"
-    return "not judged" if verdicts == {"not judged"} else "undecided"
+    return joint_verdict({overall_verdict(answers.results) for answers in judged.values()})
 
 
 def models_sentence(judged: Mapping[str, JudgedAnswers]) -> str:
@@ -166,10 +169,18 @@ def models_parts(
 
 
 def divergence_parts(
-    name: str, figures: DivergenceFigures, loss: Loss | None, tolerance: Tolerance
+    models: Sequence[ModelDivergence], text: str, tolerance: Tolerance
 ) -> list[Part]:
-    """The table and what it is based on, with the verdict where the blocks are known."""
-    parts: list[Part] = [divergence_rows(figures), divergence_sentence(name, loss, tolerance)]
+    """The table and what it is based on, with the verdicts where the blocks are known. text: which
+    the models were compared on, in words.
+    """
+    figures = models[0].figures
+    parts: list[Part] = [divergence_rows(figures)]
+    if len(models) > 1:
+        parts = [models_rows(models)]
+    parts += [divergence_sentence(model, tolerance) for model in models]
+    if text:
+        parts.append(text)
     if figures.n_tokens is None:
         parts.append("Read from what llama-perplexity printed, whose errors are over tokens.")
     else:

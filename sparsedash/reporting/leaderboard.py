@@ -34,8 +34,8 @@ from sparsedash.reporting.wording import (
     perplexity,
     quantity,
     record_names,
-    reference_title,
     share_of,
+    short_title,
     signed_points,
     size,
     tolerance_words,
@@ -123,7 +123,7 @@ def _add_entry(entries: dict[str, Entry], results: RunResults, model: ModelResul
     entry = Entry(
         run=results,
         model=model,
-        base=_short_title(model.record.model).rpartition("/")[2],
+        base=short_title(model.record.model).rpartition("/")[2],
         name=name.replace(" %", f"{NBSP}%"),
         answers=results.run.answers.get(key, ()),
         tasks=frozenset(results.run.settings.evaluation.tasks),
@@ -162,15 +162,11 @@ def _origin(entry: Entry) -> str:
     settings = entry.run.run.settings
     parts = [
         settings.dtype,
-        _short_title(settings.calibration.corpus) if settings.reads_text else "no text",
+        short_title(settings.calibration.corpus) if settings.reads_text else "no text",
     ]
     if entry.model.record.pruned:
         parts.append(share_of(entry.model.method))
     return ", ".join(parts)
-
-
-def _short_title(reference: str) -> str:
-    return reference_title(reference).partition(" (")[0]
 
 
 class _Cell(NamedTuple):

@@ -9,6 +9,7 @@ from datetime import tzinfo
 from itertools import compress
 from math import inf
 from string import ascii_uppercase
+from typing import Literal
 
 from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.jobs.job import Job
@@ -23,6 +24,7 @@ from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.tradeoff_points import loss_limits, model_point, run_tradeoff
 from sparsedash.reporting.wording import (
+    FEW_SHARES,
     and_join,
     duration_words,
     iso_moment,
@@ -31,6 +33,7 @@ from sparsedash.reporting.wording import (
     quantity,
     reference_title,
     run_title,
+    short_title,
     sparsity_axis_title,
     sparsity_percent,
     sparsity_percents,
@@ -48,8 +51,6 @@ from sparsedash.schema.user_records import RunMark
 from sparsedash.service.backend import Backend
 from sparsedash.stats.tolerance import ToleranceVerdict
 
-FEW = 3
-"""Sparsities that are named one by one."""
 JOBS_LOOKED_AT = 200
 """Newest first; of an older run that ended early it is only said that it did not finish."""
 RUN_ADDRESS_LENGTH = 16
@@ -59,6 +60,11 @@ MOST_LINES = MOST_RUNS = len(SYMBOLS)
 _LONGEST_LABEL = 2 * LONGEST
 """Two short lines beside the chart, which leave a phone's most of its width."""
 _EACH = "Intervals hold within each run, not across runs."
+
+
+Column = Literal["Verdict", "Cost", "Started", "Method", "Removed"]
+USUAL_COLUMNS: tuple[Column, ...] = ("Verdict", "Cost", "Started")
+"""Method and what is removed are in a run's name as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,18 +118,14 @@ class RunRow:
 
     @property
     def texts(self) -> str:
-        """Its model where the title is a name, its texts, its number format."""
+        """What it is about where the title is a name; its texts and number format."""
         settings = self.settings
         evaluation = settings.evaluation
-        n_passages = ""
-        if evaluation.n_passages is not None:
-            n_passages = f" ({evaluation.n_passages:,})"
-        parts = []
-        if self.mark.name:
-            parts.append(reference_title(settings.model))
+        parts = [self.about] if self.mark.name else []
         if settings.reads_text:
-            parts.append(f"calibrated on {_short_title(settings.calibration.corpus)}")
-        parts.append(f"tested on {_short_title(evaluation.corpus)}{n_passages}")
+            parts.append(f"calibrated on {short_title(settings.calibration.corpus)}")
+        if evaluation.n_passages is not None:
+            parts.append(quantity(evaluation.n_passages, "passage"))
         return " · ".join([*parts, settings.dtype])
 
     @property
@@ -160,23 +162,21 @@ class RunRow:
             **(verdicts.verdict_values(model.verdict) if model else {}),
         }
 
-    def cells(self, zone: tzinfo | None) -> list[tuple[str, ...]]:
-        """The lines of the cells: method, removed, verdict, cost, started; empty where there is
-        nothing to say.
-        """
+    def cells(self, zone: tzinfo | None) -> dict[Column, tuple[str, ...]]:
+        """The lines of each column's cell; empty where there is nothing to say."""
         verdict = ("", "") if self.known else ("…", "being read")
         loss = ("", "", "")
         if self.model is not None:
             verdict = self._verdict_lines(self.model)
             loss = _loss_lines(self.model.verdict)
         took = "" if self.seconds is None else duration_words(self.seconds)
-        return [
-            (method_titles(self.settings),),
-            self._removed_lines(),
-            (*verdict, *self._state_lines()),
-            loss,
-            (moment(self.at, zone), took),
-        ]
+        return {
+            "Verdict": (*verdict, *self._state_lines()),
+            "Cost": loss,
+            "Started": (moment(self.at, zone), took),
+            "Method": (method_titles(self.settings),),
+            "Removed": self._removed_lines(),
+        }
 
     def _removed_lines(self) -> tuple[str, str]:
         """The shares, and what they are shares of; of a search its trials."""
@@ -186,7 +186,7 @@ class RunRow:
             budget = f" of the {BUDGET_TITLES[self.settings.budget]}"
         if self.search is not None:
             return "a search", f"{quantity(self.n_models, 'trial')}{budget}"
-        if len(shares) > FEW:
+        if len(shares) > FEW_SHARES:
             ends = f"{shares[0] / 10:g} to {sparsity_percent(shares[-1])}"
             return ends, f"{len(shares)} steps{budget}"
         return sparsity_percents(shares), budget.strip()
@@ -278,11 +278,6 @@ def newest_jobs(jobs: Sequence[Job]) -> dict[str, Job]:
         if job.makes_run and (job.key not in newest or (job.live and not newest[job.key].live)):
             newest[job.key] = job
     return newest
-
-
-def _short_title(reference: str) -> str:
-    """A title without what stands in brackets."""
-    return reference_title(reference).partition(" (")[0]
 
 
 def runs_table(rows: Sequence[RunRow], zone: tzinfo | None) -> Table:
@@ -411,7 +406,7 @@ class _Line:
         if settings.reads_text:
             text = reference_title(calibration.corpus).partition(",")[0]
             size = f"{calibration.n_samples:,} × {calibration.length:,}"
-        model = _short_title(settings.model).rpartition("/")[2]
+        model = short_title(settings.model).rpartition("/")[2]
         return model, settings.dtype, text, size, sparsity_steps(settings)
 
 

@@ -2,7 +2,7 @@
 prompts.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -18,7 +18,6 @@ from sparsedash.reporting.model_results import (
 )
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import Budget
-from sparsedash.schema.pair_records import ContinuationSettings, PromptTexts
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -235,19 +234,6 @@ def run_results(
         missing=missing,
         judge_tasks=partial(results.answers.of_run, run, limits),
     )
-
-
-def prompt_texts(stored: Results, results: RunResults) -> Iterator[PromptTexts]:
-    """Continuations of the run's prompts by dense and headline model; none of a prompt that dense
-    has not continued.
-    """
-    dense = results.dense.key
-    for prompt in results.run.settings.prompts:
-        request = ContinuationSettings(left=dense, right=dense, prompt=prompt)
-        continuation = stored.continuation(request)
-        if continuation is not None:
-            sparse = results.headline and stored.continuation(request.by_one(results.headline.key))
-            yield PromptTexts(prompt, continuation.left, sparse.left if sparse else None)
 
 
 def verdict_of(results: RunResults, dense: Record, right: Record) -> ToleranceVerdict:

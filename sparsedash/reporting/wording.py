@@ -32,6 +32,8 @@ MEASURE_NAMES: dict[LossMeasure, str] = {"word perplexity": "perplexity", "accur
 NO_TEXT = "needs no calibration text"
 EXAMPLE_TITLE = "Example"
 DENSE = "dense"
+FEW_SHARES = 3
+"""Sparsities of a run that are named one by one."""
 MOST_FACTOR = 1_000_000
 LEAST_FACTOR = 100
 """A word perplexity of more times dense's, or of less than dense's divided by so much, is not told
@@ -54,6 +56,11 @@ def reference_title(reference: str) -> str:
         name, _, version_and_part = reference.removeprefix("upload:").partition("@")
         return name + "".join(version_and_part.partition("[")[1:])
     return _TITLES.get(reference, reference)
+
+
+def short_title(reference: str) -> str:
+    """A title without what stands in brackets."""
+    return reference_title(reference).partition(" (")[0]
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -387,11 +394,16 @@ def with_type(name: str, spec: SparseSpec, again: bool = False) -> str:
     return f"{name}, {kind} again" if again else f"{name}, {kind}"
 
 
-def method_titles(settings: RunSettings) -> str:
-    """The names of a run's methods, with the width multiple where it is not the usual one."""
+def _distinct_titles(settings: RunSettings) -> list[str]:
+    """The names of a run's methods, each once."""
     specs = [spec for spec in settings.points if spec.method]
     titles = map(spec_title, specs) if specs else map(method_title, settings.methods)
-    names = ", ".join(dict.fromkeys(titles))
+    return list(dict.fromkeys(titles))
+
+
+def method_titles(settings: RunSettings) -> str:
+    """The names of a run's methods, with the width multiple where it is not the usual one."""
+    names = ", ".join(_distinct_titles(settings))
     if kinds := settings.quantise:
         names += f", also quantised to {and_join([kind.upper() for kind in kinds])}"
     narrowing = [method for method in settings.methods if method.uses("width_multiple")]
@@ -485,12 +497,35 @@ def of_budget(budget: Budget) -> str:
 
 
 def run_title(settings: RunSettings | FindSettings) -> str:
-    """The subject of a run, model and sparsities, or of a search."""
+    """A run with its model: "SmolLM2 135M, best 10, 20 % on LAMBADA"."""
+    return f"{short_title(settings.model)}, {run_name(settings)}"
+
+
+def run_name(settings: RunSettings | FindSettings) -> str:
+    """A run by itself: "best 10, 20 % on LAMBADA", "best, a search on LAMBADA"."""
+    planned = planned_run(settings) if isinstance(settings, FindSettings) else settings
+    first, *others = _distinct_titles(planned)
+    methods = first
+    if len(others) == 1:
+        methods = f"{first} and {others[0]}"
+    elif others:
+        methods = f"{first} and {len(others)} others"
     if isinstance(settings, FindSettings):
-        title = f"How much of {reference_title(settings.model)} can go"
-        budget = of_budget(settings.method.budget)
-        return f"{title}: share{budget}" if budget else title
-    return f"{reference_title(settings.model)} at {sparsity_steps(settings)}"
+        shares = f", a search{of_budget(settings.method.budget)}"
+    else:
+        shares = f" {_named_shares(settings)}{of_budget(settings.budget)}"
+    quantised = ""
+    if planned.quantise:
+        quantised = f" and {and_join([kind.upper() for kind in planned.quantise])}"
+    return f"{methods}{shares}{quantised} on {short_title(planned.evaluation.corpus)}"
+
+
+def _named_shares(settings: RunSettings) -> str:
+    """ "10, 20 %", or "2 to 50 %" where there are many."""
+    shares = sorted(settings.point_permilles)
+    if len(shares) > FEW_SHARES:
+        return f"{shares[0] / 10:g} to {sparsity_percent(shares[-1])}"
+    return sparsity_percents(shares)
 
 
 def stored_run_title(run: Run, name: str = "") -> str:

@@ -1,6 +1,6 @@
 """Two models side by side: requests (continuation, divergence, timing) and results."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -59,16 +59,6 @@ class ContinuationSettings:
         models writes.
         """
         return replace(self, left=record, right=record, others=())
-
-
-class PromptTexts(NamedTuple):
-    """A prompt and its continuations. sparse: None where there is no such model yet, or its text is
-    not stored.
-    """
-
-    prompt: str
-    dense: str
-    sparse: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +155,35 @@ class Continuation:
     stopped: bool = False
     others: tuple[str, ...] = ()
     n_unread: Count = 0
+
+
+class PromptTexts(NamedTuple):
+    """A prompt and its continuations. sparse: None where there is no such model yet, or its text is
+    not stored.
+    """
+
+    prompt: str
+    dense: str
+    sparse: str | None
+
+
+def prompt_texts(
+    prompts: Iterable[str],
+    dense: str,
+    sparse: str | None,
+    continuation_of: Callable[[ContinuationSettings], Continuation | None],
+) -> Iterator[PromptTexts]:
+    """What two models wrote after the prompts; none of a prompt that the dense one has not
+    continued.
+
+    dense, sparse: record keys. continuation_of: what is stored of a request.
+    """
+    for prompt in prompts:
+        request = ContinuationSettings(left=dense, right=dense, prompt=prompt)
+        by_dense = continuation_of(request)
+        if by_dense is not None:
+            by_sparse = continuation_of(request.by_one(sparse)) if sparse else None
+            yield PromptTexts(prompt, by_dense.left, by_sparse.left if by_sparse else None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -143,8 +143,18 @@ def layers_key(gradients: str, method: MethodSettings) -> str:
     )
 
 
+def _cut_text(corpus: str, evaluation: EvaluationSettings) -> str:
+    """The identity of a text that is cut into passages; of a file's with the rule's version: since
+    2 a full stop is no part of the gap. No other text has one.
+    """
+    if evaluation.corpus.startswith(("file:", "upload:")):
+        return f"{corpus}, gaps 2"
+    return corpus
+
+
 def passages_key(corpus: str, evaluation: EvaluationSettings) -> str:
     """Key of the passages of an evaluation."""
+    corpus = _cut_text(corpus, evaluation)
     return digest(["distinct", corpus, evaluation.n_passages, evaluation.shuffle_seed])
 
 
@@ -174,7 +184,7 @@ def outcomes_key(
     n_sparse: sparse models of the run, which matters to one that stops early. stop_within: of a
     search.
     """
-    values = evaluation.about_passages | {"corpus": corpus}
+    values = evaluation.about_passages | {"corpus": _cut_text(corpus, evaluation)}
     # The dense model never stops early.
     if values.pop("stop_early") and spec != DENSE:
         # The rule's version: since 2 a difference is close to none among so many, as one is shown.
@@ -286,6 +296,12 @@ task_losses_note = _note(
 )
 artefact_room_note = _note("artefact room", "The limit of all artefacts in bytes.")
 health_note = _note("health", "Never written: reading it shows whether the store can be read.")
+
+
+judged_answers_note = _note(
+    "judged-answers",
+    "(owner); the keys of the opened answers that were judged last, baseline first.",
+)
 
 
 def calibration_notes(keys: tuple[str, ...]) -> list[NoteName]:

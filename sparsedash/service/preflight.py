@@ -13,7 +13,12 @@ from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.resources import RunDisk
 from sparsedash.schema import store_keys
 from sparsedash.schema.model_shape import ModelShape
-from sparsedash.schema.pair_records import Continuation, ContinuationSettings, PromptTexts
+from sparsedash.schema.pair_records import (
+    Continuation,
+    ContinuationSettings,
+    PromptTexts,
+    prompt_texts,
+)
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record
 from sparsedash.schema.run_keys import RunKeys
@@ -185,13 +190,12 @@ def first_texts(settings: RunSettings, store: Store) -> tuple[PromptTexts, ...]:
         sparse = keys.record(settings.points[0])
     except LookupError:
         return ()
-    texts = []
-    for prompt in settings.prompts:
-        by_dense = ContinuationSettings(left=dense, right=dense, prompt=prompt)
-        written = store.get(Continuation, by_dense.key())
-        if written is not None:
-            pruned = store.get(Continuation, by_dense.by_one(sparse).key())
-            texts.append(PromptTexts(prompt, written.left, pruned.left if pruned else None))
+    texts = prompt_texts(
+        settings.prompts,
+        dense,
+        sparse,
+        lambda request: store.get(Continuation, request.key()),
+    )
     return tuple(texts)
 
 

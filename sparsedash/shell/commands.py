@@ -104,7 +104,7 @@ COMMANDS = (
         "DENSE OTHER... --within-points 2",
         judge_command.judge_command,
         (
-            *("dense", "others", "--columns", "--slices", "--cluster", "--questions"),
+            *("dense", "others", "--columns", "--slices", "--cluster", "--questions", "--size"),
             *(*TOLERANCE_FLAGS, "--within-task", *_FAIL, "--markdown", *_OUTPUT),
         ),
     ),

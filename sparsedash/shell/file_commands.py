@@ -162,7 +162,7 @@ def runs_command(arguments: argparse.Namespace) -> Work:
     name_of = UserData(store).name_of
     rows = [["run", "started", "state", "about"]]
     for run in ResultCache(store).runs():
-        about = f"{wording.stored_run_title(run, name_of(run.key))} · {wording.method_titles(run.settings)}"
+        about = wording.stored_run_title(run, name_of(run.key))
         state = "done" if run.finished else "not finished"
         rows.append([run.key[:_DIGITS_SHOWN], wording.moment(run.started_at), state, about])
     print(*(align_columns(rows) if len(rows) > 1 else ["No runs."]), sep="\n")

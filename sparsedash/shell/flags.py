@@ -1,6 +1,7 @@
 """Flags of the commands, most of them made from the field table, and the settings they give."""
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 R = TypeVar("R", RunSettings, FindSettings)
+_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[kKMG]?B)")
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _LINES = {"tasks": "NAMES"}
 _METAVARS = {
     "choice": "NAME",
@@ -73,6 +76,22 @@ def _columns(text: str) -> dict[str, str]:
             raise argparse.ArgumentTypeError(f"{part!r} is not possible. Allowed: {allowed}.")
         columns[role] = name
     return columns
+
+
+def _sizes(text: str) -> list[int]:
+    """Bytes of each model's file, from a size or from the file itself."""
+    sizes = []
+    for part in _split(text):
+        match = _SIZE.fullmatch(part)
+        if match is not None:
+            sizes.append(round(float(match["number"]) * _UNITS[match["unit"].upper()]))
+        elif Path(part).is_file():
+            sizes.append(Path(part).stat().st_size)
+        else:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is not possible. Allowed: a size, such as 4.1GB or 380MB, or a file."
+            )
+    return sizes
 
 
 def _split(names: str) -> list[str]:
@@ -232,6 +251,12 @@ _OTHERS: dict[str, dict[str, Any]] = {
         "default": (),
         "help": f"show what was lost in each slice of these fields, with commas between, or {LENGTH} (those that "
         "differ from the rest of their task)",
+    },
+    "--size": {
+        "type": _sizes,
+        "metavar": "SIZE,…",
+        "default": (),
+        "help": "of llama.cpp's figures: how large each model's file is, in their order, such as 4.1GB, or that file",
     },
     "--cluster": {
         "metavar": "FIELD",

@@ -2,10 +2,15 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from sparsedash.reporting.divergence_words import divergence_document
+from sparsedash.reporting.divergence_words import (
+    ModelDivergence,
+    divergence_document,
+    divergences_document,
+)
 from sparsedash.reporting.judged_words import (
     Part,
     divergence_parts,
@@ -48,8 +53,10 @@ from sparsedash.stats.divergence_figures import (
 )
 from sparsedash.stats.judged_models import judge_models, rank_models
 from sparsedash.stats.task_verdicts import TaskResult, TaskVerdict
-from sparsedash.storage.answers.answer_files import read_answers, read_models
+from sparsedash.stats.tolerance import Loss
+from sparsedash.storage.answers.answer_files import SUFFIXES, read_answers, read_models
 from sparsedash.storage.answers.logit_files import (
+    LogitFile,
     is_logit_file,
     paired_rows,
     printed_divergence,
@@ -67,11 +74,13 @@ def judge_command(arguments: argparse.Namespace) -> Work:
     if arguments.questions is not None:
         writable_file(arguments.questions, "--questions")
     yield
-    divergence = _divergence(dense, paths, tolerance)
+    divergence = _divergence(dense, paths, arguments.size, tolerance)
     if divergence is not None:
         parts, document = divergence
         write(markdown_lines(parts) if arguments.markdown else text_lines(parts), document)
         return _exit_code(arguments, document["verdict"])
+    if arguments.size:
+        raise CorpusError("--size stands beside llama.cpp's figures only, not beside answers.")
     models = _answers_by_name(dense, paths, arguments.columns)
     if arguments.cluster:
         models = {name: clustered(sets, arguments.cluster) for name, sets in models.items()}
@@ -122,30 +131,65 @@ def _exit_code(arguments: argparse.Namespace, verdict: TaskVerdict) -> int:
 
 
 def _divergence(
-    dense: Path, paths: Sequence[Path], tolerance: Tolerance
+    dense: Path, paths: Sequence[Path], sizes: Sequence[int], tolerance: Tolerance
 ) -> tuple[list[Part], dict[str, Any]] | None:
-    """What two base files of llama.cpp, or its printed output, say; None of other files."""
+    """What base files of llama.cpp, the first of the base model, or what it printed of one model or
+    several, say; None of other files.
+    """
     if is_logit_file(dense):
-        if len(paths) != 1:
-            raise CorpusError("Two base files of llama.cpp are compared, the base model's first.")
-        (changed,) = paths
-        rows_by_chunk = dict[int, list[TokenDivergences]]()
-        for rows in paired_rows(read_logit_file(dense), read_logit_file(changed)):
-            tokens = token_divergences(rows.base, rows.changed, rows.targets)
-            rows_by_chunk.setdefault(rows.chunk, []).append(tokens)
-        blocks = [joined_tokens(parts) for parts in rows_by_chunk.values()]
-        figures = divergence_figures(blocks)
-        loss = judge_perplexity(blocks, tolerance)
-        name = _title(changed, dense)
+        if not paths:
+            raise CorpusError("A base file of llama.cpp is compared with those of other models.")
+        base = read_logit_file(dense)
+        names = _names(dense, paths)[1:]
+        blocks_by_name = {}
+        for name, path in zip(names, paths, strict=True):
+            blocks_by_name[name] = _token_blocks(base, path)
+        losses: Mapping[str, Loss] = judge_perplexity(blocks_by_name, tolerance)
+        figures = list(map(divergence_figures, blocks_by_name.values()))
+        text = f"Text: the {base.tokens.size:,} tokens of {dense.name}."
+    elif dense.suffix in SUFFIXES or printed_divergence(dense) is None:
+        return None
     else:
-        printed = None if paths else printed_divergence(dense)
-        if printed is None:
-            return None
-        figures = printed_figures(printed)
-        loss = None
-        name = _name(dense)
-    parts = divergence_parts(name, figures, loss, tolerance)
-    return parts, divergence_document(name, figures, loss, tolerance)
+        printed = [printed_divergence(path) for path in (dense, *paths)]
+        names = _names(dense, paths)
+        figures = []
+        for name, figures_by_name in zip(names, printed, strict=True):
+            if figures_by_name is None:
+                raise CorpusError(f"{name} holds no figures that llama-perplexity printed.")
+            figures.append(printed_figures(figures_by_name))
+        losses = {}
+        # A perplexity of the base model is of its text.
+        text = ""
+        if len({f"{model.base_perplexity:.4f}" for model in figures}) > 1:
+            raise CorpusError(
+                "The base model's perplexity differs: these figures are of other texts, or of other base models."
+            )
+    if sizes and len(sizes) != len(names):
+        raise CorpusError(
+            f"--size names {len(sizes)} sizes of {len(names)} models.",
+            f"They are in this order: {', '.join(names)}.",
+        )
+    models = []
+    for name, model_figures, size_bytes in zip_longest(names, figures, sizes):
+        model = ModelDivergence(
+            name=name, figures=model_figures, loss=losses.get(name), size_bytes=size_bytes
+        )
+        models.append(model)
+    parts = divergence_parts(models, text, tolerance)
+    if len(models) == 1:
+        return parts, divergence_document(models[0], tolerance)
+    return parts, divergences_document(models, text, tolerance)
+
+
+def _token_blocks(base: LogitFile, path: Path) -> list[TokenDivergences]:
+    """The divergences of a model from the base, a block a chunk of text. Raises CorpusError."""
+    if not is_logit_file(path):
+        raise CorpusError(f"{path.name} is no base file of llama.cpp, as {base.path.name} is.")
+    rows_by_chunk = dict[int, list[TokenDivergences]]()
+    for rows in paired_rows(base, read_logit_file(path)):
+        tokens = token_divergences(rows.base, rows.changed, rows.targets)
+        rows_by_chunk.setdefault(rows.chunk, []).append(tokens)
+    return [joined_tokens(parts) for parts in rows_by_chunk.values()]
 
 
 def text_lines(parts: Sequence[Part]) -> list[str]:
@@ -172,14 +216,18 @@ def _answers_by_name(
                 f"{dense.name} holds one model's answers.", "Name those of another model as well."
             )
         return models
+    models = {}
+    for name, path in zip(_names(dense, paths), [dense, *paths], strict=True):
+        models[name] = read_answers(path, columns)
+    return models
+
+
+def _names(dense: Path, paths: Sequence[Path]) -> list[str]:
+    """A name of its own for each path, the dense one first."""
     titles = {str(dense): _name(dense)}
     for i, path in enumerate(paths):
         titles[f"{i}"] = _title(path, dense)
-    names = list(unique_names(titles).values())
-    models = {}
-    for name, path in zip(names, [dense, *paths], strict=True):
-        models[name] = read_answers(path, columns)
-    return models
+    return list(unique_names(titles).values())
 
 
 def _absolute(path: Path) -> Path:

@@ -15,8 +15,9 @@ from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import readable
 from sparsedash.reporting.model_results import Results
-from sparsedash.reporting.run_results import RunResults, prompt_texts
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.errors import SparseDashError
+from sparsedash.schema.pair_records import prompt_texts
 from sparsedash.schema.progress import STAGE_TITLES, STARTING, Step
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.local_machine import writable_file, write_atomically
@@ -137,10 +138,17 @@ def run_table(results: RunResults) -> Iterator[str]:
 
 def prompt_lines(stored: Results, results: RunResults) -> Iterator[str]:
     """The run's prompts, each with what the dense and the headline model write."""
-    for texts in prompt_texts(stored, results):
+    headline = results.headline
+    texts_of_prompts = prompt_texts(
+        results.run.settings.prompts,
+        results.dense.key,
+        headline.key if headline else None,
+        stored.continuation,
+    )
+    for texts in texts_of_prompts:
         rows = [["  dense", readable(texts.dense)]]
-        if texts.sparse is not None and results.headline:
-            rows.append([f"  {results.names[results.headline.key]}", readable(texts.sparse)])
+        if texts.sparse is not None and headline:
+            rows.append([f"  {results.names[headline.key]}", readable(texts.sparse)])
         yield one_line(texts.prompt)
         yield from align_columns(rows)
         yield ""

@@ -13,7 +13,7 @@ from sparsedash.schema.divergence_records import DivergenceFigures, Estimate
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.stats.mean_intervals import mean_interval, moments
-from sparsedash.stats.tolerance import Loss, loss_of
+from sparsedash.stats.tolerance import Loss, judge_in_steps, loss_of
 
 Floats = npt.NDArray[np.floating]
 Whole = npt.NDArray[np.integer]
@@ -107,13 +107,23 @@ def divergence_figures(blocks: Sequence[TokenDivergences]) -> DivergenceFigures:
     )
 
 
-def judge_perplexity(blocks: Sequence[TokenDivergences], tolerance: Tolerance) -> Loss:
-    """The verdict on the rise of perplexity, over the blocks' means."""
-    rises = [float((block.nll - block.base_nll).mean()) for block in blocks]
-    losses = moments(rises)
-    width = 2 * ALPHA
-    interval = mean_interval(losses, width)
-    return loss_of("word perplexity", losses, interval, width, tolerance.most("word perplexity"))
+def judge_perplexity(
+    blocks_by_name: Mapping[str, Sequence[TokenDivergences]], tolerance: Tolerance
+) -> dict[str, Loss]:
+    """The verdicts on the rise of perplexity, over the blocks' means, by Holm together."""
+    losses_by_name = {}
+    for name, blocks in blocks_by_name.items():
+        losses_by_name[name] = moments(
+            [float((block.nll - block.base_nll).mean()) for block in blocks]
+        )
+    most = tolerance.most("word perplexity")
+
+    def judge(name: str, width: float) -> Loss:
+        losses = losses_by_name[name]
+        interval = mean_interval(losses, width)
+        return loss_of("word perplexity", losses, interval, width, most)
+
+    return judge_in_steps(list(losses_by_name), 2 * ALPHA, judge)
 
 
 def printed_figures(printed: Mapping[str, tuple[float, float | None]]) -> DivergenceFigures:

@@ -8,7 +8,7 @@ is wrong is at most alpha, 5 %, for all tasks that are judged together, of one m
 Holm's steps. Why: see docs/adr/0049.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from math import exp, inf, log, sqrt
@@ -277,14 +277,19 @@ def _accuracy_interval(task: TaskLosses, alpha: float) -> tuple[float, float]:
     return min(low, cluster_low), max(high, cluster_high)
 
 
+def joint_verdict(verdicts: Set[TaskVerdict]) -> TaskVerdict:
+    """That of several models: beyond where any is, within where every one is."""
+    if "beyond" in verdicts:
+        return "beyond"
+    if verdicts == {"within"}:
+        return "within"
+    return "not judged" if verdicts == {"not judged"} else "undecided"
+
+
 def overall_verdict(results: Sequence[TaskResult]) -> TaskVerdict:
     """Beyond where any task is; within where every task is that can be judged."""
     verdicts = {result.verdict for result in results} - {"not judged"}
-    if not verdicts:
-        return "not judged"
-    if "beyond" in verdicts:
-        return "beyond"
-    return "within" if verdicts == {"within"} else "undecided"
+    return joint_verdict(verdicts or {"not judged"})
 
 
 def _flips(pair: TaskPair) -> tuple[int, int]:

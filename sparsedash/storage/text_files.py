@@ -192,14 +192,14 @@ class TextCount:
     """What a text file gives. n_texts: not empty. n_passages: different ones with a last word after
     others.
 
-    first_gap: the last word of the first passage. no_gap: the first text that is no passage, or
-    empty; both cut.
+    gaps: the last words of the first passages. no_gap: the first text that is no passage, or
+    empty; all cut.
     """
 
     n_texts: int
     n_characters: int
     n_passages: int
-    first_gap: str
+    gaps: tuple[str, ...]
     no_gap: str
 
     def passages_problem(self, fewest: int) -> str:
@@ -218,13 +218,23 @@ class TextCount:
         return f"holds a text without a gap: {self.no_gap[:40]!r}. {rule}"
 
 
+_STOPS = ".!?…"
+_CLOSING = "\"'”’»)]"
+_GAPS_SHOWN = 3
+
+
 def split_passage(text: str) -> tuple[str, str] | None:
     """A passage before its last word, and that word with the white space before it; None where it
     has no such word.
 
-    White space at the end of the text is left out.
+    White space at the end of the text is left out, and the full stop of its sentence: no model is
+    judged by a stop that may follow as well.
     """
-    context, space, word = text.rstrip().rpartition(" ")
+    text = text.rstrip()
+    sentence = text.rstrip(_CLOSING)
+    if sentence.endswith(tuple(_STOPS)):
+        text = sentence.rstrip(_STOPS).rstrip()
+    context, space, word = text.rpartition(" ")
     if not context.strip() or not word:
         return None
     # White space at the end of the context belongs to the target, or the words would be encoded
@@ -238,7 +248,7 @@ def count_texts(texts: Iterable[str]) -> TextCount:
     seen = set[int]()
     n_texts = 0
     n_characters = 0
-    first_gap = ""
+    gaps: list[str] = []
     no_gap = ""
     for text in filter(str.strip, texts):
         n_texts = n_texts + 1
@@ -247,14 +257,15 @@ def count_texts(texts: Iterable[str]) -> TextCount:
         if parts:
             # By its hash, and not split into words: one text may have millions.
             seen.add(hash(re.sub(r"\s+", " ", text.strip())))
-            first_gap = first_gap or parts[1].strip()[:_LONGEST_SHOWN]
+            if len(gaps) < _GAPS_SHOWN:
+                gaps.append(parts[1].strip()[:_LONGEST_SHOWN])
         else:
             no_gap = no_gap or text.strip()[:_LONGEST_SHOWN]
     return TextCount(
         n_texts=n_texts,
         n_characters=n_characters,
         n_passages=len(seen),
-        first_gap=first_gap,
+        gaps=tuple(gaps),
         no_gap=no_gap,
     )
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.plain_values import digest
+from sparsedash.schema.store_keys import judged_answers_note
 from sparsedash.schema.user_records import Choices, OwnPrompts, Prompts, RunMark, RunMarks
 from sparsedash.storage.serving import LOCAL
 from sparsedash.storage.store import Store
@@ -70,6 +71,16 @@ class UserData:
     def forget_choices(self, one: str, other: str) -> None:
         """Delete all choices between these two records."""
         self._store.drop(Choices, self._pair(one, other))
+
+    def judged_answers(self) -> tuple[str, ...]:
+        """The keys of the opened answers that were judged last, the baseline first."""
+        kept = self._store.recall(judged_answers_note(self._owner))
+        return tuple(kept.split(",")) if kept else ()
+
+    def keep_judged_answers(self, keys: tuple[str, ...]) -> None:
+        """Remember what was judged last."""
+        if keys != self.judged_answers():
+            self._store.remember(judged_answers_note(self._owner), ",".join(keys))
 
     def _pair(self, one: str, other: str) -> str:
         return digest([*sorted((one, other)), self._owner])

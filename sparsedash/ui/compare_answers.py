@@ -3,13 +3,15 @@ choices, texts.
 """
 
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting.html import Html, Table, element, escape, paragraph
-from sparsedash.reporting.record_pair import KINDS, Kind, end_of, mark_divergence
+from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, end_of, mark_divergence
 from sparsedash.reporting.task_report import (
     answer_text,
     questions_by_kind,
@@ -24,6 +26,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.stats.task_verdicts import JudgedAnswers, TaskResult, choice_logs
 from sparsedash.ui import address_bar, judged_files, task_answers, widgets
 from sparsedash.ui.chosen_run import RIGHT
+from sparsedash.ui.compare_rows import short_cell, show_rows
 from sparsedash.ui.judged_files import OPEN
 from sparsedash.ui.navigation import current_tolerance
 
@@ -89,7 +92,9 @@ def _show(judged: JudgedAnswers, name: str, titles: tuple[str, str], place: Delt
     slices = [_slices(dense) for dense, _ in result.pair.questions]
     counts = Counter(chain.from_iterable(slices))
     options = {"": f"All · {len(slices):,}"}
-    options |= {name: f"{name} · {n:,}" for name, n in counts.items() if 1 < n < len(slices)}
+    for name, n in counts.items():
+        if 1 < n < len(slices):
+            options[name] = f"{name} · {n:,}{_changes(result, slices, name)}"
     chosen = ""
     if len(options) > 1:
         with slicing:
@@ -124,6 +129,15 @@ def _show(judged: JudgedAnswers, name: str, titles: tuple[str, str], place: Delt
     _show_question(result, kinds[shown], titles)
 
 
+def _changes(result: TaskResult, slices: Sequence[Sequence[str]], name: str) -> str:
+    """How many answers of a slice broke and were fixed, as the end of its label."""
+    changes = Counter[str]()
+    for names, (dense, sparse) in zip(slices, result.pair.questions, strict=True):
+        if name in names and dense.right is not None and sparse.right is not None:
+            changes[KIND_OF[dense.right, sparse.right]] += 1
+    return "".join(f", {changes[kind]:,} {kind}" for kind in ("broke", "fixed") if changes[kind])
+
+
 def _holds(questions: tuple[AnsweredQuestion, AnsweredQuestion], searched: str | None) -> bool:
     """Whether a question or one of its answers holds the text, in letters of any case."""
     if not searched:
@@ -142,19 +156,59 @@ def _slices(question: AnsweredQuestion) -> list[str]:
 
 def _show_question(result: TaskResult, places: list[int], titles: tuple[str, str]) -> None:
     """titles: of the two models."""
-    numbers = [str(i + 1) for i in places]
     number = address_bar.query_value(QUESTION)
-    place = numbers.index(number) if number in numbers else 0
-    before = {QUESTION: numbers[place - 1]} if place > 0 else None
-    after = {QUESTION: numbers[place + 1]} if place + 1 < len(numbers) else None
-    steps = [
-        ("Previous", "chevron_left", before, "K"),
-        ("Next", "chevron_right", after, "J"),
-    ]
-    address_bar.draw_steps("step", steps, f"{place + 1:,} of {len(places):,}", "secondary")
-    questions = result.pair.questions[places[place]]
+    place = places.index(int(number) - 1) if number in map(_number, places) else 0
+
+    def query(at: int) -> dict[str, str] | None:
+        return {QUESTION: _number(places[at])} if 0 <= at < len(places) else None
+
+    # On a phone the columns stand one below the other: the question first.
+    with st.container(key="compared"):
+        reading, listing = st.columns([3, 2], gap="large")
+    with reading:
+        steps = [
+            ("Previous", "chevron_left", query(place - 1), "K"),
+            ("Next", "chevron_right", query(place + 1), "J"),
+        ]
+        address_bar.draw_steps("step", steps, f"{place + 1:,} of {len(places):,}", "secondary")
+        questions = result.pair.questions[places[place]]
+        _show_texts(f"Question {places[place] + 1:,}", questions, titles)
+    with listing:
+        heads = ["Question", "Expected", *titles]
+        if questions[0].right is None:
+            heads = ["Document", "begins with", *titles]
+        rows = [partial(_row, i, result.pair.questions[i]) for i in places]
+        show_rows("rows-questions", heads, rows, place, query)
+
+
+def _number(position: int) -> str:
+    """What the address and the page call a question."""
+    return str(position + 1)
+
+
+def _row(position: int, questions: tuple[AnsweredQuestion, AnsweredQuestion]) -> tuple[str, str]:
+    """The question's number, and its cells: the expected answer, "✓" or "✕" with the wrong one for
+    each model; of a document its beginning and both log-likelihoods.
+    """
     dense = questions[0]
-    title = " · ".join([f"Question {places[place] + 1:,}", *_slices(dense)])
+    if dense.right is None:
+        nats = [f"*{question.log_likelihood:,.1f} nats*" for question in questions]
+        return f"{position + 1:,}", f"**{short_cell(target_text(dense))}** {' '.join(nats)}"
+    answers = [
+        "*✓*" if question.right else f"*✕ {short_cell(answer_text(question))}*"
+        for question in questions
+    ]
+    return f"{position + 1:,}", f"**{short_cell(target_text(dense))}** {' '.join(answers)}"
+
+
+def _show_texts(
+    name: str,
+    questions: tuple[AnsweredQuestion, AnsweredQuestion],
+    titles: tuple[str, str],
+) -> None:
+    """Draw a question with both answers. titles: of the two models."""
+    dense = questions[0]
+    title = " · ".join([name, *_slices(dense)])
     context = end_of(dense.context, _SHOWN_CHARACTERS)
     widgets.show(
         element("h2", escape(title), css="sd-muted sd-small sd-passage-number"),

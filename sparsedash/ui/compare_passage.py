@@ -25,7 +25,6 @@ from sparsedash.reporting.html import (
     readable,
     token,
     visible,
-    widget_label,
 )
 from sparsedash.reporting.job_status import (
     job_activity,
@@ -58,6 +57,7 @@ from sparsedash.schema.pair_records import (
 from sparsedash.schema.records import Outcome, Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, browser_scripts, job_panel, widgets
+from sparsedash.ui.compare_rows import short_cell, show_rows
 from sparsedash.ui.compare_views import Shown, judge_blind, sides
 
 _POLL_S = 0.25
@@ -316,9 +316,6 @@ passage.
 """
 SHOWN_CHARACTERS = 20_000
 """A longer context is shown from its end, where the target stands."""
-ROWS = 12
-"""A page of the table is about as high as the passage next to it."""
-_MOST_LETTERS = 40
 
 
 def show_passage(
@@ -342,7 +339,7 @@ def show_passage(
     pair = replace(pair, stem=f"{pair.stem}-passage-{outcome.index + 1}")
     _show_answers(position, pair, passages)
     if blind:
-        judge_blind(backend, pair, subject)
+        judge_blind(backend, pair, subject, by_key=True)
     if passages is None or is_example(pair.left.key):
         return
     context = passages.contexts[position]
@@ -534,60 +531,29 @@ def _quoted(text: str) -> str:
 def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None:
     """Draw the page of the table with the passage at this place, and the page buttons."""
     pair, positions, kind = shown
-    first = at - at % ROWS
-    n = len(positions)
-    names = ["Passage", "begins with"]
+    heads = ["Passage", "begins with"]
     if kind:
-        names = ["Passage", "Right word", pair.left_name, pair.right_name, "Change"]
-    heads = (element("span", escape(name)) for name in names)
-    with st.container(key="rows" if kind else "rows-hidden", gap=None):
-        widgets.show(
-            element(
-                "div",
-                *heads,
-                css="sd-row-heads",
-                aria_hidden="true",
-            )
-        )
-        for i, position in enumerate(positions[first : first + ROWS]):
-            number = f"{pair.left.outcomes[position].index + 1:,}"
-            cells = ""
-            if kind:
-                cells = _cells(position, pair)
-            elif passages:
-                cells = f"**{_short(passages.contexts[position])}**"
-            st.button(
-                # Marked in its words: a button of another type would be new, and lose the focus.
-                f"`▸ {number}` {cells}" if first + i == at else f"{number} {cells}",
-                f"row-{i}",
-                type="tertiary",
-                width="stretch",
-                on_click=address_bar.set_query,
-                args=(shown.query(first + i) or {},),
-            )
-    if n > ROWS:
-        before = shown.query(first - ROWS)
-        after = shown.query(first + ROWS)
-        steps = [
-            ("Earlier", "arrow_upward", before, None),
-            ("Later", "arrow_downward", after, None),
-        ]
-        address_bar.draw_steps(
-            "page", steps, f"{first + 1:,} to {min(n, first + ROWS):,} of {n:,}", "tertiary"
-        )
+        heads = ["Passage", "Right word", pair.left_name, pair.right_name, "Change"]
+    rows = []
+    for position in positions:
+        context = ""
+        if not kind and passages:
+            context = passages.contexts[position]
+        rows.append(partial(_row, pair, position, context, named=kind is not None))
+    show_rows("rows" if kind else "rows-hidden", heads, rows, at, shown.query)
 
 
-def _short(text: str) -> str:
-    """A text's beginning, for a label."""
-    return widget_label(readable(text)[:_MOST_LETTERS])
-
-
-def _cells(position: int, pair: Pair) -> str:
-    """The right word, "✓" or "✕" with the wrong answer for each model, and the change."""
+def _row(pair: Pair, position: int, context: str, *, named: bool) -> tuple[str, str]:
+    """The passage's number, and its cells: the right word, "✓" or "✕" with the wrong answer for
+    each model, and the change; of a blind page the beginning of the context.
+    """
+    number = f"{pair.left.outcomes[position].index + 1:,}"
+    if not named:
+        return number, f"**{short_cell(context)}**" if context else ""
     answers = [
-        "✓" if outcome.last_word_right else f"✕ {_short(outcome.answer)}"
+        "✓" if outcome.last_word_right else f"✕ {short_cell(outcome.answer)}"
         for outcome in pair.outcomes(position)
     ]
-    target = _short(pair.left.outcomes[position].target)
+    target = short_cell(pair.left.outcomes[position].target)
     change = signed_nats(-pair.fall(position))
-    return f"**{target}** *{answers[0]}* *{answers[1]}* {change}"
+    return number, f"**{target}** *{answers[0]}* *{answers[1]}* {change}"

@@ -430,8 +430,11 @@ def sides(backend: Backend, pair: Pair, subject: str, blind: bool) -> Pair:
     )
 
 
-def judge_blind(backend: Backend, pair: Pair, subject: str) -> None:
-    """Draw three buttons while the sides are hidden; else the choice and its undoing."""
+def judge_blind(backend: Backend, pair: Pair, subject: str, *, by_key: bool = False) -> None:
+    """Draw three buttons while the sides are hidden; else the choice and its undoing.
+
+    by_key: each button has a key of the keyboard, which a page has for one of its subjects.
+    """
     choices = partial(
         backend.user_data.choose,
         pair.left.key,
@@ -441,12 +444,17 @@ def judge_blind(backend: Backend, pair: Pair, subject: str) -> None:
     if pair.hidden:
         first, second = pair.shown(pair.left.key, pair.right.key)
         with st.container(horizontal=True, key=f"judge-{subject}"):
-            for text, better in (
-                ("A is better", first),
-                ("B is better", second),
-                ("Both the same", ""),
+            for text, better, letter in (
+                ("A is better", first, "A"),
+                ("B is better", second, "B"),
+                ("Both the same", "", "S"),
             ):
-                widgets.action_button(text, partial(choices, better), key=f"{text}-{subject}")
+                widgets.action_button(
+                    text,
+                    partial(choices, better),
+                    key=f"{text}-{subject}",
+                    shortcut=letter if by_key else None,
+                )
         return
     chosen = backend.user_data.choices(pair.left.key, pair.right.key).get(subject)
     if chosen is None:

@@ -221,9 +221,8 @@ def _gives(backend: Backend, field: ReferenceField, reference: str) -> Html:
         texts = wording.quantity(count.n_texts, "text")
         return escape(f"{name}: {texts}, about {count.n_characters // 4:,} tokens")
     passages = wording.quantity(count.n_passages, "passage")
-    return join(
-        escape(f"{name}: {passages}; first gap: "), element("b", escape(count.first_gap[:40]))
-    )
+    gaps = escape(", ".join(gap[:40] for gap in count.gaps))
+    return join(escape(f"{name}: {passages}; first gaps: "), element("b", gaps))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 one, in the overview's place.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 from time import time
@@ -15,7 +15,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from sparsedash.reporting.charts.ranking_chart import ranking_chart, ranking_chart_words
 from sparsedash.reporting.html import element, paragraph
 from sparsedash.reporting.judged_words import ranking_caption, ranking_sentence
-from sparsedash.reporting.leaderboard import answers_leaderboard
+from sparsedash.reporting.leaderboard import Leaderboard, answers_leaderboard
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.slice_words import (
     differing_slices,
@@ -51,13 +51,15 @@ _KEPT = "answers-kept"
 """Of the session: the keys of files that were added since the last clearing."""
 _HELP = (
     "One file or zip a model: samples_*.jsonl of lm-evaluation-harness (--log_samples), details_*.parquet of "
-    "lighteval, a log of Inspect, results of promptfoo, or a CSV or JSONL table; a zip holds the folder of one model. "
+    "lighteval, a log of Inspect, results of promptfoo or OpenCompass, or a CSV or JSONL table; a zip holds the "
+    "folder of one model. "
     "The shell judges folders: sparsedash judge DENSE OTHER."
 )
 _ABOUT = (
     "Models are compared on any tasks by the answers that another program wrote: which tasks stay within the "
     "acceptable loss, which cost too much, and every question with both answers."
 )
+_DELETED = "The answer files that you judged last were deleted."
 _ADD_FILES = "Add the answers of two models or more. Nothing is computed and no model is loaded."
 
 
@@ -91,13 +93,17 @@ def offer_to_open_answers(backend: Backend) -> None:
 
 def opened(backend: Backend) -> Opened:
     """What the address names."""
+    return _opened(backend, _keys(), query_value(BASELINE))
+
+
+def _opened(backend: Backend, keys: Sequence[str], baseline: str) -> Opened:
+    """baseline: the first one where this is no key of them."""
     models = {}
-    for key in _keys():
+    for key in keys:
         answers = backend.answers.get(key)
         if answers is not None:
             models[key] = answers
     names = unique_names({key: answers.name for key, answers in models.items()})
-    baseline = query_value(BASELINE)
     if baseline not in models:
         baseline = next(iter(models), "")
     if len(models) < 2:
@@ -108,6 +114,26 @@ def opened(backend: Backend) -> Opened:
     except CorpusError as error:
         return Opened(models, names, baseline, None, error)
     return Opened(models, names, baseline, judged, None)
+
+
+def show_judged_last(backend: Backend, opening: DeltaGenerator) -> None:
+    """Draw the table of the models that this user judged last, by tasks. opening: the place of the
+    first sentence.
+    """
+    keys = backend.user_data.judged_answers()
+    shown = _opened(backend, keys, "")
+    with opening:
+        if shown.judged is None:
+            widgets.opening("No answer files are judged yet.")
+            widgets.note(_DELETED if keys else _ABOUT)
+            offer_to_open_answers(backend)
+            return
+        board = _board(shown)
+        widgets.opening(board.sentence)
+        choose_tolerance(RULE, chain.from_iterable(part.results for part in shown.judged.values()))
+    _show_board(board)
+    widgets.link("overview", "Ranking, slices and questions", **shown.address)
+    offer_to_open_answers(backend)
 
 
 def show_answers(backend: Backend) -> None:
@@ -125,6 +151,7 @@ def show_answers(backend: Backend) -> None:
         advice = _ADD_FILES if backend.administers else "An administrator opens the files."
         widgets.empty(_ABOUT, advice)
         return
+    backend.user_data.keep_judged_answers(tuple({shown.baseline: "", **shown.models}))
     with limits:
         choose_tolerance(RULE, chain.from_iterable(part.results for part in shown.judged.values()))
     if len(shown.judged) == 1:
@@ -160,10 +187,7 @@ def _show_all(shown: Opened, opening: DeltaGenerator) -> None:
     """
     judged = {shown.names[key]: answers for key, answers in (shown.judged or {}).items()}
     ranking = rank_models(judged, shown.names[shown.baseline])
-    sets = {shown.names[shown.baseline]: shown.models[shown.baseline].sets}
-    for key, name in shown.names.items():
-        sets.setdefault(name, shown.models[key].sets)
-    board = answers_leaderboard(sets, current_tolerance())
+    board = _board(shown)
     with opening:
         if ranking is None:
             widgets.opening(board.sentence)
@@ -171,6 +195,17 @@ def _show_all(shown: Opened, opening: DeltaGenerator) -> None:
             widgets.opening(ranking_sentence(ranking), board.sentence)
     if ranking is not None:
         _show_ranking(ranking)
+    _show_board(board)
+
+
+def _board(shown: Opened) -> Leaderboard:
+    sets = {shown.names[shown.baseline]: shown.models[shown.baseline].sets}
+    for key, name in shown.names.items():
+        sets.setdefault(name, shown.models[key].sets)
+    return answers_leaderboard(sets, current_tolerance())
+
+
+def _show_board(board: Leaderboard) -> None:
     rows = board.rows(only_beyond=False, order="")
     widgets.show(element("div", board.table(rows).html, css="sd-board"))
     widgets.remark(board.caption)

@@ -167,10 +167,10 @@ def request_export(backend: Backend, results: RunResults) -> None:
     if verdict.verdict == "beyond":
         saves.insert(0, "✕ beyond your limit")
     dense_gguf = ""
-    if form == "gguf":
+    if number_format.startswith("q"):
         widgets.remark(_COARSE)
-        if not is_gguf(record.model):
-            dense_gguf = _dense_gguf_field(named is not None and named.family in MADE_GGUF)
+    if form == "gguf" and not is_gguf(record.model):
+        dense_gguf = _dense_gguf_field(named is not None and named.family in MADE_GGUF)
     for impossible, problem in problems.items():
         if problem:
             widgets.remark(f"Not possible as {impossible}: {problem}.")

@@ -44,7 +44,7 @@ from sparsedash.reporting.run_pictures import (
     model_chip,
     strip_words,
 )
-from sparsedash.reporting.run_results import RunResults, prompt_texts, run_results
+from sparsedash.reporting.run_results import RunResults, run_results
 from sparsedash.reporting.tradeoff_points import (
     has_task_lines,
     live_model,
@@ -52,7 +52,7 @@ from sparsedash.reporting.tradeoff_points import (
     task_tradeoff,
 )
 from sparsedash.schema.find_settings import planned_run
-from sparsedash.schema.pair_records import NOT_CONTINUED, PromptTexts
+from sparsedash.schema.pair_records import NOT_CONTINUED, PromptTexts, prompt_texts
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend
@@ -493,7 +493,10 @@ def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: b
         if first_texts:
             _show_first_texts(first_texts, run.settings)
             return
-    rows = list(prompt_texts(backend, results))
+    sparse_key = sparse.key if sparse else None
+    rows = list(
+        prompt_texts(run.settings.prompts, results.dense.key, sparse_key, backend.continuation)
+    )
     if not rows:
         return
     has_sparse_text = any(row.sparse is not None for row in rows)

@@ -13,7 +13,15 @@ from sparsedash.reporting import run_list, wording
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import Html, element, escape, file_name, paragraph, widget_label
 from sparsedash.reporting.record_pair import unique_names
-from sparsedash.reporting.run_list import MOST_RUNS, RUN_ADDRESS_LENGTH, Overlay, RunRow, overlay
+from sparsedash.reporting.run_list import (
+    MOST_RUNS,
+    RUN_ADDRESS_LENGTH,
+    USUAL_COLUMNS,
+    Column,
+    Overlay,
+    RunRow,
+    overlay,
+)
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.records import Run
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -50,14 +58,15 @@ _BY_TASKS = "tasks"
 _OVERLAYS = {"1": "Chart", _BY_TASKS: "Models × tasks"}
 _TEXT = "contains"
 """The parameter of the search, on no other page: Streamlit hands values on."""
+_COLUMNS = "columns"
 _FILTERS = "runs-filters"
 _READING = "runs-reading"
-_LINES = {
-    "Method": ("method", ""),
-    "Removed": ("removed", "", "sd-muted"),
+_LINES: dict[Column, tuple[str, ...]] = {
     "Verdict": ("verdict", "", "sd-muted", "sd-run-state", "sd-muted"),
     "Cost": ("cost", "sd-run-factor", "sd-muted", ""),
     "Started": ("when", "", "sd-muted"),
+    "Method": ("method", ""),
+    "Removed": ("removed", "", "sd-muted"),
 }
 """Classes of each column: of its cells, then of the lines in them."""
 _UNDER = (
@@ -117,11 +126,12 @@ def filter_rows(rows: Sequence[RunRow]) -> list[RunRow]:
 
 def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
     """Draw a page of these rows with boxes to tick. chosen: the keys of the ticked ones."""
+    columns = _chosen_columns()
     listing = st.container(key="runs", gap=None)
     shown = address_bar.page_of(rows, ROWS_A_PAGE)
     addresses = [row.address for row in shown]
     with listing:
-        heads = [element("span", escape(name)) for name in ("Run", *_LINES)]
+        heads = [element("span", escape(name)) for name in ("Run", *columns)]
         widgets.show(element("div", *heads, css="sd-runs-head"))
         for row in shown:
             with st.container(horizontal=True, key=f"run-row-{row.address}", gap=None):
@@ -134,9 +144,26 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
                     on_change=_save_ticks,
                     args=(addresses,),
                 )
-                _draw_run(row)
-    widgets.offer_table(run_list.runs_table(rows, frame.zone()))
+                _draw_run(row, columns)
+    with widgets.row("runs-files"):
+        widgets.offer_table(run_list.runs_table(rows, frame.zone()))
+        with st.popover("Columns", type="tertiary", icon=":material/view_column:"):
+            st.pills(
+                "Columns",
+                list(_LINES),
+                selection_mode="multi",
+                default=list(USUAL_COLUMNS),
+                key=_COLUMNS,
+                bind=BOUND,
+            )
     widgets.remark(_UNDER)
+
+
+def _chosen_columns() -> list[Column]:
+    """The columns that the address names, in the order of the table; else the usual ones."""
+    names = st.session_state.get(_COLUMNS) or st.query_params.get_all(_COLUMNS)
+    chosen = [column for column in _LINES if column in names]
+    return chosen or list(USUAL_COLUMNS)
 
 
 def _save_ticks(shown: Sequence[str]) -> None:
@@ -147,28 +174,29 @@ def _save_ticks(shown: Sequence[str]) -> None:
     tick_rows(list(dict.fromkeys([*kept, *ticked])))
 
 
-def _draw_run(row: RunRow) -> None:
+def _draw_run(row: RunRow, columns: Sequence[Column]) -> None:
     tolerance = {}
     if row.search is not None:
         # A search is judged by its own tolerance unless the address has one.
         tolerance = navigation.whole_tolerance_query(navigation.current_tolerance())
     with st.container(gap=None):
-        title = widget_label(row.mark.name or wording.reference_title(row.settings.model))
-        widgets.link("overview", title, run=row.key, **tolerance)
+        widgets.link("overview", widget_label(row.title), run=row.key, **tolerance)
         pinned = element("b", escape("★ pinned · ")) if row.mark.pinned else Html("")
         widgets.show(element("p", pinned, escape(row.texts), css="sd-run-about"))
-    widgets.show(element("div", *_cells(row), css="sd-run-cells"))
+    widgets.show(element("div", *_cells(row, columns), css="sd-run-cells"))
 
 
-def _cells(row: RunRow) -> list[Html]:
+def _cells(row: RunRow, columns: Sequence[Column]) -> list[Html]:
     """The cells, each with its head for screen readers."""
     cells = []
-    for (head, (css, *classes)), lines in zip(_LINES.items(), row.cells(frame.zone()), strict=True):
+    lines_of = row.cells(frame.zone())
+    for head in columns:
+        css, *classes = _LINES[head]
         if head == "Verdict" and row.model is not None:
             # Under a verdict the state is a remark; without one, it is what there is to say.
             classes = [f"sd-run-{row.model.verdict.verdict}", *["sd-muted"] * 3]
         texts = [element("span", escape(f"{head}: "), css="sd-heard")]
-        for name, text in zip(classes, lines, strict=True):
+        for name, text in zip(classes, lines_of[head], strict=True):
             if text:
                 texts.append(element("span", escape(text), css=name))
         cells.append(element("div", *texts, css=f"sd-run-{css}"))
@@ -393,7 +421,7 @@ def explain_no_runs(backend: Backend) -> None:
     """Draw what will be listed here, how to get there, and that runs ended without a result."""
     widgets.opening("No run has a result yet.")
     widgets.empty(
-        "Runs will be listed here with model, method, sparsity, verdict and cost. They can be overlaid in one chart, "
+        "Runs will be listed here with verdict and cost. They can be overlaid in one chart, "
         "pinned, renamed, exported and deleted."
     )
     n_ended = 0

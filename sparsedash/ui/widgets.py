@@ -90,11 +90,20 @@ def action_button(
     kind: ButtonKind = "secondary",
     disabled: bool = False,
     help: str | None = None,
+    shortcut: str | None = None,
 ) -> None:
     """Draw a button; an error that its action raises is shown, and the page goes on."""
     shown = f":material/{icon}:" if icon else None
     st.button(
-        text, key, help, on_click=attempt, args=(action,), type=kind, icon=shown, disabled=disabled
+        text,
+        key,
+        help,
+        on_click=attempt,
+        args=(action,),
+        type=kind,
+        icon=shown,
+        disabled=disabled,
+        shortcut=shortcut,
     )
 
 

@@ -130,7 +130,7 @@ def test_blind_judging_hides_the_sides_until_the_choice(compare):
         "all => all.map(e => getComputedStyle(e).borderTopColor)"
     )
     assert colours[0] == colours[1]
-    press(page, "A is better")
+    page.keyboard.press("a")
     expect(page.locator(".sd-answer h3")).to_have_text(["Dense", "Sparse, 30 %"])
     expect(page.get_by_text(re.compile("^1 judged"))).to_be_visible()
     press(page, "Undo this choice")

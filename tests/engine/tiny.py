@@ -112,13 +112,38 @@ MIXTURES: dict[str, dict[str, Any]] = {
     },
 }
 
+WIDTHS_BY_BLOCK: dict[str, dict[str, Any]] = {
+    "gemma4_text": _GROUPED
+    | {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+        "per_layer_config": {"3": {"head_dim": 16}},
+        "sliding_window": 48,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "final_logit_softcapping": 30.0,
+    },
+    "nemotron_h": _GROUPED
+    | {
+        "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"],
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 16,
+        "ssm_state_size": 8,
+        "n_groups": 1,
+        "chunk_size": 16,
+    },
+}
+"""Types whose own graph in llama.cpp reads a width for each block."""
+
+_ALL = CONFIGS | MIXTURES | WIDTHS_BY_BLOCK
+
 
 def tiny_model(model_type: str, seed: int = 0, **changes: Any) -> Any:
-    """A random model of this family, in FP32, with biases that are not zero. changes: to its row of
-    CONFIGS.
+    """A random model of this family, in FP32, with biases that are not zero. changes: to its row
+    above.
     """
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(model_type, **(CONFIGS | MIXTURES)[model_type] | changes)
+    config = AutoConfig.for_model(model_type, **_ALL[model_type] | changes)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -225,7 +250,7 @@ def save_tiny(
     folder: Path, model_type: str = "llama", seed: int = 0, template: str = "$A", **changes: Any
 ) -> Path:
     """A tiny model and its tokenizer as a local folder. template: of the tokenizer. changes: to its
-    row of CONFIGS or MIXTURES.
+    row above.
     """
     tiny_model(model_type, seed, **changes).save_pretrained(folder)
     tiny_tokenizer(template).save_pretrained(folder)

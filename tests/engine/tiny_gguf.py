@@ -62,7 +62,7 @@ def write_tiny_gguf(
     }
     for name, value in wanted.items():
         if name not in without:
-            _add(writer, name, value)
+            add_key(writer, name, value)
     written = {name: np.asarray(weight) for name, weight in _tensors(model, family).items()} | dict(
         tensors or {}
     )
@@ -125,13 +125,21 @@ def _keys(config: Any, family: str) -> dict[str, Any]:
     if family == "phi3":
         fields["rope.dimension_count"] = config.hidden_size // config.num_attention_heads
         fields["rope.scaling.original_context_length"] = config.max_position_embeddings
+    own_keys = {f"{family}.{name}": value for name, value in fields.items()}
+    return own_keys | tokenizer_keys(
+        config.vocab_size, "qwen2" if family.startswith("qwen") else "gpt-2"
+    )
+
+
+def tokenizer_keys(n_tokens: int, cut: str = "gpt-2") -> dict[str, Any]:
+    """Those of the tiny tokenizer, filled up with unused tokens. cut: tokenizer.ggml.pre."""
     tokenizer = tiny_tokenizer()
     tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
     n_known = len(tokens)
-    tokens += [f"<unused{i}>" for i in range(config.vocab_size - n_known)]
-    return {f"{family}.{name}": value for name, value in fields.items()} | {
+    tokens += [f"<unused{i}>" for i in range(n_tokens - n_known)]
+    return {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "qwen2" if family.startswith("qwen") else "gpt-2",
+        "tokenizer.ggml.pre": cut,
         "tokenizer.ggml.tokens": tokens,
         # Control, then normal, then unused, as llama.cpp numbers them.
         "tokenizer.ggml.token_type": [3] + [1] * (n_known - 1) + [5] * (len(tokens) - n_known),
@@ -149,7 +157,7 @@ def _width(config: Any) -> int:
     return next((width for width in named if width), 4 * config.hidden_size)
 
 
-def _add(writer: GGUFWriter, name: str, value: Any) -> None:
+def add_key(writer: GGUFWriter, name: str, value: Any) -> None:
     match value:
         case bool():
             writer.add_bool(name, value)

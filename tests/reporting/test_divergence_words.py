@@ -1,14 +1,18 @@
 """Divergence in llama.cpp's words."""
 
 import json
+from dataclasses import replace
 
 from sparsedash.reporting.divergence_words import (
+    ModelDivergence,
     divergence_line,
     divergence_rows,
     divergence_table,
+    divergences_document,
     figures_document,
 )
 from sparsedash.reporting.judged_words import divergence_parts
+from sparsedash.reporting.wording import NBSP
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.divergence_figures import divergence_figures, judge_perplexity
 from tests.llama_files import drawn_models
@@ -39,11 +43,29 @@ def test_the_table_and_the_line_name_the_text():
 
 def test_an_undecided_verdict_says_what_would_settle_it():
     tolerance = Tolerance(ratio=1.05)
-    loss = judge_perplexity(BLOCKS[:35], tolerance)
-    parts = divergence_parts("q4", FIGURES, loss, tolerance)
+    loss = judge_perplexity({"q4": BLOCKS[:35]}, tolerance)["q4"]
+    model = ModelDivergence(name="q4", figures=FIGURES, loss=loss)
+    parts = divergence_parts([model], "Text: t.kld.", tolerance)
     assert parts[1].startswith("q4 ")
     assert "(limit 1.05 ×)" in parts[1]
-    assert divergence_parts("q4", FIGURES, None, tolerance)[1] == ""
+    assert parts[2] == "Text: t.kld."
+    unknown = replace(model, loss=None)
+    assert divergence_parts([unknown], "", tolerance)[1] == ""
+
+
+def test_several_models_stand_in_one_table_with_their_sizes():
+    tokens, base, near = drawn_models(noise=0.2)
+    closer = divergence_figures(blocks_of(tokens, base, near))
+    models = [
+        ModelDivergence(name="q4", figures=FIGURES, size_bytes=380_000_000),
+        ModelDivergence(name="q8", figures=closer),
+    ]
+    (head, first, second) = divergence_parts(models, "", Tolerance())[0]
+    assert (first[0], first[1], second[:2]) == ("q8", "", ["q4", f"380{NBSP}MB"])
+    assert dict(zip(head, first, strict=True))["same top p"].endswith(" %")
+    document = json.loads(json.dumps(divergences_document(models, "", Tolerance())))
+    assert document["verdict"] == "not judged"
+    assert document["models"][0]["size_bytes"] == 380_000_000
 
 
 def test_the_document_is_plain():

@@ -9,7 +9,12 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
-from sparsedash.schema.settings import DATA_SET, CalibrationSettings, RunSettings
+from sparsedash.schema.settings import (
+    DATA_SET,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
 from sparsedash.schema.sparse_spec import SparseSpec
 from tests.factories import RUN, plain
 from tests.ui import specimens
@@ -167,8 +172,18 @@ def test_moments_are_told_by_day_and_with_the_year_where_it_is_another():
 
 
 def test_runs_and_references_are_named_by_the_catalog_s_titles_or_as_they_are():
-    assert plain(wording.run_title(RunSettings(sparsities_permille=(100, 125)))) == (
-        "SmolLM2 135M (built in) at 10, 12.5 %"
+    few = RunSettings(sparsities_permille=(100, 125))
+    assert (
+        plain(wording.run_title(few)) == "SmolLM2 135M, least-squares 10, 12.5 % on Cloze passages"
+    )
+    many = RunSettings(
+        sparsities_permille=(20, 50, 100, 200),
+        methods=tuple(map(method_named, ("best", "obs", "flap"))),
+        quantise=("q8_0",),
+        evaluation=EvaluationSettings(corpus="lambada_openai"),
+    )
+    assert plain(wording.run_name(many)) == (
+        "best and 2 others 2 to 20 % and Q8_0 on LAMBADA, OpenAI variant"
     )
     assert wording.reference_title("some/model@main") == "some/model@main"
 

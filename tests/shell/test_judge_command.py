@@ -198,11 +198,30 @@ def test_base_files_of_llama_cpp_give_the_figures_of_the_field(tmp_path, capsys,
     assert document["kl"]["value"] == pytest.approx(np.mean(raw), abs=5e-6)
     assert document["kl_quantiles"]["0.999"] is None
     assert main(["judge", files["base"], files["far"], "--fail-beyond"]) == 3
-    assert "Two base files" in refusal("judge", files["base"], files["near"], files["far"])
+    assert "compared with those of other models" in refusal("judge", files["base"])
+    near_size = ["--size", f"{files['near']},1.5GB"]
+    assert main(["judge", *files.values(), *near_size, "--json", str(result)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["model", "near", "far"]
+    assert "Text: the 2,560 tokens of base.kld." in lines
+    both = json.loads(result.read_text())
+    assert (both["format"], both["verdict"]) == ("sparsedash.divergences/1", "beyond")
+    sizes = [model["size_bytes"] for model in both["models"]]
+    assert sizes == [Path(files["near"]).stat().st_size, 1_500_000_000]
+    too_many = refusal("judge", files["base"], files["near"], *near_size)
+    assert "--size names 2 sizes of 1 models" in too_many
     output = tmp_path / "q4.txt"
     output.write_text(PRINTED)
     assert main(["judge", str(output), "--markdown"]) == 0
     assert "| Mean KLD | 0.045678 | 0.000345 |" in capsys.readouterr().out
+    second = tmp_path / "q8.txt"
+    second.write_text(PRINTED.replace("0.045678", "0.001234"))
+    assert main(["judge", str(output), str(second), "--size", "4GB,8GB"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table[1:3]] == ["q8", "q4"]
+    second.write_text(PRINTED.replace("8.765432", "7.765432"))
+    assert "other texts" in refusal("judge", str(output), str(second))
+    assert "no base file" in refusal("judge", files["base"], str(output))
 
 
 def test_answers_are_judged_without_torch(folders):

@@ -85,10 +85,19 @@ def test_the_rise_of_perplexity_is_judged_over_blocks():
     far = drawn_models(n_chunk=60, noise=3.0)[2]
     for logits in (base, near, far):
         blocks = blocks_of(tokens, base, logits)
-        verdicts.append(judge_perplexity(blocks, Tolerance(ratio=1.2)).verdict)
+        verdicts.append(judge_perplexity({"": blocks}, Tolerance(ratio=1.2))[""].verdict)
     assert verdicts == ["within", "within", "beyond"]
     few = blocks_of(*drawn_models(n_chunk=20, noise=0.0))
-    assert judge_perplexity(few, Tolerance()).verdict == "undecided"
+    assert judge_perplexity({"few": few}, Tolerance())["few"].verdict == "undecided"
+
+
+def test_several_models_share_the_chance_of_error():
+    tokens, base, near = drawn_models(n_chunk=60, noise=0.3)
+    blocks = blocks_of(tokens, base, near)
+    alone = judge_perplexity({"one": blocks}, Tolerance(ratio=1.001))
+    together = judge_perplexity({"one": blocks, "two": blocks}, Tolerance(ratio=1.001))
+    assert alone["one"].level == pytest.approx(0.9)
+    assert together["one"].level == pytest.approx(0.95)
 
 
 def test_a_missing_line_of_printed_figures_is_named():

@@ -94,8 +94,8 @@ def test_a_parquet_file_is_unpacked_by_a_process_of_its_own_alone(kept, tmp_path
     assert kept.keep("mine.parquet", content) == reference, "it is there already"
     count = named_text_count(reference, tmp_path)
     assert (count.n_texts, count.n_characters, count.n_passages) == (4, 100_051, 2)
-    assert (count.first_gap, count.no_gap) == ("boat", "one")
-    assert named_text_count(f"{reference}[1:2]", tmp_path).first_gap == "Baum"
+    assert (count.gaps[0], count.no_gap) == ("boat", "one")
+    assert named_text_count(f"{reference}[1:2]", tmp_path).gaps == ("Baum",)
 
 
 def test_why_a_parquet_file_cannot_be_read_is_asked_once(tmp_path, monkeypatch):
@@ -300,6 +300,11 @@ def test_lines_end_as_on_any_system_and_a_byte_order_mark_belongs_to_no_text(tmp
     assert next(texts_of(path)) == "one", "lazily"
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r\n\r\n", " ", " \t\n"])
-def test_a_passage_s_last_word_ends_before_white_space_does(end):
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", " \t\n", ".", "?!\n", " ...", '."', ".) "])
+def test_a_passage_s_last_word_ends_before_white_space_and_full_stop_do(end):
     assert split_passage(f"Once upon a door{end}") == ("Once upon a", " door")
+
+
+@pytest.mark.parametrize("word", ["dog's", "goin'", "(door)", "3.5"])
+def test_marks_without_a_full_stop_belong_to_the_last_word(word):
+    assert split_passage(f"Once upon a {word}") == ("Once upon a", f" {word}")

@@ -5,7 +5,7 @@ above it.
 from dataclasses import replace
 
 from sparsedash.schema.pair_records import Divergence, DivergenceSettings, TokenDivergence
-from sparsedash.ui.compare_passage import ROWS
+from sparsedash.ui.compare_rows import ROWS
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
 from tests.ui.filled_backend import job

@@ -25,7 +25,7 @@ def test_while_the_first_models_answer_the_page_shows_their_job(open_compare, ba
     app = open_compare(run=SETTINGS.key())
     text = words(app)
     assert text.startswith("No answers to compare yet.")
-    assert "Running SmolLM2 135M (built in) at 10, 20, 30 %" in text
+    assert "Running SmolLM2 135M, least-squares 10, 20, 30 % on Cloze passages" in text
     assert query_of(links(app)["See this run"]) == {"run": SETTINGS.key()}
     backend.add_run(specimens.run(finished=False, n_sparse=1))
     assert "10 % against dense" in words(app.run())
@@ -43,7 +43,10 @@ def test_where_there_is_nothing_to_compare_the_page_says_why(open_compare, backe
     backend.set_jobs(job(SETTINGS))
     app = open_compare(run="gone")
     assert words(app).startswith("There is no run with this address.")
-    assert "Another run is under way: SmolLM2 135M (built in) at 10, 20, 30 %" in links(app)
+    assert (
+        "Another run is under way: SmolLM2 135M, least-squares 10, 20, 30 % on Cloze passages"
+        in links(app)
+    )
     backend.set_jobs()
     backend.add_run(specimens.run(n_sparse=0))
     assert "See the runs" in links(open_compare())

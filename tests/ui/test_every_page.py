@@ -31,10 +31,10 @@ from tests.ui.test_models_exports import MADE as EXPORT
 from tests.ui.test_settings_storage import FOUND
 
 SETTINGS = specimens.SETTINGS
-VIEWS = {"prune": ("published",), "runs": ("jobs",), "compare": ("layers",)}
+VIEWS = {"prune": ("published",), "runs": ("jobs", "answers"), "compare": ("layers",)}
 RUN, RECORDS = specimens.run()
 PAGES = [(name, {}) for name in TITLES] + [
-    (name, {"view": view}) for name, (view,) in VIEWS.items()
+    (name, {"view": view}) for name, views in VIEWS.items() for view in views
 ]
 TOGETHER = ("runs", {"chosen": RUN.key[:RUN_ADDRESS_LENGTH], "together": "1"})
 NAME = "<img> <style>*{} [x](javascript:x) :red[x] \u202egnp nul\x00"

@@ -25,7 +25,7 @@ def test_a_run_that_ends_is_told_once_on_every_page_whatever_the_clock_says(
     assert notices(app) == []
     backend.set_jobs(job(SETTINGS, "done", finished_at=1.0))
     assert notices(app.run()) == [
-        "SmolLM2 135M (built in) at 10, 20, 30 %: done. [See the jobs](runs?view=jobs)"
+        "SmolLM2 135M, least-squares 10, 20, 30 % on Cloze passages: done. [See the jobs](runs?view=jobs)"
     ]
     assert notices(app.run()) == []
 
@@ -61,7 +61,11 @@ def test_a_run_is_told_by_its_name_and_a_foreign_one_is_no_markdown(open_page, b
     app = open_page("prune")
     backend.set_jobs(job(SETTINGS, "done"))
     (said,) = notices(app.run())
-    assert said.startswith("With stories: SmolLM2 135M (built in) at 10, 20, 30 %: done.")
+    assert said.startswith(
+        "With stories: SmolLM2 135M, least-squares 10, 20, 30 % on Cloze passages: done."
+    )
     backend.set_jobs(job(replace(SETTINGS, model="[x](builtin:b)*b*"), "done", id=2))
     (said,) = notices(app.run())
-    assert said.startswith("\\[x\\](builtin:\N{WORD JOINER}b)\\*b\\* at 10, 20, 30 %: done.")
+    assert said.startswith(
+        "\\[x\\](builtin:\N{WORD JOINER}b)\\*b\\*, least-squares 10, 20, 30 % on Cloze passages: done."
+    )

@@ -54,7 +54,7 @@ def test_a_newcomer_finds_one_button_that_submits_the_default_run_and_shows_it_t
     }
     assert backend.submitted == [RunSettings(**first)]
     assert app.query_params["run"] == backend.submitted[0].key()
-    assert "Waiting SmolLM2 135M (built in) at 2, 30 %" in words(app)
+    assert "Waiting SmolLM2 135M, quick 2, 30 % on Cloze passages" in words(app)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,9 @@ def test_a_run_that_is_not_shown_is_mentioned_while_it_lives_but_no_prompt(open_
     prompt = ContinuationSettings(left="a", right="b", prompt="Once")
     finished.set_jobs(job(OTHER, point=0), job(prompt, "queued", id=2))
     app = open_page("overview")
-    link = links(app)["Another run is under way: SmolLM2 135M (built in) at 40 %"]
+    link = links(app)[
+        "Another run is under way: SmolLM2 135M, least-squares 40 % on Cloze passages"
+    ]
     assert query_of(link) == {"run": OTHER.key()}
     assert (
         "Evaluating · sparse model 1 of 1: least-squares, 40 % of the MLP channels removed"
@@ -282,7 +284,7 @@ def test_a_run_that_is_not_shown_is_mentioned_while_it_lives_but_no_prompt(open_
     )
     results = links(open_page("overview"))
     assert [name for name in results if "Another run" in name] == [
-        "Another run is waiting: SmolLM2 135M (built in) at 10 %"
+        "Another run is waiting: SmolLM2 135M, least-squares 10 % on Cloze passages"
     ]
     assert results["3 more in the list of jobs"] == "runs?view=jobs"
 

@@ -15,7 +15,9 @@ from tests.ui.conftest import button, links, markup, menu_links, opened, query_o
 from tests.ui.filled_backend import job
 
 SETTINGS = specimens.SETTINGS
-TITLE = "SmolLM2 135M (built in)"
+NAME = "least-squares 10, 20, 30 % on Cloze passages"
+TITLE = f"SmolLM2 135M, {NAME}"
+OTHER = "owner/model, least-squares 10 % on Cloze passages"
 
 
 def short(run):
@@ -58,9 +60,9 @@ def test_every_run_but_the_example_is_a_row_with_a_link_to_its_page(
     app = open_page("runs")
     page_text = words(app)
     assert page_text.startswith("None of 2 runs has a model within your limits")
-    assert listed(app) == ["owner/model", TITLE] and "Example" not in page_text
+    assert listed(app) == [OTHER, TITLE] and "Example" not in page_text
     assert query_of(links(app)[TITLE]) == {"run": older.key}
-    assert "Method: least-squares" in page_text and "Removed: 10, 20, 30 %" in page_text
+    assert "Method: least-squares" not in page_text, "it stands in the name"
     assert (
         "Verdict: ? undecided at 10 %" in page_text
         and "Started: 24 November 2025" in page_text
@@ -79,8 +81,18 @@ def test_the_tolerance_is_in_the_address_and_in_every_link(open_page, finished):
 def test_a_search_is_opened_judged_as_it_is_here(open_page, backend):
     run = backend.add_run(specimens.search())
     app = open_page("runs", limits="1.1,2")
-    assert "Removed: a search" in words(app)
-    assert query_of(links(app)[TITLE]) == {"run": run.key, "limits": "1.1,2"}
+    (title,) = listed(app)
+    assert title == "SmolLM2 135M, least-squares, a search on Cloze passages"
+    assert query_of(links(app)[title]) == {"run": run.key, "limits": "1.1,2"}
+
+
+def test_the_columns_are_chosen_and_stand_in_the_address(open_page, finished):
+    app = open_page("runs", columns=["Removed", "Method"])
+    page_text = words(app)
+    assert "Method: least-squares Removed: 10, 20, 30 %" in page_text
+    assert "Verdict:" not in page_text
+    app.button_group(key="columns").set_value(["Cost"]).run()
+    assert "Method:" not in words(app) and "Cost:" in words(app)
 
 
 def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(
@@ -89,9 +101,9 @@ def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(
     app = open_page("runs")
     app.selectbox(key="chosen-sort").select("oldest").run()
     assert app.query_params["sort"] == "oldest"
-    assert listed(open_page("runs", sort="oldest")) == [TITLE, "owner/model"]
+    assert listed(open_page("runs", sort="oldest")) == [TITLE, OTHER]
     app.selectbox(key="chosen-model").select("owner/model").run()
-    assert listed(app) == listed(open_page("runs", model="owner/model")) == ["owner/model"]
+    assert listed(app) == listed(open_page("runs", model="owner/model")) == [OTHER]
     assert "“x” is no model here. Showing All models." in words(open_page("runs", model="x"))
     for model in ("/a/final", "/b/final"):
         backend.add_run(specimens.run(replace(SETTINGS, model=model)))
@@ -174,7 +186,7 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
     assert not [button for button in app.button if button.label == "Save"]
     button(app, "Pin").click().run()
     assert backend.user_data.marks() == {older.key: RunMark(name="For the talk", pinned=True)}
-    assert listed(app) == ["For the talk", "owner/model"] and "★ pinned" in words(app)
+    assert listed(app) == ["For the talk", OTHER] and "★ pinned" in words(app)
     page_text = words(open_page("overview", run=older.key))
     assert page_text.count("For the talk · SmolLM2 135M") == 1
     app = opened(open_page("runs", chosen=short(older)), "runs-delete")
@@ -188,7 +200,7 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
         *newer.sparse,
     }
     assert "Deleted: “For the talk”" in app.toast[0].value
-    assert listed(app) == ["owner/model"] and "Select runs to overlay" in words(app)
+    assert listed(app) == [OTHER] and "Select runs to overlay" in words(app)
 
 
 def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open_page, backend):

@@ -13,7 +13,7 @@ from tests.ui.conftest import FAILED, button, links, opened, query_of, words
 from tests.ui.filled_backend import job
 
 RUN = specimens.run()[0]
-TITLE = "SmolLM2 135M (built in) at 10, 20, 30 %"
+TITLE = "SmolLM2 135M, least-squares 10, 20, 30 % on Cloze passages"
 FOUND = Verification(
     key=VerifySettings().key(),
     started_at=1_764_000_000.0,

@@ -55,6 +55,17 @@ def test_the_page_of_runs_leads_to_the_page_that_opens_files_and_a_file_taken_th
     assert words(app).startswith("s costs too much: questions")
 
 
+def test_the_models_that_were_judged_last_stand_on_runs(open_page, backend, opened):
+    open_page("overview", **opened)
+    page = open_page("runs", view="answers")
+    assert "small" in markup(page) and "−25.0" in words(page)
+    to = query_of(links(page)["Ranking, slices and questions"])
+    assert to["models"] == opened["models"]
+    for key in opened["models"].split(","):
+        backend._store.drop_entry("artefacts", f"answers/{key}")
+    assert "were deleted" in words(open_page("runs", view="answers"))
+
+
 def zipped(files):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
@@ -116,6 +127,11 @@ def test_questions_are_filtered_by_what_became_of_them_and_stepped_through(open_
     assert "1 of 100" in words(app) and "✕ wrong · answer found: 2" in words(app)
     app.button(key="step-Next").click().run()
     assert app.query_params["question"] == "2" and "Question 2" in words(app)
+    app.button(key="row-3").click().run()
+    assert app.query_params["question"] == "4" and "4 of 100" in words(app)
+    assert app.button(key="row-3").label.startswith("`▸ 4` **")
+    app.button(key="page-Later").click().run()
+    assert "13 to 24 of 100" in words(app) and app.query_params["question"] == "13"
     app.selectbox(key="chosen-filter").set_value("both-right").run()
     assert "1 of 300" in words(app) and "Question 101" in words(app)
 
@@ -150,7 +166,7 @@ def test_questions_are_sliced_by_a_task_s_own_fields(open_page, backend):
     app = open_page("compare", models=",".join(keys))
     assert app.selectbox(key="chosen-slice").options == [
         "All · 5",
-        "subject: cells · 3",
+        "subject: cells · 3, 2 broke",
         "subject: stars · 2",
     ]
     assert "1 of 2" in words(app)

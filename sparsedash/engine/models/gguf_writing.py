@@ -1,14 +1,14 @@
 """Writes a narrower model as one GGUF file for llama.cpp.
 
-llama.cpp reads one width for a whole model, but for its graphs `deci`, which runs LLaMA's block,
-and `openelm`: these take a width for each. Numpy shapes are torch's, (out, in); GGUF counts the
+llama.cpp reads one width for a whole model, but for the graphs in `PER_LAYER`: `deci`, which runs
+LLaMA's block, `openelm` and others take a width for each. Numpy shapes are torch's, (out, in); GGUF counts the
 other way. q and k of `llama` files have their rows in the order that `deci` rotates; those of
 `qwen2` have not. Widths of each block were tried by hand against llama.cpp b11739 (docs/adr/0019).
 Dimensions: d hidden width, m inner width, k kept channels, w width in the file.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,17 @@ _GGUF_TYPES: dict[Weights, tuple[GGMLQuantizationType, LlamaFileType]] = {
     "float16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-_KEPT_FULL = ("position_embd", "token_types", "rope_freqs", "norm", "ffn_gate_inp")
+_KEPT_FULL = (
+    "position_embd",
+    "token_types",
+    "rope_freqs",
+    "norm",
+    "ffn_gate_inp",
+    "ssm_conv1d",
+    "ssm_a",
+    "ssm_d",
+    "shortconv.conv",
+)
 """Parts of the names of tensors that llama.cpp reads in float32 only."""
 
 _GROUP = 32
@@ -197,6 +207,7 @@ def write_gguf(
         _add_keys,
         reader=reader,
         widths=widths,
+        removed_layers=sparse.removed_layers,
         file_type=file_type,
         changed=changed,
     )
@@ -252,6 +263,7 @@ def _write_as_stored(
         _add_keys,
         reader=reader,
         widths=sparse.widths,
+        removed_layers=sparse.removed_layers,
         file_type=int(reader.values.get("general.file_type", LlamaFileType.ALL_F32)),
         changed=_experts_keys(sparse, source, reader),
     )
@@ -342,15 +354,18 @@ def _add_keys(
     writer: GGUFWriter,
     reader: GgufReader,
     widths: Sequence[int],
+    removed_layers: Collection[int],
     file_type: int,
     changed: Mapping[str, object],
 ) -> None:
     """Add the dense file's keys under the new architecture, with the new widths and type.
 
-    changed: values of keys that say what is left of experts; the others then stay.
+    widths: of all blocks of the dense model; 0 where one has no MLP or is removed. changed: values
+    of keys that say what is left of experts; the others then stay.
     """
     source = reader.values["general.architecture"]
-    new_widths = [int(width) for width in widths if width]
+    kept_layers = [index for index in range(len(widths)) if index not in removed_layers]
+    new_widths = [int(widths[index]) for index in kept_layers]
     for name, value in reader.values.items():
         kind, *sub_types = reader.fields[name].types
         sub_type = sub_types[0] if sub_types else None
@@ -361,14 +376,14 @@ def _add_keys(
         if changed:
             value = changed.get(name, value)
         elif name == f"{source}.block_count":
-            value = len(new_widths)
+            value = len(kept_layers)
         elif name == f"{source}.feed_forward_length":
-            is_one = one_width(widths)
+            is_one = len(set(new_widths)) == 1
             kind = GGUFValueType.UINT32 if is_one else GGUFValueType.ARRAY
             sub_type = None if is_one else GGUFValueType.UINT32
             value = new_widths[0] if is_one else new_widths
         elif kind == GGUFValueType.ARRAY and is_own and len(value) == len(widths):
-            value = [entry for entry, width in zip(value, widths, strict=True) if width]
+            value = [value[index] for index in kept_layers]
         new_name = f"{writer.arch}{name.removeprefix(source)}" if is_own else name
         writer.add_key_value(
             new_name,
@@ -509,20 +524,17 @@ def _of_experts(mixture: Experts, narrow: KeptExperts, part: str) -> Array:
 def _mlp_tensors(
     sparse: PrunedChannels, widths: Sequence[int], weights: Weights
 ) -> Iterator[GgufTensor]:
-    layout = sparse.loaded.structure.mlps[0]
-    if layout is None:
-        return
-    # A fused projection, or one without a gate, is GGUF's up.
-    inner = ("ffn_gate", "ffn_up") if len(layout.inner) > 1 else ("ffn_up",)
-    gguf_names = {**dict(zip(layout.inner, inner, strict=True)), layout.out: "ffn_down"}
-
     def make(index: int, width: int, name: str) -> Array:
         values: Array = block_tensors(sparse, index, width)[name].float().numpy()
         return values
 
     for index, width in enumerate(widths):
-        if not width:
+        layout = sparse.loaded.structure.mlps[index]
+        if not width or layout is None:
             continue
+        # A fused projection, or one without a gate, is GGUF's up.
+        inner = ("ffn_gate", "ffn_up") if len(layout.inner) > 1 else ("ffn_up",)
+        gguf_names = {**dict(zip(layout.inner, inner, strict=True)), layout.out: "ffn_down"}
         for name, tensor in block_tensors(sparse, index, width).items():
             module, _, kind = name.rpartition(".")
             full_name = f"blk.{index}.{gguf_names[module]}.{kind}"
@@ -535,6 +547,9 @@ def _converted(
     dense: list[GgufTensor], source: str, architecture: str, values: Mapping[str, Any]
 ) -> Iterator[GgufTensor]:
     """The dense tensors in another architecture's layout. values: metadata of the dense file."""
+    if architecture == source:
+        yield from dense
+        return
     n_heads = int(values[f"{source}.attention.head_count"])
     n_kv_heads = int(values.get(f"{source}.attention.head_count_kv", n_heads))
     by_name = {tensor.name: tensor for tensor in dense}
@@ -618,8 +633,10 @@ def _require_same(
         down = dense.get("blk.0.ffn_down_exps.weight")
         expected = sparse.loaded.experts[0].module.down_proj.float().cpu().numpy()
     else:
-        down = dense.get("blk.0.ffn_down.weight")
-        expected = out_weight(sparse.loaded.mlps[0]).float().cpu().numpy()
+        mlps = enumerate(sparse.loaded.structure.mlps)
+        first = next(index for index, layout in mlps if layout)
+        down = dense.get(f"blk.{first}.ffn_down.weight")
+        expected = out_weight(sparse.loaded.mlps[first]).float().cpu().numpy()
     n_blocks = len({name.split(".")[1] for name in dense if name.startswith("blk.")})
     if down is None or down.shape != expected.shape or n_blocks != len(sparse.widths):
         raise ExportError(

@@ -23,6 +23,11 @@ from sparsedash.storage.answers.lighteval_details import (
     is_details_file,
     read_details,
 )
+from sparsedash.storage.answers.opencompass_results import (
+    is_opencompass_results,
+    read_opencompass_results,
+    results_folder,
+)
 from sparsedash.storage.answers.parsed_answers import MAX_BYTES
 from sparsedash.storage.answers.promptfoo_results import is_results_file, read_results
 from sparsedash.storage.local_machine import path_kind
@@ -30,7 +35,8 @@ from sparsedash.storage.local_machine import path_kind
 _MAX_FILES = 2_000
 _MOST_NAMED = 5
 _UNNAMED_TASK = "questions"
-_SUFFIXES = (".jsonl", ".parquet", ".eval", ".json", ".csv")
+SUFFIXES = (".jsonl", ".parquet", ".eval", ".json", ".csv")
+"""Of files of answers."""
 
 
 class Reader(NamedTuple):
@@ -59,6 +65,13 @@ READERS = (
     Reader("lighteval", "details_*.parquet", is_details_file, read_details, details_folder),
     Reader("Inspect", "logs in .eval or .json", is_log, read_logs),
     Reader("promptfoo", "results in .json", is_results_file, read_results),
+    Reader(
+        "OpenCompass",
+        "results with details in .json",
+        is_opencompass_results,
+        read_opencompass_results,
+        results_folder,
+    ),
     TABLES,
 )
 """In this order: a table is what no program before it has written."""
@@ -108,7 +121,7 @@ def unpack_answers(archive: Path, folder: Path) -> None:
                 raise CorpusError(f"{archive.name} holds more than {_MAX_FILES:,} files.")
             for entry in entries:
                 parts = PurePosixPath(entry.filename).parts
-                if not parts or PurePosixPath(parts[-1]).suffix not in _SUFFIXES:
+                if not parts or PurePosixPath(parts[-1]).suffix not in SUFFIXES:
                     continue
                 if ".." in parts or parts[0] == "/":
                     raise CorpusError(f"{archive.name} names files outside of it.")
@@ -132,7 +145,7 @@ def _files(path: Path) -> tuple[Reader, list[Path]]:
     by_program = defaultdict[Reader, list[Path]](list)
     n_files = 0
     for file in [path] if kind == "file" else sorted(path.rglob("*")):
-        if file.suffix not in _SUFFIXES or not file.is_file():
+        if file.suffix not in SUFFIXES or not file.is_file():
             continue
         n_files += 1
         if n_files > _MAX_FILES:

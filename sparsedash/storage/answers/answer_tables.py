@@ -60,12 +60,17 @@ def read_tables(files: Sequence[Path], columns: Mapping[str, str]) -> Iterator[Q
 def _read_file(file: Path, columns: Mapping[str, str]) -> Iterator[QuestionSet]:
     answers: dict[tuple[str, str], list[ParsedAnswer]] = defaultdict(list)
     omitted: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    by_header = dict[tuple[str, ...], dict[str, str]]()
+    stem = file.stem
 
     def read(row: Mapping[str, Any] | None) -> ParsedAnswer | None:
         if row is None:
             return None
-        values = _values_by_role(row, columns)
-        key = values.get("model") or file.stem, values.get("task") or file.stem
+        header = tuple(row)
+        if header not in by_header:
+            by_header[header] = _columns_by_role(row, columns)
+        values = _values_by_role(row, by_header[header])
+        key = values.get("model") or stem, values.get("task") or stem
         if "right" not in values:
             omitted[key]["neither right nor wrong"] += 1
             return None
@@ -100,8 +105,8 @@ def _csv_rows(file: Path) -> Iterator[dict[str, str] | None]:
             raise CorpusError(str(error)) from error
 
 
-def _values_by_role(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a row by role, without empty ones; the other columns as "fields"."""
+def _columns_by_role(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
+    """The column of each role that a row has one for. Raises CorpusError."""
     by_name = {name.strip().lower(): name for name in row}
     columns_of = dict[str, str]()
     for role, names in COLUMNS.items():
@@ -112,6 +117,11 @@ def _values_by_role(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[
     for needed in (("right",), ("id", "prompt")):
         if not columns_of.keys() & set(needed):
             raise CorpusError(f"it has no column for {' or '.join(needed)}")
+    return columns_of
+
+
+def _values_by_role(row: Mapping[str, Any], columns_of: Mapping[str, str]) -> dict[str, Any]:
+    """The values of a row by role, without empty ones; the other columns as "fields"."""
     values = dict[str, Any]()
     for name, column in columns_of.items():
         value = row[column]

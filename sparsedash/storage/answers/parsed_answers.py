@@ -152,7 +152,10 @@ def _question(answer: ParsedAnswer, measure: str, inverted: bool, part: str) -> 
         place = question.target_place
         unwanted = question.target if place is None else question.choices[place].text
         question = replace(question, target=f"not {unwanted.strip()}")
-    return replace(question, right=is_one is not inverted, chosen=chosen)
+    right = is_one is not inverted
+    if question.right is right and question.chosen == chosen:
+        return question
+    return replace(question, right=right, chosen=chosen)
 
 
 def file_lines(file: Path) -> Iterator[bytes]:

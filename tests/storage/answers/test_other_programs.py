@@ -1,4 +1,4 @@
-"""Files that Inspect and promptfoo themselves wrote (`files/make.py`), and plain tables, as question
+"""Files that Inspect, promptfoo and OpenCompass themselves wrote (`files/make*.py`), and plain tables, as question
 sets; and that no damaged file loses or doubles a question in silence.
 """
 
@@ -151,6 +151,60 @@ def test_several_providers_of_one_file_are_several_models(tmp_path):
         read_answers(file)
 
 
+@pytest.mark.parametrize("task", ["sums", "sums_detailed"])
+def test_results_of_opencompass_are_read_with_details_and_without(task):
+    file = FILES / "opencompass" / "small" / f"{task}.json"
+    (answers,) = read_answers(file)
+    assert (answers.model, answers.measure, len(answers.questions)) == ("small", "accuracy", 40)
+    assert sum(question.right for question in answers.questions) == 33
+    question = answers.questions[3]
+    assert (question.context, question.target, question.text) == ("What is 3 + 4?", "7", "none")
+    (pair,), notes = pair_tasks(
+        read_answers(FILES / "opencompass" / "dense" / file.name), [answers]
+    )
+    assert len(pair.questions) == 40
+    assert notes == []
+
+
+def test_a_folder_of_opencompass_holds_a_task_a_file():
+    first, second = read_answers(FILES / "opencompass" / "dense")
+    assert (first.task, second.task) == ("sums", "sums_detailed")
+    with pytest.raises(CorpusError, match="several models: dense, small"):
+        read_answers(FILES / "opencompass")
+
+
+def altered_compass(folder, task, change):
+    document = json.loads((FILES / "opencompass" / "small" / f"{task}.json").read_text())
+    change(document)
+    return written(folder / f"{task}.json", document)
+
+
+def test_answers_of_opencompass_that_are_not_said_to_be_right_are_refused(tmp_path):
+    def restate(document):
+        document["accuracy"] = 85.0
+
+    with pytest.raises(CorpusError, match=r"82.50 % are equal .* its accuracy is 85.0"):
+        read_answers(altered_compass(tmp_path, "sums", restate))
+
+    def forget(document):
+        del document["details"][5]["is_correct"]
+
+    with pytest.raises(CorpusError, match="of 1 of 40 answers"):
+        read_answers(altered_compass(tmp_path, "sums_detailed", forget))
+
+
+def test_later_runs_of_opencompass_are_counted(tmp_path):
+    def repeat(document):
+        for answer in document["details"]:
+            for name, value in answer.items():
+                if isinstance(value, list):
+                    answer[name] = value * 3
+
+    (answers,) = read_answers(altered_compass(tmp_path, "sums_detailed", repeat))
+    assert len(answers.questions) == 40
+    assert answers.omitted == {"of later runs": 80}
+
+
 TABLE = [
     {"id": f"q{i}", "correct": i % 9 != 0, "question": f"Sum {i}?", "topic": "ab"[i % 2]}
     for i in range(40)
@@ -272,6 +326,22 @@ def promptfoo(folder, rows=None):
     return written(folder / "results.json", document)
 
 
+def opencompass(folder, rows=None):
+    document = json.loads((FILES / "opencompass" / "dense" / "sums_detailed.json").read_text())
+    if rows is not None:
+        document["details"] = rows
+    return written(folder / "sums.json", document)
+
+
+def opencompass_plain(folder, rows=None):
+    """Without details of the evaluator: answers by their place."""
+    document = json.loads((FILES / "opencompass" / "dense" / "sums.json").read_text())
+    if rows is not None:
+        by_place = {f"{place}": row for place, row in enumerate(rows)}
+        document["details"] = {"type": "GEN"} | by_place
+    return written(folder / "sums.json", document)
+
+
 def written(file, document):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(document))
@@ -299,6 +369,9 @@ def rows_of(file):
     if file.suffix == ".jsonl":
         return [json.loads(line) for line in file.read_text().splitlines() if line]
     document = json.loads(file.read_text())
+    if "details" in document:
+        details = document["details"]
+        return details if isinstance(details, list) else list(details.values())[1:]
     return document["samples"] if "samples" in document else document["results"]["results"]
 
 
@@ -349,7 +422,10 @@ def mutate_bytes(content, chance):
 
 @pytest.mark.parametrize(
     "write",
-    [harness, lighteval, inspect_log, inspect_zip, promptfoo, csv_table, jsonl_table],
+    [
+        *(harness, lighteval, inspect_log, inspect_zip, promptfoo),
+        *(opencompass, opencompass_plain, csv_table, jsonl_table),
+    ],
     ids=lambda write: write.__name__,
 )
 def test_no_mutated_file_loses_or_doubles_a_question_in_silence(write, tmp_path):
