@@ -59,7 +59,8 @@ WATCH = """() => {
 
 WORDS = """() => {
   const main = document.querySelector('[data-testid=stMain]');
-  const foreign = '.sd-prompts, .sd-quoted, .sd-passage, .sd-word, .sd-top tbody, .st-key-rows, .js-plotly-plot';
+  const foreign = '.sd-prompts, .sd-quoted, .sd-passage, .sd-word, .sd-top tbody, .js-plotly-plot, ' +
+    '[class*=st-key-rows]';
   const unseen = 'style, script, .sd-heard, .sd-unseen, .st-key-menu, [data-testid=stIconMaterial]';
   const texts = document.createTreeWalker(main, NodeFilter.SHOW_TEXT), words = [];
   while (texts.nextNode()) {

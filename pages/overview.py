@@ -13,7 +13,7 @@ from sparsedash.ui import (
     overview_results,
     widgets,
 )
-from sparsedash.ui.chosen_run import chosen_run, show_example_note
+from sparsedash.ui.chosen_run import chosen_run
 from sparsedash.ui.navigation import current_tolerance
 
 backend = frame.page("Overview")
@@ -54,7 +54,6 @@ def invite() -> None:
 
 
 if results is not None:
-    show_example_note(results.run)
     overview_results.show_answer(backend, results, chosen.job)
     job_panel.mention_other_runs(backend, chosen.key)
     overview_results.show_results(backend, results, chosen.job)

@@ -209,15 +209,14 @@ def _prune_s(run: Workload, spec: SparseSpec) -> float:
 
 
 def _experts_s(run: Workload, method: MethodSettings) -> float:
-    """Of choosing experts on text that is read twice, and refitting those that stay."""
-    token_s = 2 * run.token_s
-    for layout in run.shape.structure.mixtures.values():
-        n_products = run.shape.per_expert * layout.n_chosen
-        token_s += 2 * n_products * run.operation_s
-        if method.refits:
+    """Of reading the text as the router chooses now, and refitting the experts that stay."""
+    token_s = run.token_s
+    if method.refits:
+        for layout in run.shape.structure.mixtures.values():
+            n_products = run.shape.per_expert * layout.n_chosen
             moments = layout.n_chosen * layout.width * (layout.width + 2 * run.shape.hidden)
             token_s += resources.EXPERT_PASSES * 2 * (n_products + moments) * run.solve_s
-    return token_s * run.n_calibrated + 2 * run.text_walk_s
+    return token_s * run.n_calibrated + run.text_walk_s
 
 
 def _mask_s(run: Workload, method: MethodSettings) -> float:
@@ -248,6 +247,12 @@ def shared_pruning_s(run: Workload, method: MethodSettings) -> float:
         return _layer_order_s(run, method)
     if not method.is_structured:
         return 0.0
+    if method.prunes_experts:
+        # The dense model reads the text, and every expert what was routed to it once more.
+        token_s = run.token_s
+        for layout in run.shape.structure.mixtures.values():
+            token_s += 2 * run.shape.per_expert * layout.n_chosen * run.operation_s
+        return token_s * run.n_calibrated + run.text_walk_s
     seconds = 0.0
     if method.eliminates:
         # In 256 rounds, in which what is left of the inverse is read and written; it is halved on
@@ -450,7 +455,7 @@ def _expert_bytes(run: Workload) -> int:
     """Of the stream before and after a block, and what its experts get and give for every token."""
     if not any(method.prunes_experts for method in run.settings.methods):
         return 0
-    token_bytes = run.shape.hidden * (3 * run.itemsize + 4)
+    token_bytes = run.shape.hidden * (2 * run.itemsize + 4)
     return 2 * _stream_bytes(run) + run.n_calibrated * token_bytes
 
 

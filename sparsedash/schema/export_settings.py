@@ -159,8 +159,8 @@ class Export:
     """An exported sparse model, stored once its proof holds.
 
     layout: of the blocks' widths in the files, in words. model, model_identity: the base. n_bytes:
-    of all files;
-    base_bytes: of the dense model's weights in the settings' base_weights. files: sha256 by name.
+    of all files; base_bytes: of the same files with the dense model's weights, in the settings'
+    base_weights. files: sha256 by name.
     dense_gguf_hash: of the settings' file.
     """
 

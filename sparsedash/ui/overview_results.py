@@ -97,12 +97,13 @@ def show_answer(backend: Backend, results: RunResults, job: Job | None) -> None:
 
 
 def _show_head(backend: Backend, results: RunResults) -> None:
-    """Draw the model with its date, what can be shared, and the link to the export."""
+    """Draw the run with its date, what can be shared, and the link to the export."""
     run = results.run
-    model = wording.reference_title(run.settings.model)
     moment = wording.moment(run.started_at, frame.zone())
     with widgets.row("run-head"):
-        widgets.remark(" · ".join(filter(None, [results.name, model, moment])))
+        widgets.remark(wording.example_words(run, brief=True), f"{results.title} · {moment}")
+        if run.made_on:
+            widgets.link("prune", "Run this here", **(form_address(run.settings) or {}))
         if results.headline is None:
             return
         widgets.popover("Share", "share", partial(_show_shares, backend, results), "share")
@@ -317,10 +318,7 @@ def _show_numbers(backend: Backend, results: RunResults, *, live: bool) -> None:
         verdicts.early_stopping_words(results.records),
     ]
     widgets.show(*(paragraph(sentence) for sentence in sentences if sentence))
-    limits = navigation.tolerance_query()
-    addresses = {}
-    for key, query in results.comparisons.items():
-        addresses[key] = f"compare?{urlencode(query | limits)}"
+    addresses = _comparison_addresses(results)
     widgets.show_table(verdicts.numbers_table(results, addresses))
     if len(results.race) > 1:
         widgets.show(verdicts.race_table(results).html)
@@ -365,9 +363,15 @@ def _draw_pictures(backend: Backend, results: RunResults, job: Job | None) -> No
     live_job = job if job is not None and job.live else None
     grows = _grows(job)
     more_to_come = live_job is not None and not live_job.stopping
-    _show_rulers(results, ended=not more_to_come)
+    addresses = _comparison_addresses(results)
+    rulers = run_rulers(results, not more_to_come)
+    if rulers:
+        widgets.show(rulers_html(rulers[:MOST_SHOWN], addresses))
     widgets.show(chips(_chips(backend, results, more_to_come, grows)))
     _show_next_step(backend, results, grows=grows)
+    if rulers[MOST_SHOWN:]:
+        with st.expander("All methods"):
+            widgets.show(rulers_html(rulers[MOST_SHOWN:], addresses))
     if not (results.sparse_models or live_job is not None):
         return
     losses, layers = st.columns([3, 2], gap="large")
@@ -379,18 +383,13 @@ def _draw_pictures(backend: Backend, results: RunResults, job: Job | None) -> No
             _show_layers(results, model)
 
 
-def _show_rulers(results: RunResults, *, ended: bool) -> None:
-    """Draw a ruler for each method, those after the third in a fold."""
+def _comparison_addresses(results: RunResults) -> dict[str, str]:
+    """Addresses of each model's comparison with dense, by the records' keys."""
     limits = navigation.tolerance_query()
     addresses = {}
     for key, query in results.comparisons.items():
         addresses[key] = f"compare?{urlencode(query | limits)}"
-    rulers = run_rulers(results, ended)
-    if rulers:
-        widgets.show(rulers_html(rulers[:MOST_SHOWN], addresses))
-    if rulers[MOST_SHOWN:]:
-        with st.expander("All methods"):
-            widgets.show(rulers_html(rulers[MOST_SHOWN:], addresses))
+    return addresses
 
 
 def _show_losses(backend: Backend, results: RunResults, live_job: Job | None) -> None:

@@ -1,15 +1,17 @@
 """Chooses the experts of every mixture that stay, and refits them, on the dense model's activations.
 
-Block after block: the text is read twice, once as it is and once with the removed experts' logits
-at minus infinity, so that the router chooses again. Each kept expert is then fitted in closed form
-to what the others leave of the dense experts' output. Dimensions: d hidden width, m inner width of
-an expert, n tokens, e experts, k chosen for a token.
+Block after block: the text is read once as it is, and for each sparse model once more with the
+removed experts' logits at minus infinity, so that the router chooses again. Each kept expert is
+then fitted in closed form to what the others leave of the dense experts' output. Dimensions: d
+hidden width, m inner width of an expert, n tokens, r tokens routed to an expert, e experts, k
+chosen for a token.
 
 Sources: reap, arXiv:2510.13999.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import count
 from typing import Any
 
@@ -33,28 +35,32 @@ from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL
 _AT_ONCE = 8192
 """Tokens that an expert is computed on together."""
 
+Norms = Callable[[int], Tensor]
+"""The length of what an expert puts out for each token that is routed to it and fitted, (r,)."""
+
 
 @torch.no_grad()
 def prune_experts(
     loaded: LoadedModel,
     sequences: Sequence[Sequence[int]],
-    method: MethodSettings,
-    n_kept: Sequence[int],
+    models: Sequence[tuple[MethodSettings, Sequence[int]]],
     on_step: OnStep,
     checkpoint: WalkCheckpoint,
-) -> Iterator[tuple[int, KeptExperts]]:
-    """Index and kept experts of each block, from the block that an interrupted walk had reached.
+) -> Iterator[tuple[int, list[KeptExperts]]]:
+    """Index and kept experts of each block, of every sparse model, from the block that an
+    interrupted walk had reached.
 
-    n_kept: experts of each block, or inner channels of each of its experts where those are removed;
-    blocks without experts give none. Held-out sequences are not fitted.
+    models: method of each, and the experts of each block that it keeps, or the inner channels of
+    each expert where those are removed; blocks without experts give none. Held-out sequences are
+    not fitted.
     """
     mixtures = loaded.experts
     numbered = loaded.batches(sequences, BATCH_TOKENS)
     batches = [batch for _, batch in numbered]
     walk = loaded.walk(batches)
     first = checkpoint.resume(walk)
-    n_steps = (len(loaded.blocks) + len(mixtures)) * len(batches)
-    n_before = first + sum(index < first for index in mixtures)
+    n_steps = (len(loaded.blocks) + len(mixtures) * len(models)) * len(batches)
+    n_before = first + sum(index < first for index in mixtures) * len(models)
     n_done = count(n_before * len(batches))
     is_fitted = torch.cat([_fitted_tokens(rows, batch) for rows, batch in numbered])
 
@@ -67,30 +73,64 @@ def prune_experts(
         if mixture is None:
             for _ in walk.step(index):
                 report()
-            yield index, KeptExperts(torch.arange(0))
+            narrowed = [KeptExperts(torch.arange(0)) for _ in models]
         else:
-            before = walk.hidden
-            dense = _read(walk, index, mixture, batches, report)
-            after = walk.hidden
-            if method.removes_experts:
-                scores = _scores(mixture, dense.of(is_fitted), method, index)
-                kept = best_of_each_group(scores, n_kept[index], mixture.layout.n_groups)
-                narrow = KeptExperts(kept)
-            else:
-                narrow = _narrower(mixture, dense, n_kept[index], is_fitted, method, index)
-                shared = _shared(mixture, dense, narrow, is_fitted, method, index)
-                narrow = replace(narrow, shared=shared)
-            walk.restart_from(before)
-            with mixture.without(narrow):
-                sparse = _read(walk, index, mixture, batches, report)
-            walk.restart_from(after)
-            narrow = _refitted(mixture, narrow, dense, sparse, is_fitted, method)
-            narrow = replace(narrow, use=_use(dense, mixture.layout.n))
+            kept = [(method, n_kept[index]) for method, n_kept in models]
+            narrowed = _prune_block(walk, index, mixture, batches, is_fitted, kept, report)
             loaded.residency.drop()
+        for place, narrow in enumerate(narrowed):
             if narrow.outs is not None:
-                narrow = replace(narrow, outs=loaded.residency.offload(narrow.outs))
-            yield index, narrow
+                narrowed[place] = replace(narrow, outs=loaded.residency.offload(narrow.outs))
+        yield index, narrowed
         checkpoint.reached(index + 1, walk)
+
+
+def _prune_block(
+    walk: BlockWalk,
+    index: int,
+    mixture: Experts,
+    batches: Sequence[Batch],
+    is_fitted: Tensor,
+    models: Sequence[tuple[MethodSettings, int]],
+    report: Callable[[], None],
+) -> list[KeptExperts]:
+    """What each model keeps of a block, to whose end the text is taken. models: with their counts."""
+    before = walk.hidden
+    dense = _gathered(_read(walk, index, mixture, batches, report), len(is_fitted))
+    after = walk.hidden
+    use = _use(dense, mixture.layout.n)
+
+    @cache
+    def norms(number: int) -> Tensor:
+        tokens, _ = dense.to(number, is_fitted)
+        return _norms(mixture, number, dense.hidden, tokens)
+
+    narrowed = []
+    for method, n_kept in models:
+        if method.removes_experts:
+            scores = _scores(mixture, dense, is_fitted, norms, method, index)
+            narrow = KeptExperts(best_of_each_group(scores, n_kept, mixture.layout.n_groups))
+        else:
+            narrow = _narrower(mixture, dense, n_kept, is_fitted, method, index)
+            shared = _shared(mixture, dense, narrow, is_fitted, method, index)
+            narrow = replace(narrow, shared=shared)
+        # What the kept ones have to make up for, (n, d).
+        residual = dense.output.to(torch.float32, copy=True)
+        choices = torch.empty_like(dense.choices)
+        gates = torch.empty_like(dense.gates)
+        walk.restart_from(before)
+        with mixture.without(narrow):
+            for tokens, part in _read(walk, index, mixture, batches, report):
+                residual[tokens] -= part.output
+                choices[tokens] = part.choices
+                gates[tokens] = part.gates
+                # No block reads what comes out of this one.
+                walk.restart_from(before)
+        sparse = replace(dense, choices=choices, gates=gates)
+        narrow = _refitted(mixture, narrow, sparse, residual, is_fitted, method)
+        narrowed.append(replace(narrow, use=use))
+    walk.restart_from(after)
+    return narrowed
 
 
 def _fitted_tokens(rows: Sequence[int], batch: Batch) -> Tensor:
@@ -105,7 +145,8 @@ class _Routing:
     """What the experts of a block get and give, of every real token.
 
     hidden: (n, d). choices, gates: (n, k), the experts chosen and their weights. output: (n, d).
-    shared: inner activations of the shared expert that is as narrow; empty where there is none.
+    shared: inner activations of the shared expert that is as narrow, (n, c); (n, 0) where there is
+    none.
     """
 
     hidden: Tensor
@@ -114,54 +155,37 @@ class _Routing:
     output: Tensor
     shared: Tensor
 
-    def of(self, tokens: Tensor) -> "_Routing":
-        """That of these tokens alone."""
-        return replace(
-            self,
-            hidden=self.hidden[tokens],
-            choices=self.choices[tokens],
-            gates=self.gates[tokens],
-            output=self.output[tokens],
-        )
+    def to(self, number: int, among: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens that are routed to an expert, (r,), and its weight for each, (r,).
 
-    def to(self, number: int) -> tuple[Tensor, Tensor]:
-        """The tokens that are routed to an expert, and its weight for each, (r,)."""
-        tokens, places = torch.where(self.choices == number)
+        among: (n,) bool, the tokens that count.
+        """
+        tokens, places = torch.where((self.choices == number) & among[:, None])
         return tokens, self.gates[tokens, places].float()
+
+
+_NOTHING = torch.empty(0)
 
 
 @dataclass(eq=False)
 class _Seen:
-    """Collects the routing of a block, batch after batch."""
+    """Hooks that keep what the experts of a block saw last."""
 
-    parts: list[tuple[Tensor, ...]] = field(default_factory=list)
-    shared: list[Tensor] = field(default_factory=list)
-    _inputs: tuple[Tensor, ...] = ()
+    inputs: tuple[Tensor, ...] = ()
+    output: Tensor = _NOTHING
+    shared: Tensor | None = None
 
     def before(self, _: Any, inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> None:
         """Hook before the experts."""
-        self._inputs = (*inputs, *named_inputs.values())
+        self.inputs = (*inputs, *named_inputs.values())
 
     def after(self, _: Any, __: Any, output: Tensor) -> None:
         """Hook after the experts."""
-        hidden, choices, gates = self._inputs
-        self.parts.append((hidden, choices, gates, output))
+        self.output = output
 
     def before_shared(self, _: Any, inputs: tuple[Tensor]) -> None:
         """Hook before the out-projection of the shared expert."""
-        self.shared.append(inputs[0])
-
-    def keep_real(self, batch: Batch) -> None:
-        """Of the batch seen last, keep the tokens that are no padding."""
-        real = batch.mask.bool().flatten()
-        self.parts[-1] = tuple(_rows(part, real) for part in self.parts[-1])
-        if self.shared:
-            self.shared[-1] = _rows(self.shared[-1], real)
-
-
-def _rows(tensor: Tensor, real: Tensor) -> Tensor:
-    """The rows of real tokens, on the CPU. real: (n,) bool."""
-    return tensor.reshape(len(real), -1)[real].cpu()
+        self.shared = inputs[0]
 
 
 def _read(
@@ -170,8 +194,8 @@ def _read(
     mixture: Experts,
     batches: Sequence[Batch],
     report: Callable[[], None],
-) -> _Routing:
-    """Take the text through a block, and give what its experts saw."""
+) -> Iterator[tuple[slice, _Routing]]:
+    """Take the text through a block: of each batch the place of its tokens, and what experts saw."""
     seen = _Seen()
     module = mixture.module
     hooks = [
@@ -180,16 +204,35 @@ def _read(
     ]
     if mixture.shared is not None:
         hooks.append(mixture.shared.out.register_forward_pre_hook(seen.before_shared))
+    start = 0
     try:
         for number in walk.step(index):
-            seen.keep_real(batches[number])
+            real = batches[number].mask.bool().flatten()
+            hidden, choices, gates = (_rows(tensor, real) for tensor in seen.inputs)
+            shared = hidden[:, :0] if seen.shared is None else _rows(seen.shared, real)
+            part = _Routing(hidden, choices, gates, _rows(seen.output, real), shared)
+            yield slice(start, start + len(hidden)), part
+            start += len(hidden)
             report()
     finally:
         for hook in hooks:
             hook.remove()
-    hidden, choices, gates, output = (torch.cat(parts) for parts in zip(*seen.parts, strict=True))
-    shared = torch.cat(seen.shared) if seen.shared else torch.empty(0)
-    return _Routing(hidden, choices, gates, output, shared)
+
+
+def _rows(tensor: Tensor, real: Tensor) -> Tensor:
+    """The rows of real tokens, on the CPU. real: (n,) bool."""
+    return tensor.reshape(len(real), -1)[real].cpu()
+
+
+def _gathered(parts: Iterable[tuple[slice, _Routing]], n_tokens: int) -> _Routing:
+    """That of all tokens, of which there is never a second copy."""
+    whole = dict[str, Tensor]()
+    for tokens, part in parts:
+        for name, rows in vars(part).items():
+            if name not in whole:
+                whole[name] = rows.new_empty(n_tokens, rows.shape[1])
+            whole[name][tokens] = rows
+    return _Routing(**whole)
 
 
 def _use(routing: _Routing, n: int) -> tuple[float, ...]:
@@ -198,7 +241,14 @@ def _use(routing: _Routing, n: int) -> tuple[float, ...]:
     return tuple(round(share, 5) for share in (counts / counts.sum()).tolist())
 
 
-def _scores(mixture: Experts, routing: _Routing, method: MethodSettings, block: int) -> Tensor:
+def _scores(
+    mixture: Experts,
+    dense: _Routing,
+    is_fitted: Tensor,
+    norms: Norms,
+    method: MethodSettings,
+    block: int,
+) -> Tensor:
     """Scores of the experts (e,): larger means keep. block: its index, for random ones."""
     n = mixture.layout.n
     if method.saliency == "random":
@@ -206,25 +256,26 @@ def _scores(mixture: Experts, routing: _Routing, method: MethodSettings, block: 
         return torch.rand(n, generator=generator)
     scores = torch.zeros(n, dtype=torch.float64)
     for number in range(n):
-        tokens, gates = routing.to(number)
+        tokens, gates = dense.to(number, is_fitted)
         if method.saliency == "frequency":
             scores[number] = len(tokens)
             continue
-        norms = _norms(mixture, number, routing.hidden[tokens])
+        weighted = gates * norms(number)
         if method.saliency == "reap":
-            scores[number] = float((gates * norms).sum(dtype=torch.float64)) / max(1, len(tokens))
+            scores[number] = float(weighted.sum(dtype=torch.float64)) / max(1, len(tokens))
         else:
-            scores[number] = float((gates * norms).square().sum(dtype=torch.float64))
+            scores[number] = float(weighted.square().sum(dtype=torch.float64))
     return scores
 
 
-def _norms(mixture: Experts, number: int, hidden: Tensor) -> Tensor:
-    """The length of what an expert puts out for each token, (n,)."""
+def _norms(mixture: Experts, number: int, hidden: Tensor, tokens: Tensor) -> Tensor:
+    """The length of what an expert puts out for each of these tokens, (r,)."""
     weight = mixture.out_weight(number)
     bias = mixture.out_bias(number)
-    norms = [hidden.new_empty(0, dtype=torch.float32)]
-    for part in torch.split(hidden.to(weight.device), _AT_ONCE):
-        output = mixture.activations(number, part) @ weight.T + bias
+    norms = []
+    for part in torch.split(tokens, _AT_ONCE):
+        activations = mixture.activations(number, hidden[part].to(weight.device))
+        output = activations @ weight.T + bias
         norms.append(output.float().norm(dim=1).cpu())
     return torch.cat(norms)
 
@@ -248,10 +299,8 @@ def _narrower(
     """All experts with so many channels each, chosen on their own activations, weighted by gates."""
     channels = []
     for number in range(mixture.layout.n):
-        tokens, gates = dense.to(number)
-        fitted = is_fitted[tokens]
-        tokens, gates = tokens[fitted], gates[fitted]
-        inputs = _weighted_activations(mixture, number, dense.hidden[tokens], gates)
+        tokens, gates = dense.to(number, is_fitted)
+        inputs = _weighted_activations(mixture, number, dense.hidden, tokens, gates)
         seed = drawn_seed(str((method.seed, block, number)))
         layer = mixture.layer(number, inputs, seed)
         saliency = method.saliency
@@ -287,85 +336,115 @@ def _shared(
 def _refitted(
     mixture: Experts,
     narrow: KeptExperts,
-    dense: _Routing,
     sparse: _Routing,
+    residual: Tensor,
     is_fitted: Tensor,
     method: MethodSettings,
 ) -> KeptExperts:
-    """What is left of the experts, refitted where the method does so, with what is lost."""
-    # What the others have to make up for, (n, d).
-    residual = dense.output.float() - sparse.output.float()
-    lost_without = _share(residual, dense.output, is_fitted)
+    """What is left of the experts, refitted where the method does so, with what is lost.
+
+    sparse: with the dense hidden states and output, and the choices among the kept ones. residual:
+    what they leave of the dense output, (n, d) float32; changed in place.
+    """
+    energy = _energy(sparse.output, is_fitted) or 1.0
+    lost_without = _energy(residual, is_fitted) / energy
     narrow = replace(narrow, lost=lost_without, lost_without=lost_without)
     if method.refits:
-        routing = replace(sparse, hidden=dense.hidden)
-        outs, n_few_tokens = _refit_(mixture, narrow, routing, residual, is_fitted, method.damping)
-        dtype = mixture.module.down_proj.dtype
-        narrow = replace(
-            narrow,
-            outs=outs.to(dtype),
-            n_few_tokens=n_few_tokens,
-            lost=_share(residual, dense.output, is_fitted),
-        )
+        outs, n_few_tokens = _refit_(mixture, narrow, sparse, residual, is_fitted, method.damping)
+        lost = _energy(residual, is_fitted) / energy
+        narrow = replace(narrow, outs=outs, n_few_tokens=n_few_tokens, lost=lost)
     if not bool(is_fitted.all()):
-        lost_held_out = _share(residual, dense.output, ~is_fitted)
-        narrow = replace(narrow, lost_held_out=lost_held_out)
+        energy = _energy(sparse.output, ~is_fitted) or 1.0
+        narrow = replace(narrow, lost_held_out=_energy(residual, ~is_fitted) / energy)
     return narrow
 
 
-def _share(residual: Tensor, output: Tensor, tokens: Tensor) -> float:
-    """The residual's energy as a share of the output's, on these tokens."""
-    whole = float(output[tokens].float().square().sum(dtype=torch.float64))
-    lost = float(residual[tokens].square().sum(dtype=torch.float64))
-    return lost / whole if whole > 0 else 0.0
+def _energy(values: Tensor, tokens: Tensor) -> float:
+    """The sum of the squares of values (n, d), of these tokens (n,) bool."""
+    energy = 0.0
+    for part, of_part in zip(
+        torch.split(values, _AT_ONCE), torch.split(tokens, _AT_ONCE), strict=True
+    ):
+        energy += float(part[of_part].float().square().sum(dtype=torch.float64))
+    return energy
 
 
 def _refit_(
     mixture: Experts,
     narrow: KeptExperts,
-    routing: _Routing,
+    sparse: _Routing,
     residual: Tensor,
     is_fitted: Tensor,
     damping: float,
 ) -> tuple[Tensor, int]:
-    """Out-projections (k, d, c) float32 of the kept experts, and how many are dense's as they saw
-    too few tokens. Takes what they make up for from the residual, in place.
+    """Out-projections (k, d, c) of the kept experts, and how many are dense's as they saw too few
+    tokens. Takes what they make up for from the residual, in place.
 
     Of each expert the least squares over the tokens routed to it, of the residual that all others
-    leave, with a ridge towards its dense weights; memory is one expert's moments.
+    leave, with a ridge towards its dense weights. Memory is one expert's inputs and moments.
     """
     kept = narrow.kept.tolist()
-    everything = torch.arange(mixture.layout.width)
-    channels = [everything] * len(kept) if narrow.channels is None else list(narrow.channels)
+    channels: list[Tensor | slice] = [slice(None)] * len(kept)
+    if narrow.channels is not None:
+        channels = list(narrow.channels)
     dense = []
     for number, of_expert in zip(kept, channels, strict=True):
-        dense.append(mixture.out_weight(number).float().cpu()[:, of_expert])
-    outs = [weight.clone() for weight in dense]
-    fewest = FEWEST_TOKENS_PER_CHANNEL * len(channels[0])
+        dense.append(mixture.out_weight(number).cpu()[:, of_expert])
+    hidden_width, width = dense[0].shape
+    everything = torch.ones_like(is_fitted)
+    changes: dict[int, Tensor] = {}
     few: set[int] = set()
     for _ in range(EXPERT_PASSES):
         for place, number in enumerate(kept):
-            tokens, gates = routing.to(number)
-            fitted = is_fitted[tokens]
-            if int(fitted.sum()) < fewest:
+            tokens, gates = sparse.to(number, everything)
+            if int(is_fitted[tokens].sum()) < FEWEST_TOKENS_PER_CHANNEL * width:
                 few.add(place)
                 continue
-            inputs = _weighted_activations(mixture, number, routing.hidden[tokens], gates)
-            inputs = inputs[:, channels[place]]
-            # What the dense weights would leave, had this expert nothing else.
-            target = residual[tokens] + inputs @ (outs[place] - dense[place]).T
-            fit = inputs[fitted]
-            moment = fit.T @ fit
-            solution, _ = damped_solution(moment.__getitem__, fit.T @ target[fitted], damping)
-            outs[place] = dense[place] + solution.T
-            residual[tokens] = target - inputs @ solution
-    return torch.stack(outs), len(few)
+            inputs = _weighted_activations(
+                mixture, number, sparse.hidden, tokens, gates, channels[place]
+            )
+            moment = torch.zeros(width, width)
+            product = torch.zeros(width, hidden_width)
+            for of_slice, rows in _slices(tokens, inputs):
+                fitted = is_fitted[of_slice]
+                fit = rows[fitted]
+                moment.addmm_(fit.T, fit)
+                product.addmm_(fit.T, residual[of_slice[fitted]])
+            # The target is what the dense weights would leave, had this expert nothing else.
+            change = changes.get(place, torch.zeros(hidden_width, width))
+            product.addmm_(moment, change.T)
+            solution, _ = damped_solution(moment.__getitem__, product, damping)
+            changes[place] = solution.T
+            change = change - solution.T
+            for of_slice, rows in _slices(tokens, inputs):
+                residual[of_slice] += rows @ change.T
+    outs = torch.stack(dense)
+    for place, change in changes.items():
+        outs[place] = dense[place].float() + change
+    return outs, len(few)
 
 
-def _weighted_activations(mixture: Experts, number: int, hidden: Tensor, gates: Tensor) -> Tensor:
-    """Inner activations of an expert, each times its weight for the token, (n, m) float32."""
-    device = mixture.module.down_proj.device
-    parts = []
-    for part in torch.split(hidden, _AT_ONCE):
-        parts.append(mixture.activations(number, part.to(device)).float().cpu())
-    return torch.cat(parts) * gates[:, None]
+def _slices(tokens: Tensor, inputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some of the tokens (r,) and of an expert's inputs (r, c) at a time."""
+    return zip(torch.split(tokens, _AT_ONCE), torch.split(inputs, _AT_ONCE), strict=True)
+
+
+def _weighted_activations(
+    mixture: Experts,
+    number: int,
+    hidden: Tensor,
+    tokens: Tensor,
+    gates: Tensor,
+    channels: Tensor | slice = slice(None),
+) -> Tensor:
+    """Inner activations of an expert, each times its weight for the token, (r, c) float32."""
+    module = mixture.module
+    n_channels = len(torch.arange(mixture.layout.width)[channels])
+    inputs = torch.empty(len(tokens), n_channels)
+    start = 0
+    for part in torch.split(tokens, _AT_ONCE):
+        activations = mixture.activations(number, hidden[part].to(module.down_proj.device))
+        rows = slice(start, start + len(part))
+        inputs[rows] = activations[:, channels].float().cpu() * gates[rows, None]
+        start += len(part)
+    return inputs

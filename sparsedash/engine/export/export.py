@@ -124,6 +124,7 @@ def export_model(
             recipe_json(settings, sparse, rebuilt, proof, files), encoding="utf-8"
         )
         _write_card(inside, settings, request, rebuilt, proof, written, render_card)
+        n_bytes = sum(file.stat().st_size for file in inside.rglob("*") if file.is_file())
         export = Export(
             key=settings.key(),
             settings=settings,
@@ -132,8 +133,9 @@ def export_model(
             model=sparse.model,
             model_identity=sparse.model_identity,
             model_type=rebuilt.loaded.shape.family,
-            n_bytes=sum(file.stat().st_size for file in inside.rglob("*") if file.is_file()),
-            base_bytes=written.base_size,
+            n_bytes=n_bytes,
+            # The tokenizer and whatever else is no weight counts on both sides.
+            base_bytes=written.base_size + n_bytes - written.size,
             files=files | {RECIPE: content_hash(inside / RECIPE)},
             proof=proof,
             made_at=time.time(),

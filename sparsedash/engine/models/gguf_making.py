@@ -334,59 +334,96 @@ def _add_tokenizer(
 ) -> None:
     """Add the tokens, their merges and the rules of the pre-tokenizer.
 
-    Rows of the embeddings without a token get one that no text holds; added tokens without a row
-    are left out. Raises ModelError for another kind of tokenizer.
+    Raises ModelError for another kind of tokenizer.
     """
     n_tokens = config.vocab_size
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     model = spec["model"]
     if model["type"] != "BPE":
         raise _impossible(f"its tokenizer is of the kind {model['type']}")
-    words = {number: word for word, number in model["vocab"].items()}
-    added = {token["id"]: token for token in spec["added_tokens"]}
-    words |= {number: token["content"] for number, token in added.items()}
+    if spec["normalizer"] not in _NORMALIZERS:
+        raise _impossible("its tokenizer changes texts in a way that llama.cpp's does not")
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    words = _words_of(spec, n_tokens)
+    if model.get("byte_fallback"):
+        writer.add_tokenizer_model("llama")
+        _add_tokens(writer, words, spec, n_tokens)
+        _add_scores(writer, words, merges, spec, n_tokens)
+        first = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).tokens[0]
+        writer.add_add_space_prefix(first.startswith("\u2581"))
+    else:
+        writer.add_tokenizer_model("gpt2")
+        _add_tokens(writer, words, spec, n_tokens)
+        writer.add_tokenizer_pre(_cut_by(spec))
+        writer.add_token_merges(merges)
+    _add_special_tokens(writer, tokenizer, config)
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        # Of several, by their names, the one that is used if none is named.
+        template = template.get("default")
+    if template:
+        writer.add_chat_template(template)
+
+
+def _words_of(spec: Mapping[str, Any], n_tokens: int) -> dict[int, str]:
+    """The tokens of a tokenizer by their numbers. Raises ModelError for one without a row."""
+    words = {number: word for word, number in spec["model"]["vocab"].items()}
+    added = {token["id"]: token["content"] for token in spec["added_tokens"]}
+    words |= added
     beyond = [number for number in words if number >= n_tokens and number not in added]
     if beyond:
         n_words = max(beyond) + 1
         raise _impossible(f"its tokenizer has {n_words:,} tokens, and the model {n_tokens:,}")
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    by_bytes = not model.get("byte_fallback")
-    if spec["normalizer"] not in _NORMALIZERS:
-        raise _impossible("its tokenizer changes texts in a way that llama.cpp's does not")
+    return words
+
+
+def _add_tokens(
+    writer: GGUFWriter, words: Mapping[int, str], spec: Mapping[str, Any], n_tokens: int
+) -> None:
+    """Add a token and its type for each row of the embeddings.
+
+    Rows without a token get one that no text holds; added tokens without a row are left out.
+    """
+    model = spec["model"]
+    added = {token["id"]: token for token in spec["added_tokens"]}
     tokens = []
     kinds = []
     for number in range(n_tokens):
         token = words.get(number, f"[PAD{number}]")
         kind = _kind(words.get(number), added.get(number), model.get("unk_token"))
-        if not by_bytes and kind in (TokenType.USER_DEFINED, TokenType.CONTROL):
+        if model.get("byte_fallback") and kind in (TokenType.USER_DEFINED, TokenType.CONTROL):
             # Those are searched in the text as it is written.
             token = token.replace("\u2581", " ")
         tokens.append(token)
         kinds.append(int(kind))
-    writer.add_tokenizer_model("gpt2" if by_bytes else "llama")
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    if by_bytes:
-        cut = _cut_by(spec["pre_tokenizer"])
-        if (cut in WHOLE_WORDS) != bool(model.get("ignore_merges")):
-            raise _impossible(
-                "its tokenizer merges words that are tokens otherwise than llama.cpp does"
-            )
-        writer.add_tokenizer_pre(cut)
-        writer.add_token_merges(merges)
-    elif _cuts_at_spaces(spec["pre_tokenizer"]):
-        # llama.cpp merges into the token of the highest score: the first merge that makes it.
-        scores: dict[str, float] = {}
-        for rank, merge in enumerate(merges):
-            scores.setdefault(merge.replace(" ", "", 1), -float(rank))
-        lowest = -float(len(merges))
-        writer.add_token_scores(
-            [scores.get(words.get(number, ""), lowest) for number in range(n_tokens)]
-        )
-        first = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).tokens[0]
-        writer.add_add_space_prefix(first.startswith("\u2581"))
-    else:
+
+
+def _add_scores(
+    writer: GGUFWriter,
+    words: Mapping[int, str],
+    merges: Sequence[str],
+    spec: Mapping[str, Any],
+    n_tokens: int,
+) -> None:
+    """Add a score for each token: llama.cpp merges into the token of the highest score.
+
+    Raises ModelError where words are cut otherwise.
+    """
+    if not _cuts_at_spaces(spec["pre_tokenizer"]):
         raise _impossible("its tokenizer cuts words otherwise than llama.cpp does")
+    # The first merge that makes a token.
+    scores: dict[str, float] = {}
+    for rank, merge in enumerate(merges):
+        scores.setdefault(merge.replace(" ", "", 1), -float(rank))
+    lowest = -float(len(merges))
+    by_number = [scores.get(words.get(number, ""), lowest) for number in range(n_tokens)]
+    writer.add_token_scores(by_number)
+
+
+def _add_special_tokens(writer: GGUFWriter, tokenizer: Any, config: PretrainedConfig) -> None:
+    """Add which tokens begin, end and fill up a text, and whether one is added."""
     for add, token in (
         (writer.add_bos_token_id, "bos_token_id"),
         (writer.add_eos_token_id, "eos_token_id"),
@@ -399,17 +436,11 @@ def _add_tokenizer(
             token_id = getattr(config, token, None)
         if isinstance(token_id, list):
             token_id = next(iter(token_id), None)
-        if token_id is not None and 0 <= token_id < n_tokens:
+        if token_id is not None and 0 <= token_id < config.vocab_size:
             add(token_id)
     ids = tokenizer("a")["input_ids"]
     writer.add_add_bos_token(ids[0] == tokenizer.bos_token_id)
     writer.add_add_eos_token(len(ids) > 1 and ids[-1] == tokenizer.eos_token_id)
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        # Of several, by their names, the one that is used if none is named.
-        template = template.get("default")
-    if template:
-        writer.add_chat_template(template)
 
 
 def _cuts_at_spaces(pre_tokenizer: Mapping[str, Any] | None) -> bool:
@@ -440,12 +471,16 @@ def _kind(
     return TokenType.BYTE if _BYTE.fullmatch(word) else TokenType.NORMAL
 
 
-def _cut_by(pre_tokenizer: Mapping[str, Any] | None) -> str:
-    """llama.cpp's name for these rules. Raises ModelError for rules without one."""
-    rules = tuple(_rules(pre_tokenizer))
+def _cut_by(spec: Mapping[str, Any]) -> str:
+    """llama.cpp's name for how words are cut. Raises ModelError for rules without one."""
+    rules = tuple(_rules(spec["pre_tokenizer"]))
     if rules not in CUTS_OF:
         raise _impossible("llama.cpp's name for how this tokenizer cuts words is not known here")
-    return CUTS_OF[rules]
+    cut = CUTS_OF[rules]
+    if (cut in WHOLE_WORDS) != bool(spec["model"].get("ignore_merges")):
+        problem = "its tokenizer merges words that are tokens otherwise than llama.cpp does"
+        raise _impossible(problem)
+    return cut
 
 
 def _rules(step: Mapping[str, Any] | None) -> Iterator[str]:

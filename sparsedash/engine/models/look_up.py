@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import msgspec
-from transformers import AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 from transformers.utils import logging
 
-from sparsedash.engine.models.model_inspection import inspect_model
+from sparsedash.engine.models.model_inspection import inspect_model, no_causal_type
 from sparsedash.schema.errors import ModelError, first_line
 from sparsedash.storage.shape_notes import LookedUp
 from sparsedash.storage.trials import run_trial
@@ -27,6 +27,9 @@ def _look_up(file: Path) -> str:
         plain = json.loads(file.read_bytes())
         # As `from_pretrained` reads a file: infinity is no number of JSON.
         plain = PretrainedConfig._decode_special_floats(plain)
+        model_type = str(plain.get("model_type", ""))
+        if model_type not in CONFIG_MAPPING:
+            raise ModelError(f"The model cannot be pruned: {no_causal_type(model_type)}.")
         config = AutoConfig.for_model(**plain)
         looked_up = LookedUp(shape=inspect_model(config, "The model"))
     except ModelError as error:

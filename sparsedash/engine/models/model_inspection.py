@@ -4,12 +4,22 @@ sizes, counted on the meta device.
 
 import json
 from dataclasses import replace
+from difflib import get_close_matches
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    DynamicCache,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers import __version__ as transformers_version
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sparsedash.engine.models import structure_proof as proof
 from sparsedash.engine.models.structure import (
@@ -23,7 +33,7 @@ from sparsedash.engine.models.tiny_config import tiny_config
 from sparsedash.engine.pruning.experts import tensor_of
 from sparsedash.engine.pruning.surgery import is_projection
 from sparsedash.schema.errors import ModelError, first_line
-from sparsedash.schema.model_shape import MlpLayout, ModelShape, ModelStructure
+from sparsedash.schema.model_shape import ExpertsLayout, MlpLayout, ModelShape, ModelStructure
 
 _ADVICE = "Choose another model, and please report this one."
 _OF_FILES = ("dtype", "torch_dtype", "_name_or_path", "transformers_version", "architectures")
@@ -31,6 +41,17 @@ _OF_FILES = ("dtype", "torch_dtype", "_name_or_path", "transformers_version", "a
 _INSPECTED: dict[str, ModelShape] = {}
 """By the text of a config, what this process has found."""
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+
+
+def no_causal_type(model_type: str) -> str:
+    """That there is no causal model of this type, with the types whose names come nearest."""
+    problem = f"transformers {transformers_version} does not know the type {model_type[:40]}"
+    if model_type in CONFIG_MAPPING:
+        problem = f"transformers has no causal language model of the type {model_type[:40]}"
+    nearest = get_close_matches(model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=3)
+    if not nearest:
+        return f"{problem}; docs/models.md lists those that can be pruned"
+    return f"{problem}; nearest: {', '.join(nearest)}"
 
 
 def inspect_model(config: PretrainedConfig, reference: str) -> ModelShape:
@@ -49,6 +70,9 @@ def inspect_model(config: PretrainedConfig, reference: str) -> ModelShape:
 
 def _inspected(config: PretrainedConfig) -> ModelShape:
     """Raises NotProvenError."""
+    kinds = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+    if not any(type(config) in mapping for mapping in kinds):
+        raise proof.NotProvenError(no_causal_type(config.model_type))
     try:
         model = meta_model(config)
         structure = find_structure(config, model)
@@ -141,61 +165,49 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
     """All sizes of a model with this structure. Raises NotProvenError."""
     config: Any = model.config.get_text_config(decoder=True)
     head = model.get_output_embeddings().weight
-    blocks = list(model.get_submodule(structure.blocks).children())
-    widths = []
     other_weights = []
     other_parameters = []
-    per_channel = set()
-    bias_per_channel = set()
-    per_expert = {0}
-    per_expert_channel = 0
-    per_shared_channel = 0
+    channels = set[_Channel]()
+    experts = set[_Expert]()
     n_active = 0
-    for index, (block, layout) in enumerate(zip(blocks, structure.mlps, strict=True)):
+    for index, block in enumerate(model.get_submodule(structure.blocks).children()):
         n_weights = _n_projected(block)
         n_parameters = _n_parameters(block) - n_weights
-        width = layout.width if layout else 0
+        layout = structure.mlps[index]
         if layout:
-            inner = [block.get_submodule(name) for name in layout.inner]
-            out = block.get_submodule(layout.out)
-            channel = sum(map(_n_projected, (*inner, out))) // width
-            biases = [module.bias for module in inner if getattr(module, "bias", None) is not None]
-            channel_bias = sum(bias.numel() for bias in biases) // width
-            per_channel.add(channel)
-            bias_per_channel.add(channel_bias)
-            n_weights -= width * channel
-            n_parameters -= width * channel_bias
-        if index in structure.mixtures:
-            mixture = structure.mixtures[index]
-            n_of_experts = sum(tensor_of(block, name).numel() for name in mixture.tensors)
-            n_projected = _n_projected(block.get_submodule(mixture.router))
-            per_expert.add(n_of_experts // mixture.n)
-            n_inner = sum(tensor_of(block, name).numel() for name in mixture.inner)
-            per_expert_channel = n_inner // (mixture.n * mixture.width)
-            if mixture.shared:
-                parts = [block.get_submodule(name) for name in mixture.shared.paths]
-                per_shared_channel = sum(map(_n_projected, parts)) // mixture.shared.width
-            n_weights += n_of_experts - n_projected
-            n_parameters -= n_of_experts - n_projected
-            n_active += (n_of_experts // mixture.n) * mixture.n_chosen - n_projected
-        widths.append(width)
+            channel = _channel_of(block, layout)
+            channels.add(channel)
+            n_weights -= layout.width * channel.n_weights
+            n_parameters -= layout.width * channel.n_biases
+        mixture = structure.mixtures.get(index)
+        if mixture:
+            expert = _expert_of(block, mixture)
+            experts.add(expert)
+            # Of experts and router the walk over the block's projections has seen the router alone.
+            n_router = _n_projected(block.get_submodule(mixture.router))
+            n_unseen = mixture.n * expert.n_parameters - n_router
+            n_weights += n_unseen
+            n_parameters -= n_unseen
+            n_active += mixture.n_chosen * expert.n_parameters - n_router
         other_weights.append(n_weights)
         other_parameters.append(n_parameters)
-    if len(per_channel) > 1 or len(bias_per_channel) > 1:
+    if len(channels) > 1:
         raise proof.NotProvenError("channels of its MLPs have different numbers of weights")
-    if len(per_expert) > 2:
+    if len({expert.n_parameters for expert in experts}) > 1:
         raise proof.NotProvenError("its mixtures have experts of different sizes")
+    channel = max(channels, default=_Channel(0, 0))
+    expert = max(experts, default=_Expert(0, 0, 0))
     hidden = _hidden(model, structure)
     return ModelShape(
         family=model.config.model_type,
         hidden=hidden,
         vocabulary=len(head),
-        widths=tuple(widths),
-        per_channel=max(per_channel, default=0),
-        bias_per_channel=max(bias_per_channel, default=0),
-        per_expert=max(per_expert),
-        per_expert_channel=per_expert_channel,
-        per_shared_channel=per_shared_channel,
+        widths=tuple(layout.width if layout else 0 for layout in structure.mlps),
+        per_channel=channel.n_weights,
+        bias_per_channel=channel.n_biases,
+        per_expert=expert.n_parameters,
+        per_expert_channel=expert.per_channel,
+        per_shared_channel=expert.per_shared_channel,
         n_matmul=_n_projected(model) + n_active,
         n_head=head.numel(),
         n_parameters=_n_parameters(model),
@@ -206,6 +218,47 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
         n_beside=_n_beside(model),
         stored_bytes=4,
         structure=structure,
+    )
+
+
+class _Channel(NamedTuple):
+    """What leaves with one channel of an MLP."""
+
+    n_weights: int
+    n_biases: int
+
+
+class _Expert(NamedTuple):
+    """What leaves with one expert, its row of the router included; with one of its channels; and
+    with one of the shared expert beside it.
+    """
+
+    n_parameters: int
+    per_channel: int
+    per_shared_channel: int
+
+
+def _channel_of(block: nn.Module, layout: MlpLayout) -> _Channel:
+    inner = [block.get_submodule(name) for name in layout.inner]
+    out = block.get_submodule(layout.out)
+    n_weights = sum(map(_n_projected, (*inner, out)))
+    n_biases = 0
+    for module in inner:
+        bias = getattr(module, "bias", None)
+        if bias is not None:
+            n_biases += bias.numel()
+    return _Channel(n_weights // layout.width, n_biases // layout.width)
+
+
+def _expert_of(block: nn.Module, mixture: ExpertsLayout) -> _Expert:
+    n_parameters = sum(tensor_of(block, name).numel() for name in mixture.tensors)
+    n_inner = sum(tensor_of(block, name).numel() for name in mixture.inner)
+    per_shared_channel = 0
+    if mixture.shared:
+        parts = [block.get_submodule(name) for name in mixture.shared.paths]
+        per_shared_channel = sum(map(_n_projected, parts)) // mixture.shared.width
+    return _Expert(
+        n_parameters // mixture.n, n_inner // (mixture.n * mixture.width), per_shared_channel
     )
 
 

@@ -75,7 +75,9 @@ def run(
     one is replaced only by a finished one. model_cache: keeps the model between jobs. run_key: its store
     key. Raises SparseDashError.
     """
-    context = RunContext(settings, store, on_step, model_cache or ModelCache())
+    context = RunContext(
+        settings, store, on_step, model_cache or ModelCache(), together=settings.points
+    )
     return _run(
         context,
         run_key or settings.key(file_hashes_of(settings, store)),
@@ -88,7 +90,8 @@ def run_part(settings: PartSettings, store: Store, on_step: OnStep, model_cache:
 
     Also notes the keys of its calibrations.
     """
-    context = RunContext(settings.run, store, on_step, model_cache)
+    together = [settings.run.points[number] for number in settings.points]
+    context = RunContext(settings.run, store, on_step, model_cache, together=together)
     part = _run(context, settings.key(), settings.points)
     store.remember(
         store_keys.part_calibrations_note(part.key), json.dumps(context.calibration_keys)

@@ -1,7 +1,7 @@
 """Context of one run: settings, store, log, the dense model, the texts and their calibrations."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -65,7 +65,8 @@ class RunContext:
     """One run: settings, store, log, and the dense model and the texts, each loaded on first use.
 
     stop_within: of a search's trials; part of their records' keys. healed_weights: key of the
-    healed weights of a record that is rebuilt, which an earlier version may have made.
+    healed weights of a record that is rebuilt, which an earlier version may have made. together:
+    sparse models that this run makes, which may share a walk over the text.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class RunContext:
         model_cache: ModelCache,
         *,
         healed_weights: str = "",
+        together: Sequence[SparseSpec] = (),
     ) -> None:
         self.settings = settings
         self.store = store
@@ -83,6 +85,7 @@ class RunContext:
         self.log = RunLog(self._report)
         self.stop_within: StopWithin | None = None
         self.healed_weights = healed_weights
+        self.together = together
         self._on_step = on_step
         self._located: Source | None = None
         self._new_records: set[str] = set()

@@ -91,14 +91,30 @@ def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
 def _fewer_experts(
     run: RunContext, calibration: Calibration, spec: SparseSpec, key: str
 ) -> PrunedChannels:
-    """Fewer or narrower experts, chosen on the dense model's activations; all MLPs as they are."""
+    """Fewer or narrower experts, chosen on the dense model's activations; all MLPs as they are.
+
+    The text is read once for this model and all others of the run that lack theirs.
+    """
     loaded = run.loaded
-    method = spec.pruning
-    kept = fewer_experts(loaded.shape, method, spec.permille)
-    n_kept = kept.experts or kept.expert_widths
 
     def walk(text: Text, walked: WalkCheckpoint) -> Iterator[tuple[int, KeptExperts]]:
-        return prune_experts(loaded, text, method, n_kept, run.log.on_step, walked)
+        specs = {key: spec}
+        for other in run.together:
+            if not other.pruning.prunes_experts or run.has_record(other):
+                continue
+            other_key = pruned_key(calibration.keys.statistics, other.before_healing)
+            if run.calibration(other) is calibration and not _is_stored(run, other_key):
+                specs[other_key] = other
+        models = []
+        for model in specs.values():
+            kept = fewer_experts(loaded.shape, model.pruning, model.permille)
+            models.append((model.pruning, kept.experts or kept.expert_widths))
+        about = about_artefact("weights", run.identity)
+        for index, narrowed in prune_experts(loaded, text, models, run.log.on_step, walked):
+            for other_key, narrow in zip(specs, narrowed, strict=True):
+                if other_key != key:
+                    run.store.put_artefact(f"{other_key}/{index}", _pack_experts(narrow), about)
+            yield index, narrowed[0]
 
     def unpack(_: int, packed: bytes) -> KeptExperts:
         narrow = _unpack_experts(packed)
@@ -115,6 +131,12 @@ def _fewer_experts(
 
     dense = PrunedChannels.dense(loaded)
     return replace(dense, experts=experts, errors=LazySequence(len(loaded.blocks), errors))
+
+
+def _is_stored(run: RunContext, key: str) -> bool:
+    """Whether the store has every block of a model."""
+    blocks = range(len(run.loaded.blocks))
+    return all(run.store.has_entry("artefacts", f"{key}/{index}") for index in blocks)
 
 
 def _pack_experts(narrow: KeptExperts) -> bytes:
@@ -277,7 +299,7 @@ def _in_sequence(
     @cache
     def made() -> dict[int, T]:
         blocks = dict[int, T]()
-        if not all(map(has, range(n_blocks))):
+        if not _is_stored(run, key):
             run.log.warn(calibration.few_tokens_warning)
             for index, block in walk(
                 calibration.read(), WalkCheckpoint(checkpoint, f"{key}/hidden", has)

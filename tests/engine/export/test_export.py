@@ -61,6 +61,8 @@ def test_the_folder_holds_all_that_is_needed_and_is_proven(
     assert (export.proof.n_logits, export.proof.n_verdicts, export.proof.n_run) == (16, 20, 20)
     assert run[0].get(Export, export.key) == export == exported(run, number, form, out)
     assert export.n_bytes == sum(path.stat().st_size for path in out.iterdir())
+    # Zeros take as much room as any weight.
+    assert (export.n_bytes == export.base_bytes) == (form == "masked")
     before, after = (
         json.loads((folder / "config.json").read_text()) for folder in (model_folder, out)
     )

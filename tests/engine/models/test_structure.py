@@ -9,7 +9,7 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.run_rules import removal_error
 from sparsedash.catalog.usual_settings import usual_method
 from sparsedash.engine.models import structure_proof as proof
-from sparsedash.engine.models.model_inspection import inspect_model
+from sparsedash.engine.models.model_inspection import inspect_model, no_causal_type
 from sparsedash.engine.models.structure import find_structure, meta_model
 from sparsedash.engine.models.tiny_config import tiny_config
 from sparsedash.schema.errors import ModelError, SettingsError
@@ -66,6 +66,13 @@ def test_the_mlps_and_the_key_of_their_width_are_found(
 def test_what_is_not_proven_is_refused_with_what_failed(model_type, reason):
     with pytest.raises(ModelError, match=f"The model cannot be pruned: .*{reason}"):
         inspect_model(tiny_of(model_type), "The model")
+
+
+def test_a_type_without_a_causal_model_is_refused_with_those_that_come_nearest():
+    with pytest.raises(ModelError, match="has no causal language model of the type t5;"):
+        inspect_model(AutoConfig.for_model("t5"), "The model")
+    unknown = no_causal_type("qwen4_moe")
+    assert "does not know the type qwen4_moe; nearest: qwen3_moe, " in unknown
 
 
 @pytest.mark.parametrize(
