@@ -239,6 +239,14 @@ class ModelShape:
         )
 
     @property
+    def expert_widths(self) -> tuple[int, ...]:
+        """Inner channels of each expert, by block; 0 where it is no mixture."""
+        mixtures = self.structure.mixtures
+        return tuple(
+            mixtures[index].width if index in mixtures else 0 for index in range(len(self.widths))
+        )
+
+    @property
     def n_idle(self) -> int:
         """Parameters of the experts that are not chosen for a token."""
         n_idle = sum(layout.n - layout.n_chosen for layout in self.structure.mixtures.values())

@@ -224,6 +224,7 @@ class Pruned:
     dense_widths: before pruning. removed_layers: those that are gone, at least all whose MLP keeps
     no channel. experts: numbers of the kept ones of each block; empty where none is removed.
     expert_widths: kept inner channels of each expert, by block; empty where none is removed.
+    dense_expert_widths: before pruning; empty with them.
     expert_use: share of the dense router's choices on calibration text that went to each expert, by
     block. few_tokens: experts that saw too few tokens to be refitted.
     layer_errors: share of each block's MLP output that is lost, on calibration text, where single
@@ -251,6 +252,7 @@ class Pruned:
     removed_layers: tuple[Count, ...] = ()
     experts: tuple[tuple[Count, ...], ...] = ()
     expert_widths: tuple[Count, ...] = ()
+    dense_expert_widths: tuple[Count, ...] = ()
     expert_use: tuple[tuple[Share, ...], ...] = ()
     few_tokens: Count = 0
     healed: Healed | None = None
@@ -270,7 +272,8 @@ class Pruned:
             self.expert_use,
         )
         is_consistent = all(len(values) in (0, n_layers) for values in measured)
-        if not is_consistent or not len(self.dense_widths) == n_layers > 0:
+        has_both = len(self.expert_widths) == len(self.dense_expert_widths)
+        if not is_consistent or not has_both or not len(self.dense_widths) == n_layers > 0:
             raise StoreError("Its layers do not belong together.")
         if not self.removed_layers:
             pairs = enumerate(zip(self.widths, self.dense_widths, strict=True))
@@ -310,9 +313,7 @@ class Pruned:
             pairs = zip(self.experts, self.expert_use, strict=True)
             return tuple((len(kept), len(use)) for kept, use in pairs)
         if self.expert_widths:
-            # All experts of a model are equally wide.
-            kept_share = 1 - self.reached.channels
-            return tuple((width, round(width / kept_share)) for width in self.expert_widths)
+            return tuple(zip(self.expert_widths, self.dense_expert_widths, strict=True))
         return tuple(zip(self.widths, self.dense_widths, strict=True))
 
     @property

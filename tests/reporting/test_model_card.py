@@ -123,7 +123,8 @@ def test_of_a_mixture_the_card_counts_experts_and_active_weights():
     assert "| Kept of the experts | 2 of 4 experts in 2 of 3 layers |" in text
     assert "| Widths |" not in text, "no MLP is narrower"
     narrower = SparseSpec(method_named("expert-channels"), 500)
-    narrower = replace(MIXTURE, spec=narrower, experts=(), expert_widths=(0, 8, 8))
+    widths = {"expert_widths": (0, 8, 8), "dense_expert_widths": (0, 16, 16)}
+    narrower = replace(MIXTURE, spec=narrower, experts=(), **widths)
     text = card_of("plain", narrower).text
     assert "pruned by 50.0 % of the experts' channels" in text
     assert "8 of 16 channels of each expert in 2 of 3 layers" in text

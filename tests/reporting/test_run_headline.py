@@ -215,7 +215,8 @@ def test_the_strip_of_a_mixture_counts_experts():
     unequal = replace(MIXTURE, experts=((), (0, 2), (1, 2, 3)))
     assert strip_words(unequal) == "5 of 8 experts kept."
     narrower = SparseSpec(method_named("expert-channels"), 500)
-    narrower = replace(MIXTURE, spec=narrower, experts=(), expert_widths=(0, 8, 8))
+    widths = {"expert_widths": (0, 8, 8), "dense_expert_widths": (0, 16, 16)}
+    narrower = replace(MIXTURE, spec=narrower, experts=(), **widths)
     words = "2 layers of 3 with experts: each keeps 8 of 16 channels of each expert."
     assert strip_words(narrower) == words
 

@@ -257,6 +257,7 @@ def _tensors(
     """The model's tensors under llama.cpp's names and in its order of rows."""
     gguf_names = {ours: theirs for theirs, ours in ARCHITECTURES[name].tensors.items()}
     tied: list[torch.Tensor] = []
+    # Like all tensors here mapped from the files: none is in memory before it is written.
     experts: dict[str, dict[int, torch.Tensor]] = {}
     files = weight_files(source.folder, source.reference)
     for own_name, tensor in chain.from_iterable(map(stored_tensors, files)):

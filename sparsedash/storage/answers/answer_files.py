@@ -113,21 +113,20 @@ def read_models(
 
 def unpack_answers(archive: Path, folder: Path) -> None:
     """Unpack a zip into a new folder. Raises CorpusError where it cannot be read or is too much."""
-    n_bytes = 0
     try:
         with zipfile.ZipFile(archive) as packed:
             entries = [entry for entry in packed.infolist() if not entry.is_dir()]
             if len(entries) > _MAX_FILES:
                 raise CorpusError(f"{archive.name} holds more than {_MAX_FILES:,} files.")
+            # Before anything is written: a small zip can hold more than the disk.
+            if sum(entry.file_size for entry in entries) > MAX_BYTES:
+                raise CorpusError(f"{archive.name} holds more than {MAX_BYTES // 10**9} GB.")
             for entry in entries:
                 parts = PurePosixPath(entry.filename).parts
                 if not parts or PurePosixPath(parts[-1]).suffix not in SUFFIXES:
                     continue
                 if ".." in parts or parts[0] == "/":
                     raise CorpusError(f"{archive.name} names files outside of it.")
-                n_bytes += entry.file_size
-                if n_bytes > MAX_BYTES:
-                    raise CorpusError(f"{archive.name} holds more than {MAX_BYTES // 10**9} GB.")
                 file = folder.joinpath(*parts)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with packed.open(entry) as source, file.open("wb") as target:

@@ -1,5 +1,7 @@
 """GGUF files of mixtures: all experts of a block in one tensor, sliced."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from sparsedash.schema.errors import ModelError, SettingsError
 from sparsedash.schema.records import Record
 from sparsedash.storage.store import Store
 from tests.engine.export.conftest import exported, proofs  # noqa: F401 - a fixture
-from tests.engine.run.small_runs import MODEL_CACHE, ran
+from tests.engine.run.small_runs import MODEL_CACHE, ran, records
 from tests.engine.run.test_experts import CHANNELS, EXPERTS, REAP, tiny_mixture
 from tests.engine.tiny import IDS, small_run, source_of, tiny_tokenizer
 from tests.engine.tiny_gguf import write_tiny_gguf
@@ -117,3 +119,22 @@ def test_whole_experts_are_cut_out_of_a_quantised_file_to_the_bit(store, passage
         assert np.array_equal(tensor.data, values)
     with pytest.raises(SettingsError, match="the experts that stay are refitted"):
         exported(run, 1, "gguf", tmp_path / "refitted", weights="as-stored")
+
+
+def test_experts_of_a_quantised_file_are_chosen_and_refitted_alike_streamed(
+    store, passage_file, tmp_path
+):
+    dense_file = write_tiny_gguf(
+        tmp_path / "dense.gguf", family="qwen3moe", quantised="Q8_0", moe_intermediate_size=32
+    )
+    text = f"file:{passage_file}"
+    settings = small_run(
+        dense_file, text, f"{text}[20:]", methods=(EXPERTS, CHANNELS), sparsities_permille=(250,)
+    )
+    resident = records(store, ran(settings, store))[1:]
+    elsewhere = Store(tmp_path / "streamed")
+    streamed = records(elsewhere, ran(replace(settings, residency="streamed"), elsewhere))[1:]
+    elsewhere.close()
+    assert len(resident) == 2 and resident[0].pruned.kept.experts
+    for record, twin in zip(resident, streamed, strict=True):
+        assert (record.outcomes, record.pruned) == (twin.outcomes, twin.pruned)

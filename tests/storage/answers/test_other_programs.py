@@ -18,6 +18,7 @@ from pyarrow import parquet
 
 from sparsedash.schema.errors import CorpusError
 from sparsedash.stats.task_pairs import pair_tasks
+from sparsedash.storage.answers import answer_files
 from sparsedash.storage.answers.answer_files import read_answers, read_models
 from tests.question_sets import WRITTEN, samples
 from tests.storage.answers.test_harness_and_lighteval import detail, details
@@ -488,3 +489,14 @@ def require_all_counted(dense, sparse, pairs, notes):
     assert counts["alone"] >= len(of_dense) - len(paired)
     assert counts["repeats"] >= len(others) - len(set(others))
     assert counts["omitted"] == n_omitted(sparse)
+
+
+def test_a_zip_that_holds_too_much_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    archive = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in ("a.jsonl", "b.jsonl"):
+            packed.writestr(name, "0" * 1_000)
+    monkeypatch.setattr(answer_files, "MAX_BYTES", 1_500)
+    with pytest.raises(CorpusError, match=r"bomb\.zip holds more than"):
+        answer_files.unpack_answers(archive, tmp_path / "unpacked")
+    assert not (tmp_path / "unpacked").exists()
