@@ -105,7 +105,7 @@ LEADS_TO = {
     "part .*": r"\+keyboard_arrow_down",
     "switch All # models of the run": "",
     "switch .*": "^/",
-    "button (share|axes|takes|tolerance|Download|log-#|name-of-#|run-along).*": r"\+expand_less",
+    "button (share|axes|Columns|takes|tolerance|Download|log-#|name-of-#|run-along).*": r"\+expand_less",
     "button (Open a file|Upload a text|suggested).*": r"\+expand_less",
     "button Copy to clipboard": "",  # Streamlit's own.
     "button The chart as SVG": r"\.svg$",
@@ -143,7 +143,7 @@ LEADS_TO = {
     "file text-upload": r"\+x.txt gives no passage",
     # Runs.
     "button Notify me when a run ends": "blocks notifications",
-    "button (down|up|front)-#": r"\+SmolLM2 135M \(built in\) at [67]0",
+    "button (down|up|front)-#": r"\+SmolLM2 135M, least-squares [67]0",
     "file run-file": "This is not a run file",
     "button runs-together": r"^/runs\?.*chosen=.*together=1",
     "button runs-pin": "★ pinned",
@@ -157,7 +157,7 @@ LEADS_TO = {
     "download take-(left|right)-samples_.*-jsonl": r"-10-.*-samples_passages\.jsonl$",
     "button (All|Both right|Broke|Fixed|Both wrong) · #": r"^/compare\?\S*filter=[a-z]",
     "button F": r"^/compare\?",
-    "button row-#": r"^/compare\?\S*passage=",
+    "button row-#": r"^/compare\?\S*(passage|question)=",
     "button step-(Next|Previous)": r"^/compare\?\S*passage=",
     "button Continue with both models": r"\+Continued by both models",
     "button continue-own": r"\+Greedy, 7 tokens",

@@ -49,6 +49,11 @@ def test_an_undecided_verdict_says_what_would_settle_it():
     assert parts[1].startswith("q4 ")
     assert "(limit 1.05 ×)" in parts[1]
     assert parts[2] == "Text: t.kld."
+    undecided = replace(model, loss=replace(loss, verdict="undecided", needed=400))
+    sentence = divergence_parts([undecided], "", tolerance)[1]
+    assert sentence.endswith("About 400 blocks would settle it.")
+    decided = replace(model, loss=replace(loss, verdict="beyond", needed=None))
+    assert "settle" not in divergence_parts([decided], "", tolerance)[1]
     unknown = replace(model, loss=None)
     assert divergence_parts([unknown], "", tolerance)[1] == ""
 

@@ -40,6 +40,7 @@ def test_128_experts_in_48_layers_stay_small_and_low():
 def test_the_table_shows_a_layer_and_its_file_has_all():
     experts = expert_uses(MIXTURE)
     shown = layer_experts_table(experts, 1)
+    assert shown.name == "Experts of layer 2"
     assert [row[:2] for row in shown.rows] == [
         ["1", "kept"],
         ["3", "kept"],
