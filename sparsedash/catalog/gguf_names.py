@@ -218,7 +218,8 @@ def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
         counts = counts or not (key.startswith("rope.") or "epsilon" in key or "softcapping" in key)
         kinds = (int,) if counts else (int, float)
         if type(value) not in kinds or not (0 < value < inf or (value == 0 and none)):
-            return f"{architecture}.{key} is {str(value)[:40]}; possible: one {'whole ' * counts}number above 0"
+            number = "whole number" if counts else "number"
+            return f"{architecture}.{key} is {str(value)[:40]}; possible: one {number} above 0"
     if own.get("rope.scaling.type", "none") not in _SCALINGS:
         kind = str(own["rope.scaling.type"])[:40]
         return f"{architecture}.rope.scaling.type is {kind!r}; possible: {', '.join(_SCALINGS)}"

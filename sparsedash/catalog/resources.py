@@ -46,12 +46,15 @@ vocabulary is large.
 """
 
 MOST_TEXTS = 128
+"""The most texts that a model writes at once."""
+
 FEWEST_TEXTS = 32
-CACHE_BYTES = 3 * 2**29
-"""Texts that a model writes at once: the most, but no more than have room for their keys and values
-in this, or the fewest, which are also the fewest worth a thread of their own: each of them reads
-all weights.
+"""The fewest texts written at once, even if their caches exceed CACHE_BYTES; also the fewest worth
+a thread of their own, since each thread reads all weights.
 """
+
+CACHE_BYTES = 3 * 2**29
+"""Room for the keys and values of texts written at once."""
 
 WIDE_BYTES = 2**30
 """Room for float32 copies of a BF16 model's weights, kept for a run on machines that multiply those

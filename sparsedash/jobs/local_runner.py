@@ -349,8 +349,8 @@ def worker_environment(slot: int) -> dict[str, str]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them: as CUDA does, up to one that
-    there cannot be.
+    """The GPUs that may be used, in the form of CUDA_VISIBLE_DEVICES. As in CUDA, the list ends
+    before the first empty or negative entry.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

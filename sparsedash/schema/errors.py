@@ -156,7 +156,7 @@ class StoreError(SparseDashError):
 
 
 class AccessError(SparseDashError):
-    """Another user's, or above this user's limits."""
+    """The request concerns another user's data, or exceeds what this user may use."""
 
 
 class JobError(SparseDashError):
@@ -164,7 +164,7 @@ class JobError(SparseDashError):
 
 
 class Cancelled(SparseDashError):  # noqa: N818 - a request to stop is no error
-    """The work was asked to stop; nothing half-done was kept."""
+    """The work was stopped on request; results that were not finished were discarded."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -388,8 +388,8 @@ class RunSettings:
 
     @property
     def axis(self) -> Budget:
-        """The budget whose shares its chart shows: of quantised models, of which no channels go,
-        the bytes.
+        """The budget on the x axis of its chart: bytes where models are quantised, since quantising
+        removes no channels.
         """
         return "bytes" if self.quantises else self.budget
 

@@ -85,7 +85,8 @@ def show_export(backend: Backend, export: Export) -> None:
             widgets.remark("Zeros alone give no speed-up.")
         with st.expander("Where it loads"):
             caption = (
-                "Proven: loaded here by a fresh process. The rest is by the runtimes' source code."
+                "“Proven” means that a fresh process loaded the files here. All other rows follow "
+                "from the runtimes' source code."
             )
             table = Table("Where it loads", caption, _HEAD, runtime_rows(export))
             widgets.show(element("div", table.html, css="sd-wrapped"))
@@ -100,7 +101,9 @@ def show_export(backend: Backend, export: Export) -> None:
             drop = partial(backend.exports.drop, export.key)
             widgets.delete_button(f"delete-export-{export.key[:16]}", question, drop)
         else:
-            widgets.note("Another user's, or outside the data folder; it cannot be deleted here.")
+            widgets.note(
+                "This export belongs to another user or lies outside the data folder, so it cannot be deleted here."
+            )
 
 
 def _card_verdict(backend: Backend, export: Export) -> str:

@@ -33,9 +33,9 @@ from tests.ui.test_settings_storage import FOUND
 SETTINGS = specimens.SETTINGS
 VIEWS = {"prune": ("published",), "runs": ("jobs", "answers"), "compare": ("layers",)}
 RUN, RECORDS = specimens.run()
-PAGES = [(name, {}) for name in TITLES] + [
-    (name, {"view": view}) for name, views in VIEWS.items() for view in views
-]
+PAGES = [(name, {}) for name in TITLES]
+for title, views in VIEWS.items():
+    PAGES += [(title, {"view": view}) for view in views]
 TOGETHER = ("runs", {"chosen": RUN.key[:RUN_ADDRESS_LENGTH], "together": "1"})
 NAME = "<img> <style>*{} [x](javascript:x) :red[x] \u202egnp nul\x00"
 """All of it fits the name of a run."""

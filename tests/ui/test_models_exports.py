@@ -276,7 +276,8 @@ def test_an_export_of_the_data_folder_can_be_deleted_and_another_cannot(
     add(finished, MADE)
     (outside,) = add(finished, GGUF, folder=tmp_path / "elsewhere")
     app = open_page("models")
-    assert "Another user's, or outside the data folder; it cannot be deleted here." in words(app)
+    refusal = "This export belongs to another user or lies outside the data folder, so it cannot be deleted here."
+    assert refusal in words(app)
     (ask,) = [
         key
         for element in app.get("popover")

@@ -9,7 +9,7 @@ because what this one has loaded or changed must not help.
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from math import inf, isfinite
@@ -72,8 +72,8 @@ def prove_files(
 
     Raises ExportError unless it holds.
 
-    record: of the sparse model. made: its model, whose weights are rounded in place where the files
-    round them.
+    record: of the sparse model. rebuilt: that model in memory; its weights are rounded in place
+    where the files round them.
     """
     loaded = rebuilt.loaded
     outcomes = record.outcomes[:N_VERDICTS]
@@ -128,20 +128,29 @@ def prove_files(
         strict=not is_rounded and loaded.dtype == "float32" and n_allowed == 0,
         made_at=time.time(),
     )
-    faults = {
-        f"stock code finds tensors missing or left over: {', '.join(answers['holes'][:5])}": answers[
-            "holes"
-        ],
-        "its tokenizer reads the passages differently": not answers["same_tokens"],
-        "it needed SparseDash's code": answers["ours"],
-        f"logits differ by up to {proof.logit_difference:.2g} ({proof.logit_allowed:.2g} is allowed), and "
-        f"{proof.n_meant} of {proof.n_verdicts} passages are answered as meant, {proof.n_run} as in the run": (
-            not proof.holds
-        ),
-    }
-    if words := [fault for fault, is_fault in faults.items() if is_fault]:
-        raise ExportError(f"The files are not the sparse model: {'; '.join(words)}.", _ADVICE)
+    faults = _faults(proof, answers)
+    if faults:
+        raise ExportError(f"The files are not the sparse model: {'; '.join(faults)}.", _ADVICE)
     return proof
+
+
+def _faults(proof: Proof, answers: Mapping[str, Any]) -> list[str]:
+    """What differs from the sparse model, in words; none where the proof holds."""
+    faults = []
+    if answers["holes"]:
+        tensors = ", ".join(answers["holes"][:5])
+        faults.append(f"stock code finds tensors missing or left over: {tensors}")
+    if not answers["same_tokens"]:
+        faults.append("its tokenizer reads the passages differently")
+    if answers["ours"]:
+        faults.append("it needed SparseDash's code")
+    if not proof.holds:
+        faults.append(
+            f"logits differ by up to {proof.logit_difference:.2g} ({proof.logit_allowed:.2g} is allowed), and "
+            f"{proof.n_meant} of {proof.n_verdicts} passages are answered as by the model in memory, "
+            f"{proof.n_run} as in the run"
+        )
+    return faults
 
 
 def _difference(own: Tensor, rows: Tensor) -> float:

@@ -269,7 +269,9 @@ def _tensors(
         if config.tie_word_embeddings and gguf_name in ("token_embd.weight", "output.weight"):
             tied.append(tensor)
             if len(tied) > 1 and not torch.equal(*tied):
-                raise _impossible("its head is not its embedding, which its config denies")
+                raise _impossible(
+                    "its config ties the output head to the embedding, but the two weights differ"
+                )
             if gguf_name == "output.weight":
                 continue
         number = re.search(r"\.(\d+)\.", own_name)

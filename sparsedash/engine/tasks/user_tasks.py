@@ -90,14 +90,16 @@ def _checked_config(file: Path) -> dict[str, Any]:
     if path_kind(file) != "file" or file.stat().st_size > _MOST_BYTES:
         limit = f"{_MOST_BYTES // 10**6} MB"
         raise CorpusError(
-            f"{file.name} is no file of at most {limit}.", "Put questions into its data."
+            f"{file.name} is not a regular file of at most {limit}.",
+            "Move the questions into a data file, and name it in data_files.",
         )
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
         why = "it runs code" if "!function" in str(error) else first_line(error)
         raise CorpusError(
-            f"{file.name} is not read: {why}.", "A task of one's own is plain YAML."
+            f"{file.name} cannot be read: {why}.",
+            "Write the task as plain YAML, without !function.",
         ) from error
     if not isinstance(config, dict) or not isinstance(config.get("task"), str):
         raise CorpusError(f"{file.name} names no task.", "It needs a line `task: NAME`.")
@@ -132,8 +134,8 @@ def _checked_config(file: Path) -> dict[str, Any]:
     if not seen.issuperset(chain.from_iterable(whole.values())):
         # A change of such a file would go unseen.
         raise CorpusError(
-            f"{file.name} hides the names of its data.",
-            "Write data_files as plain text, without <<.",
+            f"{file.name} names its data files indirectly.",
+            "Write data_files out in full, without YAML merge keys (<<).",
         )
     return config | {"dataset_kwargs": {"data_files": whole}}
 

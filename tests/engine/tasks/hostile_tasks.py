@@ -121,15 +121,15 @@ MERGED = "".join(
 REFUSED_AS_YAML = {
     "aliases of aliases": (f"task: bad\nmetadata:\n  l0: &l0 [{'x, ' * 9}]\n{LAUGHS}", "values"),
     "an alias of itself": ("task: bad\nmetadata: &a [*a]\n", "values"),
-    "a nest of lists": ("task: bad\nmetadata: " + "[" * 50_000, "is not read"),
+    "a nest of lists": ("task: bad\nmetadata: " + "[" * 50_000, "cannot be read"),
     "a megabyte": ("task: bad\n#" + "x" * 2_000_000, "1 MB"),
-    "a number of 5,000 digits": ("task: bad\nmetadata: " + "9" * 5_000, "is not read"),
-    "control characters": ("task: bad\x07\x1b[2J", "is not read"),
-    "a date that is none": ("task: bad\nmetadata: 2001-99-99\n", "is not read"),
-    "a Python object": ("task: !!python/object/apply:os.system [ls]\n", "is not read"),
+    "a number of 5,000 digits": ("task: bad\nmetadata: " + "9" * 5_000, "cannot be read"),
+    "control characters": ("task: bad\x07\x1b[2J", "cannot be read"),
+    "a date that is none": ("task: bad\nmetadata: 2001-99-99\n", "cannot be read"),
+    "a Python object": ("task: !!python/object/apply:os.system [ls]\n", "cannot be read"),
     "a list": ("- task: bad\n", "names no task"),
     "nothing": ("", "names no task"),
-    "a key that is a list": ("? [a, b]\n: 1\n", "is not read"),
+    "a key that is a list": ("? [a, b]\n: 1\n", "cannot be read"),
 }
 """Texts of files, and the words of their refusal."""
 

@@ -264,7 +264,7 @@ def test_data_whose_names_are_copied_into_their_place_are_refused_since_a_change
     )
     lines = ["task: copied", "dataset_path: json", "dataset_kwargs: {<<: {data_files: own.jsonl}}"]
     (tmp_path / "copied.yaml").write_text("\n".join(lines))
-    with pytest.raises(CorpusError, match="hides the names of its data"):
+    with pytest.raises(CorpusError, match="names its data files indirectly"):
         load_tasks([f"file:{tmp_path}/copied.yaml"], None, None)
 
 

@@ -63,7 +63,7 @@ def test_what_is_no_plain_yaml_of_a_task_is_refused_in_a_sentence(text, why, tmp
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
-    with pytest.raises(CorpusError, match=r"bad\.yaml is no file of at most 1 MB"):
+    with pytest.raises(CorpusError, match=r"bad\.yaml is not a regular file of at most 1 MB"):
         load_tasks([in_place_of_yaml(tmp_path)], None, None)
 
 
