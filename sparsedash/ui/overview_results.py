@@ -330,9 +330,8 @@ def _show_numbers(backend: Backend, results: RunResults, *, live: bool) -> None:
 def _show_settings(results: RunResults) -> None:
     """Draw how the run was made, what is to be known of it, and the link to its settings."""
     run = results.run
-    title = wording.stored_run_title(run, results.name)
     step = next_step(results)
-    widgets.show(paragraph(f"{title} · {wording.stored_run_details(run)}"))
+    widgets.show(paragraph(wording.stored_run_details(run)))
     notes = [
         wording.example_origin(run) if run.made_on else "",
         *run.warnings,

@@ -173,7 +173,7 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(
 def test_a_model_named_like_markup_is_shown_as_text(open_page, backend):
     backend.add_run((replace(RUN, settings=replace(SETTINGS, model="<b>**x**</b>")), RECORDS))
     app = open_page("overview")
-    assert "<b>**x**</b> · " in words(app)
+    assert "<b>**x**</b>, least-squares 10, 20, 30 % on Cloze passages" in words(app)
 
 
 @pytest.mark.parametrize("view", ["", "layers"])

@@ -10,6 +10,7 @@ from sparsedash.schema.store_keys import model_shape_note
 from tests.factories import MIXTURE, MIXTURE_SHAPE
 from tests.ui import specimens
 from tests.ui.conftest import words
+from tests.ui.test_runs_table import listed
 
 
 def mixture_run(settings):
@@ -41,7 +42,7 @@ def mixture(backend):
         ("compare", {}, ""),
         ("compare", {"view": "layers"}, "4 of 8 experts removed. Before: 0.1 million weights"),
         ("models", {}, "or fewer blocks or experts"),
-        ("runs", {}, "experts"),
+        ("runs", {}, "1 undecided"),
         ("runs", {"tasks": "1"}, ""),
     ],
 )
@@ -51,6 +52,10 @@ def test_pages_of_a_mixture_speak_of_experts(page, address, said, open_page, mix
     assert not app.exception and said in text
     for wrong in ("MLP channels", "channels removed", "channels kept", "Channels kept"):
         assert wrong not in text
+
+
+def test_the_row_of_a_run_names_the_method_of_its_experts(open_page, mixture):
+    assert listed(open_page("runs")) == ["owner/mixture, experts 10, 20, 30 % on Cloze passages"]
 
 
 def test_two_runs_of_a_mixture_lie_over_each_other(open_page, backend, mixture):

@@ -188,7 +188,7 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
     assert backend.user_data.marks() == {older.key: RunMark(name="For the talk", pinned=True)}
     assert listed(app) == ["For the talk", OTHER] and "★ pinned" in words(app)
     page_text = words(open_page("overview", run=older.key))
-    assert page_text.count("For the talk · SmolLM2 135M") == 1
+    assert page_text.count("For the talk: SmolLM2 135M") == 1
     app = opened(open_page("runs", chosen=short(older)), "runs-delete")
     assert "“For the talk” stays: it is pinned; unpin it first." in words(app)
     button(app, "Unpin").click().run()

@@ -20,7 +20,8 @@ def test_a_search_opens_with_how_much_can_go(open_page, backend):
         in text
     )
     assert f"Tried {len(result.trials)} of 43 possible sparsities" in text
-    assert "SmolLM2 135M, least-squares, a search on Cloze passages · search made for" in text
+    assert text.startswith("SmolLM2 135M, least-squares, a search on Cloze passages · ")
+    assert "search made for" in text
     _, text = opened(open_page, backend, specimens.search(slope=60.0))
     assert "No sparsity was found that stays within your limit. Removing 2.1 %" in text
 
