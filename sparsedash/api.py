@@ -185,7 +185,6 @@ def prune(
                 remove_blocks_(
                     sparse, in_memory.loaded.structure.blocks, sparse_model.removed_layers
                 )
-        expert_widths = sparse_model.kept.expert_widths
         pruned = Pruned(
             spec=spec,
             calibration=replace(calibration, corpus="texts"),
@@ -193,8 +192,8 @@ def prune(
             dense_widths=run.shape.widths,
             removed_layers=sparse_model.kept.removed_layers,
             experts=kept_numbers(sparse_model),
-            expert_widths=expert_widths,
-            dense_expert_widths=run.shape.expert_widths if expert_widths else (),
+            expert_widths=sparse_model.kept.expert_widths,
+            dense_expert_widths=run.shape.dense_expert_widths(sparse_model.kept),
             expert_use=tuple(narrow.use for narrow in sparse_model.experts),
             reached=sparse_model.reached(),
             layer_errors=(),

@@ -44,6 +44,8 @@ that it has there.
 """
 MIXTURE_GGUF = ("olmoe", "qwen3_moe")
 """Types with experts of which a GGUF file can be written with fewer or narrower ones."""
+LOST_WITHOUT_REFIT = "1.7 to 4.4 times as much"
+"""What reap loses at 50 % as a multiple of experts, which refits (docs/results.md)."""
 NO_GGUF = ("gpt_neo", "gptj", "opt")
 """Types for which llama.cpp has no graph."""
 BIASED_GGUF = ("llama", "mistral", "gpt2", "bloom", "starcoder2")

@@ -11,7 +11,6 @@ from math import inf
 from string import ascii_uppercase
 from typing import Literal
 
-from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts
 from sparsedash.reporting.charts.chart_style import LONGEST
@@ -30,13 +29,14 @@ from sparsedash.reporting.wording import (
     iso_moment,
     method_titles,
     moment,
+    of_budget,
     quantity,
     reference_title,
     run_title,
+    share_ends,
     short_title,
     sparsity_axis_title,
     sparsity_percent,
-    sparsity_percents,
     sparsity_steps,
     sparsity_words,
     spec_title,
@@ -180,16 +180,13 @@ class RunRow:
 
     def _removed_lines(self) -> tuple[str, str]:
         """The shares, and what they are shares of; of a search its trials."""
-        shares = sorted(self.settings.point_permilles)
-        budget = ""
-        if self.settings.budget != "channels":
-            budget = f" of the {BUDGET_TITLES[self.settings.budget]}"
+        budget = of_budget(self.settings.budget)
         if self.search is not None:
             return "a search", f"{quantity(self.n_models, 'trial')}{budget}"
-        if len(shares) > FEW_SHARES:
-            ends = f"{shares[0] / 10:g} to {sparsity_percent(shares[-1])}"
-            return ends, f"{len(shares)} steps{budget}"
-        return sparsity_percents(shares), budget.strip()
+        n_shares = len(self.settings.point_permilles)
+        if n_shares > FEW_SHARES:
+            budget = f"{n_shares} steps{budget}"
+        return share_ends(self.settings), budget.strip()
 
     def _verdict_lines(self, model: ModelVerdict) -> tuple[str, str]:
         """The verdict on the model, with the tasks where these alone decide; and its share."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from math import ceil, exp, floor, isfinite, log, log10
 from sys import float_info
+from time import time
 
 from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
@@ -352,6 +353,11 @@ def picture_basis(run: Run, tolerance: Tolerance, zone: tzinfo | None = None) ->
     return " · ".join(filter(None, [model, limits, date_words(run.started_at, zone)]))
 
 
+def basis_today(tolerance: Tolerance, zone: tzinfo | None = None) -> str:
+    """The limit and today's date, as they stand in a picture of several runs or models."""
+    return f"{tolerance_words(tolerance)} · {date_words(time(), zone)}"
+
+
 def iso_moment(timestamp: float, zone: tzinfo | None = None) -> str | None:
     """ "2026-06-03T14:05:00+02:00", for files; None for a time that is none."""
     try:
@@ -513,14 +519,14 @@ def run_name(settings: RunSettings | FindSettings) -> str:
     if isinstance(settings, FindSettings):
         shares = f", a search{of_budget(settings.method.budget)}"
     else:
-        shares = f" {_named_shares(settings)}{of_budget(settings.budget)}"
+        shares = f" {share_ends(settings)}{of_budget(settings.budget)}"
     quantised = ""
     if planned.quantise:
         quantised = f" and {and_join([kind.upper() for kind in planned.quantise])}"
     return f"{methods}{shares}{quantised} on {short_title(planned.evaluation.corpus)}"
 
 
-def _named_shares(settings: RunSettings) -> str:
+def share_ends(settings: RunSettings) -> str:
     """ "10, 20 %", or "2 to 50 %" where there are many."""
     shares = sorted(settings.point_permilles)
     if len(shares) > FEW_SHARES:

@@ -238,9 +238,10 @@ class ModelShape:
             mixtures[index].n if index in mixtures else 0 for index in range(len(self.widths))
         )
 
-    @property
-    def expert_widths(self) -> tuple[int, ...]:
-        """Inner channels of each expert, by block; 0 where it is no mixture."""
+    def dense_expert_widths(self, kept: KeptParts) -> tuple[int, ...]:
+        """Inner channels of each expert, by block, 0 where it is no mixture; none where all stay."""
+        if not kept.expert_widths:
+            return ()
         mixtures = self.structure.mixtures
         return tuple(
             mixtures[index].width if index in mixtures else 0 for index in range(len(self.widths))

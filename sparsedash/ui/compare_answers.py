@@ -4,7 +4,6 @@ choices, texts.
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from itertools import chain
 
 import streamlit as st
@@ -91,10 +90,15 @@ def _show(judged: JudgedAnswers, name: str, titles: tuple[str, str], place: Delt
         widgets.opening(tasks_sentence(name, [result]))
     slices = [_slices(dense) for dense, _ in result.pair.questions]
     counts = Counter(chain.from_iterable(slices))
+    changes = _changes(result, slices)
     options = {"": f"All · {len(slices):,}"}
-    for name, n in counts.items():
+    for slice_name, n in counts.items():
         if 1 < n < len(slices):
-            options[name] = f"{name} · {n:,}{_changes(result, slices, name)}"
+            label = f"{slice_name} · {n:,}"
+            for kind in _CHANGED:
+                if n_changed := changes[slice_name, kind]:
+                    label += f", {n_changed:,} {kind}"
+            options[slice_name] = label
     chosen = ""
     if len(options) > 1:
         with slicing:
@@ -129,13 +133,17 @@ def _show(judged: JudgedAnswers, name: str, titles: tuple[str, str], place: Delt
     _show_question(result, kinds[shown], titles)
 
 
-def _changes(result: TaskResult, slices: Sequence[Sequence[str]], name: str) -> str:
-    """How many answers of a slice broke and were fixed, as the end of its label."""
-    changes = Counter[str]()
+_CHANGED: tuple[Kind, ...] = ("broke", "fixed")
+
+
+def _changes(result: TaskResult, slices: Sequence[Sequence[str]]) -> Counter[tuple[str, Kind]]:
+    """How many answers of each slice are of each kind. slices: those of every question."""
+    changes = Counter[tuple[str, Kind]]()
     for names, (dense, sparse) in zip(slices, result.pair.questions, strict=True):
-        if name in names and dense.right is not None and sparse.right is not None:
-            changes[KIND_OF[dense.right, sparse.right]] += 1
-    return "".join(f", {changes[kind]:,} {kind}" for kind in ("broke", "fixed") if changes[kind])
+        if dense.right is not None and sparse.right is not None:
+            kind = KIND_OF[dense.right, sparse.right]
+            changes.update((name, kind) for name in names)
+    return changes
 
 
 def _holds(questions: tuple[AnsweredQuestion, AnsweredQuestion], searched: str | None) -> bool:
@@ -177,8 +185,11 @@ def _show_question(result: TaskResult, places: list[int], titles: tuple[str, str
         heads = ["Question", "Expected", *titles]
         if questions[0].right is None:
             heads = ["Document", "begins with", *titles]
-        rows = [partial(_row, i, result.pair.questions[i]) for i in places]
-        show_rows("rows-questions", heads, rows, place, query)
+
+        def row(at: int) -> tuple[str, str]:
+            return _row(places[at], result.pair.questions[places[at]])
+
+        show_rows("rows-questions", heads, len(places), row, place, query)
 
 
 def _number(position: int) -> str:

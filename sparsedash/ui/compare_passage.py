@@ -534,22 +534,22 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
     heads = ["Passage", "begins with"]
     if kind:
         heads = ["Passage", "Right word", pair.left_name, pair.right_name, "Change"]
-    rows = []
-    for position in positions:
-        context = ""
-        if not kind and passages:
-            context = passages.contexts[position]
-        rows.append(partial(_row, pair, position, context, named=kind is not None))
-    show_rows("rows" if kind else "rows-hidden", heads, rows, at, shown.query)
+
+    def row(place: int) -> tuple[str, str]:
+        position = positions[place]
+        if kind:
+            return _row(pair, position)
+        number = f"{pair.left.outcomes[position].index + 1:,}"
+        return number, f"**{short_cell(passages.contexts[position])}**" if passages else ""
+
+    show_rows("rows" if kind else "rows-hidden", heads, len(positions), row, at, shown.query)
 
 
-def _row(pair: Pair, position: int, context: str, *, named: bool) -> tuple[str, str]:
+def _row(pair: Pair, position: int) -> tuple[str, str]:
     """The passage's number, and its cells: the right word, "✓" or "✕" with the wrong answer for
-    each model, and the change; of a blind page the beginning of the context.
+    each model, and the change.
     """
     number = f"{pair.left.outcomes[position].index + 1:,}"
-    if not named:
-        return number, f"**{short_cell(context)}**" if context else ""
     answers = [
         "✓" if outcome.last_word_right else f"✕ {short_cell(outcome.answer)}"
         for outcome in pair.outcomes(position)

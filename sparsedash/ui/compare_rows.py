@@ -14,14 +14,16 @@ _MOST_LETTERS = 40
 def show_rows(
     key: str,
     heads: Sequence[str],
-    rows: Sequence[Callable[[], tuple[str, str]]],
+    n: int,
+    row: Callable[[int], tuple[str, str]],
     at: int,
     query: Callable[[int], dict[str, str] | None],
 ) -> None:
     """Draw the page of the list with the row at this place, and the buttons to other pages.
 
-    key: of the container, which the style sheet knows. rows: make each row's number and its cells,
-    in Markdown. query: what the address says of the row at a place; None outside.
+    key: of the container, which the style sheet knows. n: rows of all pages. row: makes the number
+    and the cells, in Markdown, of the row at a place. query: what the address says of the row at a
+    place; None outside.
     """
     first = at - at % ROWS
     head = element(
@@ -32,8 +34,8 @@ def show_rows(
     )
     with st.container(key=key, gap=None):
         widgets.show(head)
-        for i, make in enumerate(rows[first : first + ROWS]):
-            number, cells = make()
+        for i in range(min(ROWS, n - first)):
+            number, cells = row(first + i)
             # Marked in its words: a button of another type would be new, and lose the focus.
             label = f"`▸ {number}` {cells}" if first + i == at else f"{number} {cells}"
             st.button(
@@ -44,7 +46,6 @@ def show_rows(
                 on_click=address_bar.set_query,
                 args=(query(first + i) or {},),
             )
-    n = len(rows)
     if n > ROWS:
         steps = [
             ("Earlier", "arrow_upward", query(first - ROWS), None),

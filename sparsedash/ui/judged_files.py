@@ -5,7 +5,6 @@ one, in the overview's place.
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
-from time import time
 from typing import NamedTuple
 
 import streamlit as st
@@ -24,7 +23,7 @@ from sparsedash.reporting.slice_words import (
     slices_sentence,
 )
 from sparsedash.reporting.task_words import task_remarks, tasks_sentence
-from sparsedash.reporting.wording import date_words, quantity, tolerance_words
+from sparsedash.reporting.wording import basis_today, quantity
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.question_records import ModelAnswers
 from sparsedash.service.backend import Backend
@@ -170,7 +169,8 @@ def show_answers(backend: Backend) -> None:
             widgets.opening(sentence, remarks)
     else:
         widgets.show(paragraph(f"{sentence} {remarks}".strip()))
-    show_task_results(answers, name, _basis(), {**shown.address, RIGHT: chosen})
+    basis = basis_today(current_tolerance(), frame.zone())
+    show_task_results(answers, name, basis, {**shown.address, RIGHT: chosen})
     _show_slices(answers)
     widgets.offer_file(
         "Every question, CSV",
@@ -213,20 +213,15 @@ def _show_board(board: Leaderboard) -> None:
 
 
 def _show_ranking(ranking: Ranking) -> None:
+    basis = basis_today(current_tolerance(), frame.zone())
     show_chart(
         ranking_chart(ranking, frame.theme()),
-        ChartFile("ranking", ranking_sentence(ranking), [_basis()]),
+        ChartFile("ranking", ranking_sentence(ranking), [basis]),
         ranking_chart_words(ranking),
         "ranking-chart",
         "ignore",
     )
     widgets.remark(ranking_caption(ranking))
-
-
-def _basis() -> str:
-    """The limit and the date, as they stand in the file of a chart."""
-    today = date_words(time(), frame.zone())
-    return f"{tolerance_words(current_tolerance())} · {today}"
 
 
 def _show_slices(answers: JudgedAnswers) -> None:

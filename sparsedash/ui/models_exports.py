@@ -5,7 +5,13 @@ from typing import cast
 
 import streamlit as st
 
-from sparsedash.catalog.export_forms import FORMS, MADE_GGUF, forms_filled_up, is_gguf
+from sparsedash.catalog.export_forms import (
+    FORMS,
+    LOST_WITHOUT_REFIT,
+    MADE_GGUF,
+    forms_filled_up,
+    is_gguf,
+)
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import (
     FORM_NAMES,
@@ -37,8 +43,8 @@ from sparsedash.ui.navigation import current_tolerance
 
 _HEAD = ["Runtime", "Result", "Why"]
 _REFITTED = (
-    "Refitted experts cannot be written as-stored. Those of reap can: it refits nothing, and lost 1.7 to 4.4 times as "
-    "much at 50 % on mixtures trained for the comparison."
+    "Refitted experts cannot be written as-stored. Those of reap can: it refits nothing, and lost "
+    f"{LOST_WITHOUT_REFIT} at 50 % on mixtures trained for the comparison."
 )
 _COARSE = (
     "Quantised as llama.cpp does. q6_k and q4_k_m take rows that are multiples of 256, others fall back to a larger "

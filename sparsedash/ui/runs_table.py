@@ -3,7 +3,6 @@
 from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import chain
-from time import time
 
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -406,8 +405,7 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
 
 def _overlay_file(drawn: Overlay, measure: Measure, limits: Tolerance) -> ChartFile:
     """The chart of several runs as a file, with what its letters stand for."""
-    today = wording.date_words(time(), frame.zone())
-    about = [f"{wording.tolerance_words(limits)} · {today}"]
+    about = [wording.basis_today(limits, frame.zone())]
     about += [f"{sign}: {label}" for sign, label in drawn.signs.items()]
     return ChartFile(file_name("runs", measure), wording.first_upper(measure), about)
 

@@ -348,17 +348,16 @@ def _add_tokenizer(
         raise _impossible("its tokenizer changes texts in a way that llama.cpp's does not")
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     words = _words_of(spec, n_tokens)
-    if model.get("byte_fallback"):
-        writer.add_tokenizer_model("llama")
-        _add_tokens(writer, words, spec, n_tokens)
+    by_bytes = not model.get("byte_fallback")
+    writer.add_tokenizer_model("gpt2" if by_bytes else "llama")
+    _add_tokens(writer, words, spec, n_tokens)
+    if by_bytes:
+        writer.add_tokenizer_pre(_cut_by(spec))
+        writer.add_token_merges(merges)
+    else:
         _add_scores(writer, words, merges, spec, n_tokens)
         first = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).tokens[0]
         writer.add_add_space_prefix(first.startswith("\u2581"))
-    else:
-        writer.add_tokenizer_model("gpt2")
-        _add_tokens(writer, words, spec, n_tokens)
-        writer.add_tokenizer_pre(_cut_by(spec))
-        writer.add_token_merges(merges)
     _add_special_tokens(writer, tokenizer, config)
     template = tokenizer.chat_template
     if isinstance(template, dict):

@@ -1,9 +1,9 @@
 """Writes a narrower model as one GGUF file for llama.cpp.
 
 llama.cpp reads one width for a whole model, but for the graphs in `PER_LAYER`: `deci`, which runs
-LLaMA's block, `openelm` and others take a width for each. Numpy shapes are torch's, (out, in); GGUF counts the
-other way. q and k of `llama` files have their rows in the order that `deci` rotates; those of
-`qwen2` have not. Widths of each block were tried by hand against llama.cpp b11739 (docs/adr/0019).
+LLaMA's block, `openelm` and others take a width for each. Numpy shapes are torch's, (out, in);
+GGUF counts the other way. q and k of `llama` files have their rows in the order that `deci`
+rotates; those of `qwen2` have not. Widths of each block were tried by hand against llama.cpp b11739 (docs/adr/0019).
 Dimensions: d hidden width, m inner width, k kept channels, w width in the file.
 """
 
@@ -20,7 +20,7 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType,
 from gguf.quants import quant_shape_to_byte_shape
 from torch import Tensor
 
-from sparsedash.catalog.export_forms import PER_LAYER, one_width
+from sparsedash.catalog.export_forms import LOST_WITHOUT_REFIT, PER_LAYER, one_width
 from sparsedash.catalog.gguf_names import ARCHITECTURES, general_name
 from sparsedash.catalog.gguf_reader import SOURCE_TYPE, GgufReader, opened_gguf, quantised_type
 from sparsedash.engine.models.decoder_blocks import renumbered
@@ -277,7 +277,7 @@ def _write_as_stored(
 
 
 _OTHER_TYPE = (
-    "Choose float16; or a method that refits nothing, such as reap, which lost 1.7 to 4.4 times as much as experts at "
+    f"Choose float16; or a method that refits nothing, such as reap, which lost {LOST_WITHOUT_REFIT} as experts at "
     "50 % (docs/results.md)."
 )
 

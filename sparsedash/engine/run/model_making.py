@@ -141,7 +141,6 @@ class RunModel:
         fitted, uncompensated, held_out = map(_known, zip(*sparse.errors, strict=True))
         passage_errors = tuple(error for error in self._passage_errors if error is not None)
         is_complete = len(passage_errors) == len(self._passage_errors)
-        expert_widths = sparse.kept.expert_widths
         return Pruned(
             spec=self.spec,
             calibration=run.settings.calibration,
@@ -149,8 +148,8 @@ class RunModel:
             dense_widths=run.loaded.shape.widths,
             removed_layers=sparse.kept.removed_layers,
             experts=kept_numbers(sparse),
-            expert_widths=expert_widths,
-            dense_expert_widths=run.loaded.shape.expert_widths if expert_widths else (),
+            expert_widths=sparse.kept.expert_widths,
+            dense_expert_widths=run.loaded.shape.dense_expert_widths(sparse.kept),
             expert_use=tuple(narrow.use for narrow in sparse.experts),
             few_tokens=sum(narrow.n_few_tokens for narrow in sparse.experts),
             reached=sparse.reached(),
