@@ -23,7 +23,6 @@ OPTIONS = {
     "find": "--evaluation builtin:cloze --calibration builtin:cloze --passages 40 --samples 40 --length 32 --seeds 0,1 "
     "--within 100 --within-points 50 --model {model} --data-dir {folder}",
     "judged": "--draws 20",
-    "judged_groups": "--dense {model} --other {model} --folder {folder} --questions 16",
     "llama_speed": "{gguf} {gguf} --passes 2 --prompt 8 --tokens 4",
     "mixes": "--evaluation builtin:cloze --passages 8 --calibration builtin:cloze --samples 40 --length 32 "
     "--sparsity 25 --method random --mixes none,default --task-limit 6 --divergence builtin:smollm2-text "
