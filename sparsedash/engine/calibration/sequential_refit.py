@@ -88,12 +88,12 @@ def _left_alone(loaded: LoadedModel, kept: Sequence[Tensor]) -> Iterator[tuple[i
     blocks.
     """
     for index, mlp in enumerate(loaded.mlps):
-        own = _without_channels(mlp)
+        unchanged = _without_channels(mlp)
         if len(kept[index]):
             weight, _ = _dense(mlp)
-            own = PrunedMlp(kept[index], weight, lost=0.0).moved_to(loaded.residency.offload)
+            unchanged = PrunedMlp(kept[index], weight, lost=0.0).moved_to(loaded.residency.offload)
         loaded.residency.drop()
-        yield index, own
+        yield index, unchanged
 
 
 class _Streams:
