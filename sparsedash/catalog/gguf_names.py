@@ -81,6 +81,8 @@ NEUTRAL: dict[str, list[object]] = _NAMES["neutral"]
 _REQUIRED = ("context_length", "embedding_length", "block_count", "attention.head_count")
 _YES_OR_NO = [name for name in GENERAL if name.startswith("tokenizer.ggml.add_")]
 _SCALINGS = ("none", "linear", "yarn", "longrope")
+_NO_NUMBERS = {"rope.scaling.type", "attention.sliding_window_pattern"}
+_ROPE_COUNTS = ("rope.dimension_count", "rope.scaling.original_context_length")
 _NAMED = 5
 _MOST_TOKEN_BYTES = 1_000
 """Of a token: the merges that are made of it grow as the square of its length."""
@@ -201,50 +203,84 @@ def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
 
     own: the values, without the architecture's name.
     """
+    # Each check relies on those before it.
+    for check in (_odd_depth, _missing_key, _odd_number, _odd_scaling, _odd_heads, _odd_pattern):
+        problem = check(own, architecture)
+        if problem:
+            return problem
+    return ""
+
+
+def _odd_depth(own: Mapping[str, Any], architecture: str) -> str:
+    depth = own.get("block_count", 1)
+    if type(depth) is int and 0 < depth <= MOST_LAYERS:
+        return ""
+    return f"{architecture}.block_count is {str(depth)[:40]}; possible: 1 to {MOST_LAYERS:,}"
+
+
+def _missing_key(own: Mapping[str, Any], architecture: str) -> str:
+    required = list(_REQUIRED)
+    for key in ARCHITECTURES[architecture].keys:
+        if key.endswith("epsilon"):
+            required.append(key)
+    if architecture.startswith("gemma"):
+        required.append("attention.sliding_window")
+    for key in required:
+        if key not in own:
+            return f"it lacks {architecture}.{key}"
+    return ""
+
+
+def _odd_number(own: Mapping[str, Any], architecture: str) -> str:
     mapped = ARCHITECTURES[architecture].keys
-    n_blocks = own.get("block_count", 1)
-    if type(n_blocks) is not int or not 0 < n_blocks <= MOST_LAYERS:
-        return f"{architecture}.block_count is {str(n_blocks)[:40]}; possible: 1 to {MOST_LAYERS:,}"
-    required = [*_REQUIRED, *(key for key in mapped if key.endswith("epsilon"))]
-    required += ["attention.sliding_window"] if architecture.startswith("gemma") else []
-    if missing := [key for key in required if key not in own]:
-        return f"it lacks {architecture}.{missing[0]}"
-    for key in sorted(
-        mapped.keys() & own.keys() - {"rope.scaling.type", "attention.sliding_window_pattern"}
-    ):
+    for key in sorted(mapped.keys() & own.keys() - _NO_NUMBERS):
         value = own[key]
-        none = (architecture, key) == ("phi3", "attention.sliding_window") or "softcapping" in key
-        counts = key in ("rope.dimension_count", "rope.scaling.original_context_length")
-        counts = counts or not (key.startswith("rope.") or "epsilon" in key or "softcapping" in key)
-        kinds = (int,) if counts else (int, float)
-        if type(value) not in kinds or not (0 < value < inf or (value == 0 and none)):
-            number = "whole number" if counts else "number"
+        is_soft_cap = "softcapping" in key
+        is_share = "epsilon" in key or (key.startswith("rope.") and key not in _ROPE_COUNTS)
+        kinds = (int, float) if is_soft_cap or is_share else (int,)
+        # Zero stands for none.
+        may_be_zero = is_soft_cap or (architecture, key) == ("phi3", "attention.sliding_window")
+        is_possible = type(value) in kinds and 0 <= value < inf and (value > 0 or may_be_zero)
+        if not is_possible:
+            number = "number" if float in kinds else "whole number"
             return f"{architecture}.{key} is {str(value)[:40]}; possible: one {number} above 0"
-    if own.get("rope.scaling.type", "none") not in _SCALINGS:
-        kind = str(own["rope.scaling.type"])[:40]
-        return f"{architecture}.rope.scaling.type is {kind!r}; possible: {', '.join(_SCALINGS)}"
-    sizes_of_heads = [own.get(f"attention.{part}_length") for part in ("key", "value")]
-    heads = {size for size in sizes_of_heads if type(size) is int}
-    heads = heads or {own["embedding_length"] // max(1, own["attention.head_count"])}
-    turned = (
-        own["rope.dimension_count"]
-        if "rope.dimension_count" in mapped.keys() & own.keys()
-        else max(heads)
+    return ""
+
+
+def _odd_scaling(own: Mapping[str, Any], architecture: str) -> str:
+    kind = own.get("rope.scaling.type", "none")
+    if kind in _SCALINGS:
+        return ""
+    return (
+        f"{architecture}.rope.scaling.type is {str(kind)[:40]!r}; possible: {', '.join(_SCALINGS)}"
     )
-    if len(heads) > 1 or (turned != max(heads) and architecture != "phi3"):
-        sizes = ", ".join(map(str, sorted({*heads, turned})))
-        return (
-            f"keys, values and rotated parts of a head have {sizes} numbers; they must have as many"
-        )
+
+
+def _odd_heads(own: Mapping[str, Any], architecture: str) -> str:
+    lengths = [own.get(f"attention.{part}_length") for part in ("key", "value")]
+    heads = {length for length in lengths if type(length) is int}
+    if not heads:
+        heads = {own["embedding_length"] // max(1, own["attention.head_count"])}
+    rotated = max(heads)
+    if "rope.dimension_count" in ARCHITECTURES[architecture].keys:
+        rotated = own.get("rope.dimension_count", rotated)
+    may_rotate_a_part = architecture == "phi3"
+    if len(heads) == 1 and (may_rotate_a_part or rotated == max(heads)):
+        return ""
+    sizes = ", ".join(map(str, sorted({*heads, rotated})))
+    return f"keys, values and rotated parts of a head have {sizes} numbers; they must have as many"
+
+
+def _odd_pattern(own: Mapping[str, Any], architecture: str) -> str:
     pattern = own.get("attention.sliding_window_pattern", 1)
     by_block = pattern if isinstance(pattern, list) else [pattern] * own["block_count"]
     are_numbers = all(type(number) in (int, bool) and number >= 0 for number in by_block)
-    if len(by_block) != own["block_count"] or not are_numbers:
-        return (
-            f"{architecture}.attention.sliding_window_pattern is {str(pattern)[:40]}; "
-            "possible: one number for a block"
-        )
-    return ""
+    if are_numbers and len(by_block) == own["block_count"]:
+        return ""
+    return (
+        f"{architecture}.attention.sliding_window_pattern is {str(pattern)[:40]}; "
+        "possible: one number for a block"
+    )
 
 
 def _odd_tokenizer(values: Mapping[str, Any], architecture: str) -> str:

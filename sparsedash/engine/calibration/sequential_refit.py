@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, held_out, residual_weights
-from sparsedash.engine.models.decoder_blocks import Batch, capture_inputs
+from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.linalg import (
     add_second_moment_,
@@ -50,91 +50,149 @@ def refit_sequentially(
     each refit. Held-out sequences are not fitted.
     """
     mlps = loaded.mlps
-    residency = loaded.residency
-    numbered = loaded.batches(sequences, BATCH_TOKENS)
-    batches = [batch for _, batch in numbered]
     if not any(mlp.width for mlp in mlps):
         for index, mlp in enumerate(mlps):
             yield index, _without_channels(mlp)
         return
-    adds, normed = _joins(loaded, batches[0])
-    unchanged = all(len(kept[i]) in (0, mlp.width) for i, mlp in enumerate(mlps))
-    if not adds and unchanged:
-        # Nothing to make up for but the loss of earlier blocks.
-        for index, mlp in enumerate(mlps):
-            refit = _without_channels(mlp)
-            if len(kept[index]):
-                weight, _ = _dense(mlp)
-                refit = PrunedMlp(kept[index], weight, lost=0.0).moved_to(residency.offload)
-            residency.drop()
-            yield index, refit
+    numbered = loaded.batches(sequences, BATCH_TOKENS)
+    first_batch = numbered[0][1]
+    adds, normed = _joins(loaded, first_batch)
+    if not adds and all(len(kept[index]) in (0, mlp.width) for index, mlp in enumerate(mlps)):
+        yield from _left_alone(loaded, kept)
         return
-    walks = [loaded.walk(batches) for _ in range(1 + adds)]
-    sparse = walks[0]
-    dense = walks[1] if adds else None
-    first = checkpoint.resume(*walks) if checkpoint else 0
-    n_done = count(2 * first * len(batches))
-
-    def report() -> None:
-        on_step(Step("prune", next(n_done), 2 * len(mlps) * len(batches), unit="batches"))
-
-    report()
-    device = loaded.model.device
-    fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
-    # The dense model goes ahead through removed layers; an interrupted one had done so.
-    n_blocks = len(mlps)
-    n_through = _next_kept(n_blocks, removed_layers, first) if first else 0
+    streams = _Streams(loaded, numbered, removed_layers, on_step, adds=adds)
+    first = checkpoint.resume(*streams.walks) if checkpoint else 0
+    streams.start_at(first)
     for index in range(first, len(mlps)):
         mlp = mlps[index]
         if index in removed_layers:
             yield index, _without_channels(mlp)
             continue
-        while dense and n_through < _next_kept(n_blocks, removed_layers, index + 1):
-            for _ in dense.step(n_through):
-                report()
-            n_through += 1
-        if not mlp.width:
-            for _ in sparse.step(index):
-                report()
-            yield index, _without_channels(mlp)
-            if checkpoint:
-                checkpoint.reached(index + 1, *walks)
-            continue
-        before = [] if adds else sparse.hidden
-        sums = _Sums(mlp, normed=normed)
-        inputs: list[Tensor] = []
-        with capture_inputs([mlp.out], [inputs.append]):
-            for number in sparse.step(index):
-                tokens = fitted[number]
-                inputs[-1] = inputs[-1].reshape(*tokens.shape, -1)
-                aim = dense.hidden[number][tokens] if dense else None
-                sums.add(inputs[-1][tokens], sparse.hidden[number][tokens], aim)
-                if not adds:
-                    inputs.clear()
-                report()
-        refit = sums.refit(kept[index], damping, strength).moved_to(residency.offload)
-        yield index, refit
-        if adds:
-            # The sparse stream differs by the change of the MLP's output.
-            weight, bias = (part.to(inputs[0]) for part in refit.change(*_dense(mlp)))
-            hidden = sparse.hidden
-            sparse.restart_from(
-                [states.add_(linear(inputs.pop(0), weight, bias)) for states in hidden]
-            )
+        streams.step_dense(index)
+        if mlp.width:
+            sums = _Sums(mlp, normed=normed)
+            streams.gather(index, sums)
+            refit = sums.refit(kept[index], damping, strength)
+            refit = refit.moved_to(loaded.residency.offload)
+            yield index, refit
+            streams.step_refitted(index, refit)
         else:
-            sparse.restart_from(before)
-            with pruned([mlp], [refit]):
-                for _ in sparse.step(index):
-                    report()
+            streams.step_sparse(index)
+            yield index, _without_channels(mlp)
         if checkpoint:
-            checkpoint.reached(index + 1, *walks)
+            checkpoint.reached(index + 1, *streams.walks)
 
 
-def _next_kept(n_blocks: int, removed_layers: Collection[int], index: int) -> int:
-    """The first layer from this one on that is not removed; after the last one their number."""
-    while index in removed_layers:
-        index += 1
-    return min(index, n_blocks)
+def _left_alone(loaded: LoadedModel, kept: Sequence[Tensor]) -> Iterator[tuple[int, PrunedMlp]]:
+    """Every MLP with its own weights: there is nothing to make up for but the loss of earlier
+    blocks.
+    """
+    for index, mlp in enumerate(loaded.mlps):
+        unchanged = _without_channels(mlp)
+        if len(kept[index]):
+            weight, _ = _dense(mlp)
+            unchanged = PrunedMlp(kept[index], weight, lost=0.0).moved_to(loaded.residency.offload)
+        loaded.residency.drop()
+        yield index, unchanged
+
+
+class _Streams:
+    """The residual streams of a text before a block: the sparse model's and, where MLPs add to it as
+    they are, the dense one's, which goes ahead through removed layers.
+
+    numbered: batches with the rows of the text that they hold.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        numbered: Sequence[tuple[list[int], Batch]],
+        removed_layers: Collection[int],
+        on_step: OnStep,
+        *,
+        adds: bool,
+    ) -> None:
+        self._mlps = loaded.mlps
+        self._removed_layers = removed_layers
+        self._on_step = on_step
+        batches = [batch for _, batch in numbered]
+        self._n_batches = len(batches)
+        self._sparse = loaded.walk(batches)
+        self._dense = loaded.walk(batches) if adds else None
+        device = loaded.model.device
+        self._fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
+        self._inputs: list[Tensor] = []
+        self._n_dense = 0
+        self._n_done = count()
+
+    @property
+    def walks(self) -> list[BlockWalk]:
+        """The walks of both streams."""
+        return [self._sparse, self._dense] if self._dense else [self._sparse]
+
+    def start_at(self, first: int) -> None:
+        """Count from this block on, which an interrupted refit had reached."""
+        self._n_dense = self._next_kept(first) if first else 0
+        self._n_done = count(2 * first * self._n_batches)
+        self._report()
+
+    def _next_kept(self, index: int) -> int:
+        """The first layer from this one on that is not removed; after the last one their number."""
+        while index in self._removed_layers:
+            index += 1
+        return min(index, len(self._mlps))
+
+    def _report(self) -> None:
+        n_steps = 2 * len(self._mlps) * self._n_batches
+        self._on_step(Step("prune", next(self._n_done), n_steps, unit="batches"))
+
+    def step_dense(self, index: int) -> None:
+        """Take the dense stream through this block and removed ones behind it."""
+        if self._dense is None:
+            return
+        while self._n_dense < self._next_kept(index + 1):
+            for _ in self._dense.step(self._n_dense):
+                self._report()
+            self._n_dense += 1
+
+    def step_sparse(self, index: int) -> None:
+        """Take the sparse stream through a block."""
+        for _ in self._sparse.step(index):
+            self._report()
+
+    def gather(self, index: int, sums: "_Sums") -> None:
+        """Add what a block's refit is solved from, on the sparse stream with the block as it is.
+
+        The stream is behind the block then where its MLP adds to it, before it elsewhere.
+        """
+        before = [] if self._dense else self._sparse.hidden
+        self._inputs = []
+        with capture_inputs([self._mlps[index].out], [self._inputs.append]):
+            for number in self._sparse.step(index):
+                tokens = self._fitted[number]
+                inputs = self._inputs[-1].reshape(*tokens.shape, -1)
+                self._inputs[-1] = inputs
+                aim = self._dense.hidden[number][tokens] if self._dense else None
+                sums.add(inputs[tokens], self._sparse.hidden[number][tokens], aim)
+                if self._dense is None:
+                    self._inputs.clear()
+                self._report()
+        if self._dense is None:
+            self._sparse.restart_from(before)
+
+    def step_refitted(self, index: int, refit: PrunedMlp) -> None:
+        """Take the sparse stream through a block with this MLP."""
+        mlp = self._mlps[index]
+        if self._dense is None:
+            with pruned([mlp], [refit]):
+                self.step_sparse(index)
+            return
+        # The stream differs by the change of the MLP's output.
+        weight, bias = (part.to(self._inputs[0]) for part in refit.change(*_dense(mlp)))
+        changed = []
+        for states in self._sparse.hidden:
+            changed.append(states.add_(linear(self._inputs.pop(0), weight, bias)))
+        self._sparse.restart_from(changed)
 
 
 def _joins(loaded: LoadedModel, batch: Batch) -> tuple[bool, bool]:

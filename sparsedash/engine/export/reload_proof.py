@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load
@@ -59,6 +59,17 @@ _ADVICE = (
 )
 
 
+class _Expected(NamedTuple):
+    """What the model in memory answers. right: verdicts. logits: of the first questions.
+
+    rounded: those logits where this process rounds the inputs of products as llama.cpp does.
+    """
+
+    right: Sequence[bool]
+    logits: Sequence[Tensor]
+    rounded: Sequence[Tensor]
+
+
 def prove_files(
     what: Path,
     settings: ExportSettings,
@@ -77,61 +88,79 @@ def prove_files(
     """
     loaded = rebuilt.loaded
     outcomes = record.outcomes[:N_VERDICTS]
-    config = rebuilt.loaded.model.config
-    place = {index: row for row, index in enumerate(passages.indices)}
-    rows = [place[outcome.index] for outcome in outcomes]
-    questions = questions_of(
-        loaded, [(passages.contexts[row], passages.targets[row]) for row in rows]
-    )
-    step = Step("prove", 0, 2 * len(questions), message="Evaluating the model in memory")
-    on_step(step)
-    is_rounded = settings.weights not in (loaded.dtype, "float32")
+    places = {index: row for row, index in enumerate(passages.indices)}
+    rows = [places[outcome.index] for outcome in outcomes]
+    texts = [(passages.contexts[row], passages.targets[row]) for row in rows]
+    questions = questions_of(loaded, texts)
+    expected = _expected(what, settings, rebuilt, questions, model_cache, on_step)
     is_gguf = what.is_file()
-    assert rebuilt.sparse is not None
-    with rebuilt.sparse.applied(), torch.inference_mode():
-        if is_rounded and settings.weights not in (*MADE_BY_LLAMA_CPP, "as-stored"):
-            # In place, since a second model may not fit; the dense one is read again when it is
-            # needed.
-            model_cache.clear()
-            routers = [mixture.router for mixture in loaded.experts.values()]
-            round_weights_(loaded.model, settings.form, settings.weights, routers)
-        right, logits = reloaded.answer_questions(
-            loaded.model, questions, lambda n: on_step(replace(step, done=n))
-        )
-        rounded = logits
-        if is_gguf and settings.weights != "float32":
-            answered = replace(step, done=len(questions))
-            with _rounded_inputs(loaded.model, settings.weights):
-                first = questions[: reloaded.N_LOGITS]
-                _, rounded = reloaded.answer_questions(
-                    loaded.model, first, lambda n: on_step(answered)
-                )
     weight_bytes = WEIGHT_BYTES.get(settings.weights, 2)
-    ragged = not is_gguf and has_ragged_experts(loaded.model, weight_bytes)
-    answers, found_logits = _run_program(what, questions, on_step, ONE_BY_ONE if ragged else "")
-    n_allowed = round(_DIFFERING * len(right)) if is_gguf and settings.weights != "float32" else 0
+    is_ragged = not is_gguf and has_ragged_experts(loaded.model, weight_bytes)
+    answers, logits = _run_program(what, questions, on_step, ONE_BY_ONE if is_ragged else "")
+    differences = []
+    for number, rows_in_memory in enumerate(expected.logits):
+        differences.append(_difference(logits[str(number)], rows_in_memory))
+    n_meant = 0
+    n_run = 0
+    for answer, meant, outcome in zip(answers["right"], expected.right, outcomes, strict=True):
+        n_meant += answer == meant
+        n_run += answer == outcome.last_word_right
+    allowed = ALLOWED
+    n_allowed = 0
+    if is_gguf:
+        allowed = gguf_allowed(loaded.model.config, expected.logits, expected.rounded)
+        if settings.weights != "float32":
+            n_allowed = round(_DIFFERING * len(outcomes))
     proof = Proof(
         runtime="llama.cpp" if is_gguf else "transformers",
         version=str(answers["version"]),
-        n_logits=len(logits),
-        logit_difference=max(
-            _difference(found_logits[str(i)], rows) for i, rows in enumerate(logits)
-        ),
-        logit_allowed=gguf_allowed(config, logits, rounded) if is_gguf else ALLOWED,
-        n_verdicts=len(right),
-        n_meant=sum(a == b for a, b in zip(answers["right"], right, strict=True)),
-        n_run=sum(
-            a == outcome.last_word_right
-            for a, outcome in zip(answers["right"], outcomes, strict=True)
-        ),
+        n_logits=len(differences),
+        logit_difference=max(differences),
+        logit_allowed=allowed,
+        n_verdicts=len(outcomes),
+        n_meant=n_meant,
+        n_run=n_run,
         n_allowed=n_allowed,
-        strict=not is_rounded and loaded.dtype == "float32" and n_allowed == 0,
+        strict=loaded.dtype == settings.weights == "float32",
         made_at=time.time(),
     )
     faults = _faults(proof, answers)
     if faults:
         raise ExportError(f"The files are not the sparse model: {'; '.join(faults)}.", _ADVICE)
     return proof
+
+
+def _expected(
+    what: Path,
+    settings: ExportSettings,
+    rebuilt: RebuiltModel,
+    questions: Sequence[dict[str, Any]],
+    model_cache: ModelCache,
+    on_step: OnStep,
+) -> _Expected:
+    """What the sparse model in memory answers, its weights rounded as the files keep them."""
+    model = rebuilt.loaded.model
+    step = Step("prove", 0, 2 * len(questions), message="Evaluating the model in memory")
+    on_step(step)
+    is_rounded = settings.weights not in (rebuilt.loaded.dtype, "float32")
+    assert rebuilt.sparse is not None
+    with rebuilt.sparse.applied(), torch.inference_mode():
+        if is_rounded and settings.weights not in (*MADE_BY_LLAMA_CPP, "as-stored"):
+            # In place, since a second model may not fit; the dense one is read again when it is
+            # needed.
+            model_cache.clear()
+            routers = [mixture.router for mixture in rebuilt.loaded.experts.values()]
+            round_weights_(model, settings.form, settings.weights, routers)
+        right, logits = reloaded.answer_questions(
+            model, questions, lambda n: on_step(replace(step, done=n))
+        )
+        rounded = logits
+        if what.is_file() and settings.weights != "float32":
+            answered = replace(step, done=len(questions))
+            with _rounded_inputs(model, settings.weights):
+                first = questions[: reloaded.N_LOGITS]
+                _, rounded = reloaded.answer_questions(model, first, lambda n: on_step(answered))
+    return _Expected(right, logits, rounded)
 
 
 def _faults(proof: Proof, answers: Mapping[str, Any]) -> list[str]:
