@@ -141,14 +141,20 @@ def decode_ceiling(shape: ModelShape, kept: KeptParts, *, batch: int, n_tokens: 
     """Largest possible speed-up of writing, where fetching numbers is all that takes time.
 
     A token in each passage of a batch takes all weights it is multiplied with once, and all keys
-    and values. n_tokens: those that each passage has already.
+    and values; where there are enough experts, each its own. n_tokens: those that each passage has
+    already.
     """
 
     def fetched(left: KeptParts) -> int:
         n_layers = len(left.widths)
         n_kept = n_layers - len(left.removed_layers)
         cache = shape.cache_per_token * n_kept // n_layers * n_tokens * batch
-        return multiplied_weights(shape, left) + cache
+        others = 0
+        for index, layout in shape.structure.mixtures.items():
+            of_one = expert_parameters(shape, left, index, chosen=True) // layout.n_chosen
+            n_left = left.experts[index] if left.experts else layout.n
+            others += of_one * (min(batch * layout.n_chosen, n_left) - layout.n_chosen)
+        return multiplied_weights(shape, left) + cache + others
 
     return fetched(shape.whole) / fetched(kept)
 

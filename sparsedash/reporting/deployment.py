@@ -49,8 +49,6 @@ GAIN_TITLES: dict[GainName, str] = {
 GAIN_PHASES: dict[GainName, Phase] = {"reading": "prefill", "writing": "decode"}
 UNTIMED = "the speed was not measured"
 MASKED = "zeros in single weights give no speed-up, so they are not timed"
-EXPERTS = "for each token they compute as many experts as dense, so no speed-up is expected"
-NARROWER_EXPERTS = "models with narrower experts are not timed yet"
 QUANTISED = "torch unpacks quantised weights, so only llama.cpp can time them"
 UNKNOWN = "the layer sizes are known once a run or a prompt has loaded the model again"
 """Reasons why models are not shown."""
@@ -98,8 +96,6 @@ def run_gains(
             why = UNKNOWN
         elif model.spec.is_quantised and request.runtime == "torch":
             why = QUANTISED
-        elif model.method.prunes_experts:
-            why = EXPERTS if model.method.removes_experts else NARROWER_EXPERTS
         elif model.method.is_structured:
             gain = _speed_up(backend.result(Timing, request.key()), GAIN_PHASES[name])
             why = UNTIMED

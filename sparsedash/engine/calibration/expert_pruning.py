@@ -31,6 +31,7 @@ from sparsedash.engine.pruning.surgery import PrunedMlp
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL
+from sparsedash.storage.local_machine import MUCH, freed_bytes, give_back_freed
 
 _AT_ONCE = 8192
 """Tokens that an expert is computed on together."""
@@ -99,6 +100,8 @@ def _prune_block(
     dense = _gathered(_read(walk, index, mixture, batches, report), len(is_fitted))
     after = walk.hidden
     use = _use(dense, mixture.layout.n)
+    energy = _energy(dense.output, is_fitted) or 1.0
+    energy_held_out = _energy(dense.output, ~is_fitted) or 1.0
 
     @cache
     def norms(number: int) -> Tensor:
@@ -106,7 +109,8 @@ def _prune_block(
         return _norms(mixture, number, dense.hidden, tokens)
 
     narrowed = []
-    for method, n_kept in models:
+    for place, (method, n_kept) in enumerate(models):
+        is_last = place == len(models) - 1
         if method.removes_experts:
             scores = _scores(mixture, dense, is_fitted, norms, method, index)
             narrow = KeptExperts(best_of_each_group(scores, n_kept, mixture.layout.n_groups))
@@ -115,20 +119,37 @@ def _prune_block(
             shared = _shared(mixture, dense, narrow, is_fitted, method, index)
             narrow = replace(narrow, shared=shared)
         # What the kept ones have to make up for, (n, d).
-        residual = dense.output.to(torch.float32, copy=True)
+        residual = torch.empty(dense.output.shape)
         choices = torch.empty_like(dense.choices)
         gates = torch.empty_like(dense.gates)
         walk.restart_from(before)
         with mixture.without(narrow):
-            for tokens, part in _read(walk, index, mixture, batches, report):
-                residual[tokens] -= part.output
+            reading = _read(walk, index, mixture, batches, report)
+            for number, (tokens, part) in enumerate(reading):
+                residual[tokens] = dense.output[tokens].float() - part.output
                 choices[tokens] = part.choices
                 gates[tokens] = part.gates
+                if is_last:
+                    # Of a real block the hidden states before it are gigabytes; so is its output.
+                    before[number] = after[number]
+                    if freed_bytes() > MUCH:
+                        give_back_freed()
                 # No block reads what comes out of this one.
                 walk.restart_from(before)
-        sparse = replace(dense, choices=choices, gates=gates)
-        narrow = _refitted(mixture, narrow, sparse, residual, is_fitted, method)
-        narrowed.append(replace(narrow, use=use))
+        if is_last:
+            dense = replace(dense, output=_NOTHING)
+        lost_without = _energy(residual, is_fitted) / energy
+        if method.refits:
+            sparse = replace(dense, choices=choices, gates=gates)
+            outs, n_few_tokens = _refit_(
+                mixture, narrow, sparse, residual, is_fitted, method.damping
+            )
+            narrow = replace(narrow, outs=outs, n_few_tokens=n_few_tokens)
+        if not bool(is_fitted.all()):
+            lost_held_out = _energy(residual, ~is_fitted) / energy_held_out
+            narrow = replace(narrow, lost_held_out=lost_held_out)
+        lost = _energy(residual, is_fitted) / energy
+        narrowed.append(replace(narrow, use=use, lost=lost, lost_without=lost_without))
     walk.restart_from(after)
     return narrowed
 
@@ -331,32 +352,6 @@ def _shared(
     kept = row.choose(None, row.score(layer), width).sort().values
     fitted = COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
     return PrunedMlp(kept, fitted.out_weight.to(mlp.out.weight.dtype))
-
-
-def _refitted(
-    mixture: Experts,
-    narrow: KeptExperts,
-    sparse: _Routing,
-    residual: Tensor,
-    is_fitted: Tensor,
-    method: MethodSettings,
-) -> KeptExperts:
-    """What is left of the experts, refitted where the method does so, with what is lost.
-
-    sparse: with the dense hidden states and output, and the choices among the kept ones. residual:
-    what they leave of the dense output, (n, d) float32; changed in place.
-    """
-    energy = _energy(sparse.output, is_fitted) or 1.0
-    lost_without = _energy(residual, is_fitted) / energy
-    narrow = replace(narrow, lost=lost_without, lost_without=lost_without)
-    if method.refits:
-        outs, n_few_tokens = _refit_(mixture, narrow, sparse, residual, is_fitted, method.damping)
-        lost = _energy(residual, is_fitted) / energy
-        narrow = replace(narrow, outs=outs, n_few_tokens=n_few_tokens, lost=lost)
-    if not bool(is_fitted.all()):
-        energy = _energy(sparse.output, ~is_fitted) or 1.0
-        narrow = replace(narrow, lost_held_out=_energy(residual, ~is_fitted) / energy)
-    return narrow
 
 
 def _energy(values: Tensor, tokens: Tensor) -> float:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from sparsedash.engine.models.loading import LoadedModel, ModelCache
 from sparsedash.engine.models.sparse_models import SparseModel
+from sparsedash.engine.models.structure import meta_model, with_values
+from sparsedash.engine.pruning.experts import sliced_tensors
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.progress import OnStep
@@ -25,10 +27,11 @@ ROOM_BYTES = 2 * 2**30
 
 
 class ModelPart(NamedTuple):
-    """A module with its parameters and widths. forward: of a layer that is skipped."""
+    """A module with its parameters, buffers and widths. forward: of a layer that is skipped."""
 
     module: nn.Module
     weights: dict[str, nn.Parameter | None]
+    buffers: dict[str, Tensor | None]
     widths: dict[str, int]
     forward: Callable[..., Any] | None = None
 
@@ -47,16 +50,48 @@ class ResidentModel:
         parts = list[ModelPart]()
         for module in model.modules():
             if module not in inside:
-                attributes = vars(module)
-                widths = {name: n for name, n in attributes.items() if type(n) is int}
+                forward = vars(module).get("forward")
+                part = ModelPart(
+                    module,
+                    dict(module._parameters),
+                    dict(module._buffers),
+                    _widths(module),
+                    forward,
+                )
+                parts.append(part)
+        return cls(parts)
+
+    @classmethod
+    def with_fewer_experts(cls, sparse: SparseModel) -> "ResidentModel":
+        """The blocks of the loaded model with experts, as a class made of the config that says how
+        many are left has them: without those that are removed, where a run hides them.
+        """
+        loaded = sparse.loaded
+        values = loaded.structure.experts_values(sparse.kept)
+        path = loaded.structure.blocks
+        smaller = meta_model(with_values(loaded.model.config, values))
+        tensors = dict(sliced_tensors(loaded.experts, dict(enumerate(sparse.experts)), path))
+        modules = dict(loaded.model.named_modules())
+        parts = list[ModelPart]()
+        for index in loaded.experts:
+            block = f"{path}.{index}"
+            for name, narrow in smaller.get_submodule(block).named_modules(prefix=block):
+                module = modules[name]
                 weights = dict(module._parameters)
-                parts.append(ModelPart(module, weights, widths, attributes.get("forward")))
+                for own_name in weights:
+                    if (tensor := tensors.get(f"{name}.{own_name}")) is not None:
+                        weights[own_name] = nn.Parameter(tensor, requires_grad=False)
+                buffers = dict(module._buffers)
+                for own_name in buffers:
+                    buffers[own_name] = tensors.get(f"{name}.{own_name}", buffers[own_name])
+                parts.append(ModelPart(module, weights, buffers, _widths(narrow)))
         return cls(parts)
 
     def enter_(self) -> None:
         """Make the modules this model, by reference: about a millisecond for hundreds of them."""
-        for module, weights, widths, forward in self.parts:
+        for module, weights, buffers, widths, forward in self.parts:
             module._parameters.update(weights)
+            module._buffers.update(buffers)
             vars(module).update(widths)
             vars(module).pop("forward", None)
             if forward is not None:
@@ -72,6 +107,11 @@ class ResidentModel:
     def n_bytes(self) -> int:
         """Bytes of its weights."""
         return sum(weight.nbytes for weight in self.weights)
+
+
+def _widths(module: nn.Module) -> dict[str, int]:
+    """Its attributes that are integers."""
+    return {name: n for name, n in vars(module).items() if type(n) is int}
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,17 +210,20 @@ def _rebuild(record: Record, store: Store, on_step: OnStep, model_cache: ModelCa
     if rebuilt.sparse is None or rebuilt.loaded.residency.streamed:
         return RecordModel(rebuilt.loaded, streamed=rebuilt.sparse)
     dense = ResidentModel.of(rebuilt.loaded.model)
-    with rebuilt.sparse.applied():
-        sparse = ResidentModel.of(rebuilt.loaded.model)
+    if rebuilt.sparse.kept.experts:
+        sparse = ResidentModel.with_fewer_experts(rebuilt.sparse)
+    else:
+        with rebuilt.sparse.applied():
+            sparse = ResidentModel.of(rebuilt.loaded.model)
     usual = {part.module: part for part in dense.parts}
     pairs = ((usual[after.module], after) for after in sparse.parts)
     changed_before = list[ModelPart]()
     changed_after = list[ModelPart]()
     for before, after in pairs:
-        has_new_weights = any(
-            before.weights[name] is not weight for name, weight in after.weights.items()
-        )
-        if has_new_weights or (before.widths, before.forward) != (after.widths, after.forward):
+        tensors = before.weights | before.buffers
+        changed = after.weights | after.buffers
+        has_new_tensors = any(tensors[name] is not tensor for name, tensor in changed.items())
+        if has_new_tensors or (before.widths, before.forward) != (after.widths, after.forward):
             changed_before.append(before)
             changed_after.append(after)
     return RecordModel(rebuilt.loaded, ResidentModel(changed_before), ResidentModel(changed_after))

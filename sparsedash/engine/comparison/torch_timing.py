@@ -204,11 +204,6 @@ def _kept(record: Record | None) -> KeptParts:
             "expected from them.",
             "Time a method that removes channels.",
         )
-    if record.pruned.method.prunes_experts:
-        raise JobError(
-            "Models with fewer or narrower experts are not timed yet.",
-            "Export one, and time it where it will run.",
-        )
     if record.pruned.spec.is_quantised:
         raise JobError(
             "A quantised model is not timed: here its weights are full numbers again, as fast as before.",
