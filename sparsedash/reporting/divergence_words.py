@@ -9,9 +9,10 @@ from typing import Any
 
 from sparsedash.reporting.html import Table
 from sparsedash.reporting.verdicts import VERDICT_SIGNS
-from sparsedash.reporting.wording import MINUS, first_upper, limit_factor, size
+from sparsedash.reporting.wording import MINUS, first_upper, limit_factor, quantity, size
 from sparsedash.schema.divergence_records import DivergenceFigures, Estimate
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.stats.divergence_figures import MOST_CUT
 from sparsedash.stats.task_verdicts import TaskVerdict, joint_verdict
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Loss
 
@@ -28,13 +29,15 @@ _VERDICTS = {
 @dataclass(frozen=True, kw_only=True)
 class ModelDivergence:
     """A model beside its base. loss: the verdict on perplexity; None where the blocks of text are
-    not known. size_bytes: of its file; None where that is not known.
+    not known. size_bytes: of its file; None where that is not known. n_cut: right tokens that its
+    base file cuts off.
     """
 
     name: str
     figures: DivergenceFigures
     loss: Loss | None = None
     size_bytes: int | None = None
+    n_cut: int = 0
 
 
 def models_rows(models: Sequence[ModelDivergence]) -> list[list[str]]:
@@ -106,6 +109,22 @@ def divergence_sentence(model: ModelDivergence, tolerance: Tolerance) -> str:
     return sentence
 
 
+def cut_sentence(model: ModelDivergence) -> str:
+    """How far the figures are bounds, since a base file cuts off what is very unlikely; "" where
+    they are none.
+    """
+    if not model.n_cut:
+        return ""
+    n_tokens = model.figures.n_tokens or 0
+    sentence = (
+        f"{model.name}: {quantity(model.n_cut, 'right token')} of {n_tokens:,}, 16 nats or more below the first "
+        "choice, cut off in its base file, so that perplexity and KLD are at least these."
+    )
+    if model.n_cut > MOST_CUT * n_tokens:
+        return f"{sentence} Above {100 * MOST_CUT:g} % nothing is within."
+    return sentence
+
+
 def _verdict(model: ModelDivergence) -> TaskVerdict:
     return "not judged" if model.loss is None else model.loss.verdict
 
@@ -121,6 +140,7 @@ def divergence_document(model: ModelDivergence, tolerance: Tolerance) -> dict[st
         "format": DIVERGENCE_FORMAT,
         "model": model.name,
         "size_bytes": model.size_bytes,
+        "n_cut": model.n_cut,
         "sentence": divergence_sentence(model, tolerance),
         "verdict": _verdict(model),
         "tolerance": tolerance.as_document(),

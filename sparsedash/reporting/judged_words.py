@@ -7,6 +7,7 @@ from typing import Any
 
 from sparsedash.reporting.divergence_words import (
     ModelDivergence,
+    cut_sentence,
     divergence_rows,
     divergence_sentence,
     models_rows,
@@ -179,6 +180,7 @@ def divergence_parts(
     if len(models) > 1:
         parts = [models_rows(models)]
     parts += [divergence_sentence(model, tolerance) for model in models]
+    parts += filter(None, map(cut_sentence, models))
     if text:
         parts.append(text)
     if figures.n_tokens is None:

@@ -136,6 +136,8 @@ def _divergence(
     """What base files of llama.cpp, the first of the base model, or what it printed of one model or
     several, say; None of other files.
     """
+    losses = dict[str, Loss]()
+    n_cut_by_name = dict[str, int]()
     if is_logit_file(dense):
         if not paths:
             raise CorpusError("A base file of llama.cpp is compared with those of other models.")
@@ -143,8 +145,8 @@ def _divergence(
         names = _names(dense, paths)[1:]
         blocks_by_name = {}
         for name, path in zip(names, paths, strict=True):
-            blocks_by_name[name] = _token_blocks(base, path)
-        losses: Mapping[str, Loss] = judge_perplexity(blocks_by_name, tolerance)
+            blocks_by_name[name], n_cut_by_name[name] = _token_blocks(base, path)
+        losses = judge_perplexity(blocks_by_name, tolerance, n_cut_by_name)
         figures = list(map(divergence_figures, blocks_by_name.values()))
         text = f"Text: the {base.tokens.size:,} tokens of {dense.name}."
     elif dense.suffix in SUFFIXES or printed_divergence(dense) is None:
@@ -157,7 +159,6 @@ def _divergence(
             if figures_by_name is None:
                 raise CorpusError(f"{name} holds no figures that llama-perplexity printed.")
             figures.append(printed_figures(figures_by_name))
-        losses = {}
         # A perplexity of the base model is of its text.
         text = ""
         if len({f"{model.base_perplexity:.4f}" for model in figures}) > 1:
@@ -172,7 +173,11 @@ def _divergence(
     models = []
     for name, model_figures, size_bytes in zip_longest(names, figures, sizes):
         model = ModelDivergence(
-            name=name, figures=model_figures, loss=losses.get(name), size_bytes=size_bytes
+            name=name,
+            figures=model_figures,
+            loss=losses.get(name),
+            size_bytes=size_bytes,
+            n_cut=n_cut_by_name.get(name, 0),
         )
         models.append(model)
     parts = divergence_parts(models, text, tolerance)
@@ -181,15 +186,19 @@ def _divergence(
     return parts, divergences_document(models, text, tolerance)
 
 
-def _token_blocks(base: LogitFile, path: Path) -> list[TokenDivergences]:
-    """The divergences of a model from the base, a block a chunk of text. Raises CorpusError."""
+def _token_blocks(base: LogitFile, path: Path) -> tuple[list[TokenDivergences], int]:
+    """The divergences of a model from the base, a block a chunk of text, and how many right tokens
+    its file cuts off. Raises CorpusError.
+    """
     if not is_logit_file(path):
         raise CorpusError(f"{path.name} is no base file of llama.cpp, as {base.path.name} is.")
     rows_by_chunk = dict[int, list[TokenDivergences]]()
+    n_cut = 0
     for rows in paired_rows(base, read_logit_file(path)):
         tokens = token_divergences(rows.base, rows.changed, rows.targets)
         rows_by_chunk.setdefault(rows.chunk, []).append(tokens)
-    return [joined_tokens(parts) for parts in rows_by_chunk.values()]
+        n_cut += rows.n_cut
+    return [joined_tokens(parts) for parts in rows_by_chunk.values()], n_cut
 
 
 def text_lines(parts: Sequence[Part]) -> list[str]:

@@ -3,7 +3,7 @@ on one text, in llama.cpp's words and units.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 
 import numpy as np
@@ -24,6 +24,10 @@ LEAST_LOG = -16.0
 """Of the base: less likely tokens do not count in a divergence."""
 _LARGEST_POWER = 700.0
 """Of e, that is a number of double precision."""
+MOST_CUT = 0.001
+"""Share of the right tokens that a base file may cut off, 16 nats below the first choice, in a model that is
+called within.
+"""
 _TAIL_TOKENS = 10
 """A quantile is given where so many tokens lie beyond it."""
 
@@ -50,8 +54,8 @@ def token_divergences(base: Floats, other: Floats, targets: Whole) -> TokenDiver
     terms = np.where(base > LEAST_LOG, np.exp(base) * (base - other), 0.0)
     return TokenDivergences(
         kl=terms.sum(axis=1, dtype=np.float64),
-        base_nll=-base[rows, targets],
-        nll=-other[rows, targets],
+        base_nll=-base[rows, targets].astype(np.float64),
+        nll=-other[rows, targets].astype(np.float64),
         same_top=base.argmax(axis=1) == other.argmax(axis=1),
     )
 
@@ -108,9 +112,15 @@ def divergence_figures(blocks: Sequence[TokenDivergences]) -> DivergenceFigures:
 
 
 def judge_perplexity(
-    blocks_by_name: Mapping[str, Sequence[TokenDivergences]], tolerance: Tolerance
+    blocks_by_name: Mapping[str, Sequence[TokenDivergences]],
+    tolerance: Tolerance,
+    n_cut_by_name: Mapping[str, int],
 ) -> dict[str, Loss]:
-    """The verdicts on the rise of perplexity, over the blocks' means, by Holm together."""
+    """The verdicts on the rise of perplexity, over the blocks' means, by Holm together.
+
+    n_cut_by_name: right tokens whose likelihood by the model is an upper bound; above MOST_CUT
+    nothing is within.
+    """
     losses_by_name = {}
     for name, blocks in blocks_by_name.items():
         losses_by_name[name] = moments(
@@ -123,7 +133,12 @@ def judge_perplexity(
         interval = mean_interval(losses, width)
         return loss_of("word perplexity", losses, interval, width, most)
 
-    return judge_in_steps(list(losses_by_name), 2 * ALPHA, judge)
+    losses = judge_in_steps(list(losses_by_name), 2 * ALPHA, judge)
+    for name, loss in losses.items():
+        n_tokens = sum(len(block.kl) for block in blocks_by_name[name])
+        if loss.verdict == "within" and n_cut_by_name.get(name, 0) > MOST_CUT * n_tokens:
+            losses[name] = replace(loss, verdict="undecided")
+    return losses
 
 
 def printed_figures(printed: Mapping[str, tuple[float, float | None]]) -> DivergenceFigures:

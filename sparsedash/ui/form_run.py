@@ -249,7 +249,7 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
                 _show_sweep(settings)
             elif settings is not None:
                 _show_search(settings)
-        if isinstance(settings, RunSettings) and form.kinds:
+        if settings is not None and form.kinds:
             with places.quantising:
                 settings = _quantised(settings, form.kinds)
     form_fields.evaluation_size_field(backend, places.sizes, settings)
@@ -291,7 +291,7 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
     with heal_column:
         values = form_fields.setting_fields([_HEAL])
     with quantise_column:
-        kinds = () if is_search else _quantise_field(backend, model)
+        kinds = _quantise_field(backend, model)
     healing = st.container()
     quantising = st.container()
     widgets.section("How sure?")
@@ -417,7 +417,10 @@ def _quantise_field(backend: Backend, model: str | None) -> tuple[Quantisation, 
     """Draw the types that models are also quantised to; where there can be none, why."""
     named = backend.named_model(model) if model else None
     problem = llama_cpp_problem(model, named.family if named else None) if model else ""
-    about = "Adds the dense model and every sparse one as llama.cpp quantises them, over the size of their files."
+    about = (
+        "Adds the dense model and every sparse one, of a search its answer, as llama.cpp quantises them, over the size "
+        "of their files."
+    )
     types = [kind.upper() for kind in get_args(Quantisation)]
     chosen = st.pills(
         "Quantised too",
@@ -434,16 +437,21 @@ def _quantise_field(backend: Backend, model: str | None) -> tuple[Quantisation, 
     return tuple(cast(Quantisation, kind.lower()) for kind in types if kind in chosen)
 
 
-def _quantised(settings: RunSettings, kinds: Sequence[Quantisation]) -> RunSettings | None:
-    """The run with quantised models, of which the number is drawn; None where it cannot have any,
-    which is said.
+def _quantised(
+    settings: RunSettings | FindSettings, kinds: Sequence[Quantisation]
+) -> RunSettings | FindSettings | None:
+    """The request with quantised models, of which the number is drawn; None where it cannot have
+    any, which is said.
     """
     quantised = form_fields.validated(QUANTISE, lambda: replace(settings, quantise=tuple(kinds)))
     if quantised is not None:
-        n_more = quantised.n_sparse - settings.n_sparse
+        planned = planned_run(quantised)
+        n_more = planned.n_sparse - planned_run(settings).n_sparse
         models = f"dense and {wording.quantity(n_more // len(kinds) - 1, 'sparse model')}"
+        if isinstance(settings, FindSettings):
+            models = "dense and the answer"
         types = wording.and_join([kind.upper() for kind in kinds])
-        widths = sorted({method.width_multiple for method in quantised.methods})
+        widths = sorted({method.width_multiple for method in planned.methods})
         form_fields.show_hint(
             f"{n_more} more models: {models}, each in {types}. "
             f"Widths are multiples of {', '.join(map(str, widths))}."

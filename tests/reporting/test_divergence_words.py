@@ -43,7 +43,7 @@ def test_the_table_and_the_line_name_the_text():
 
 def test_an_undecided_verdict_says_what_would_settle_it():
     tolerance = Tolerance(ratio=1.05)
-    loss = judge_perplexity({"q4": BLOCKS[:35]}, tolerance)["q4"]
+    loss = judge_perplexity({"q4": BLOCKS[:35]}, tolerance, {})["q4"]
     model = ModelDivergence(name="q4", figures=FIGURES, loss=loss)
     parts = divergence_parts([model], "Text: t.kld.", tolerance)
     assert parts[1].startswith("q4 ")
@@ -78,3 +78,14 @@ def test_the_document_is_plain():
     assert document["kl"]["value"] == FIGURES.kl.value
     assert list(document["kl_quantiles"]) == ["0.5", "0.9", "0.95", "0.99", "0.999"]
     assert document["n_blocks"] == 40
+
+
+def test_what_a_base_file_cuts_off_is_counted_beside_its_figures():
+    model = ModelDivergence(name="q4", figures=FIGURES, n_cut=2)
+    text = "Text: t.kld."
+    cut = divergence_parts([model], text, Tolerance())[2]
+    assert cut.startswith("q4: 2 right tokens of 1,240, 16 nats or more below")
+    assert cut.endswith("Above 0.1 % nothing is within.")
+    few = divergence_parts([replace(model, n_cut=1)], text, Tolerance())[2]
+    assert few.endswith("perplexity and KLD are at least these.")
+    assert divergence_parts([replace(model, n_cut=0)], text, Tolerance())[2] == text

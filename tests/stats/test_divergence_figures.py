@@ -85,17 +85,17 @@ def test_the_rise_of_perplexity_is_judged_over_blocks():
     far = drawn_models(n_chunk=60, noise=3.0)[2]
     for logits in (base, near, far):
         blocks = blocks_of(tokens, base, logits)
-        verdicts.append(judge_perplexity({"": blocks}, Tolerance(ratio=1.2))[""].verdict)
+        verdicts.append(judge_perplexity({"": blocks}, Tolerance(ratio=1.2), {})[""].verdict)
     assert verdicts == ["within", "within", "beyond"]
     few = blocks_of(*drawn_models(n_chunk=20, noise=0.0))
-    assert judge_perplexity({"few": few}, Tolerance())["few"].verdict == "undecided"
+    assert judge_perplexity({"few": few}, Tolerance(), {})["few"].verdict == "undecided"
 
 
 def test_several_models_share_the_chance_of_error():
     tokens, base, near = drawn_models(n_chunk=60, noise=0.3)
     blocks = blocks_of(tokens, base, near)
-    alone = judge_perplexity({"one": blocks}, Tolerance(ratio=1.001))
-    together = judge_perplexity({"one": blocks, "two": blocks}, Tolerance(ratio=1.001))
+    alone = judge_perplexity({"one": blocks}, Tolerance(ratio=1.001), {})
+    together = judge_perplexity({"one": blocks, "two": blocks}, Tolerance(ratio=1.001), {})
     assert alone["one"].level == pytest.approx(0.9)
     assert together["one"].level == pytest.approx(0.95)
 
@@ -103,3 +103,13 @@ def test_several_models_share_the_chance_of_error():
 def test_a_missing_line_of_printed_figures_is_named():
     with pytest.raises(CorpusError, match="has no line Median KLD"):
         printed_figures({"Mean KLD": (0.1, None)})
+
+
+def test_nothing_is_within_whose_file_cuts_off_more_than_a_token_of_a_thousand():
+    tokens, base, near = drawn_models(n_chunk=60, noise=0.3)
+    blocks = blocks_of(tokens, base, near)
+    verdicts = []
+    for n_cut in (1, 2):
+        losses = judge_perplexity({"near": blocks}, Tolerance(ratio=1.2), {"near": n_cut})
+        verdicts.append(losses["near"].verdict)
+    assert (verdicts, 60 * 31) == (["within", "undecided"], 1_860)

@@ -121,6 +121,7 @@ REQUESTS = {
     "healed, quantised": replace(
         SETTINGS, methods=(method_named("obs"),), heal_steps=(0, 12), quantise=("q4_0",)
     ),
+    "search, quantised": FindSettings(method=method_named("best"), quantise=("q8_0", "q4_k_m")),
     "search of healed models": FindSettings(method=method_named("best"), heal_steps=8),
     "custom search": FindSettings(method=MethodSettings(saliency="wifv", damping=0.5)),
 }
@@ -243,6 +244,9 @@ def test_quantised_models_are_counted_and_refused_with_the_reason(open_page, bac
         "3 more models: dense and 2 sparse models, each in Q6_K. Widths are multiples of 256."
         in words(app)
     )
+    app = open_page("prune", goal=SEARCH, quantise="Q6_K")
+    more = "2 more models: dense and the answer, each in Q6_K. Widths are multiples of 256."
+    assert more in words(app)
     app.selectbox(key="dtype").select("bfloat16").run()
     assert "float32 where models are quantised" in words(app) and button(app, "Start").disabled
     backend.named = NamedModel(family="phi3", shape=None)

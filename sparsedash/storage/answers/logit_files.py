@@ -22,6 +22,8 @@ _MAGIC = b"_logits_"
 _HEADER_BYTES = 20
 _MOST_VOCABULARY = 1_000_000
 _MOST_CONTEXT = 1_000_000
+_LARGEST_GAP = 15.9999
+"""Nats below the first choice from which a log-probability may have been cut off."""
 _PADDING = 4
 """Values before those of a row that hold its scale and offset."""
 _ROWS_VALUES = 2**23
@@ -55,13 +57,15 @@ class LogitFile:
 @dataclass(frozen=True, kw_only=True)
 class LogitRows:
     """Some positions of a chunk. base, changed: (n, v) log-probabilities. targets: (n,) the tokens
-    that follow.
+    that follow. n_cut: how many of these are so unlikely by the changed model that its file cuts
+    them off.
     """
 
     chunk: int
     base: npt.NDArray[np.float32]
     changed: npt.NDArray[np.float32]
     targets: npt.NDArray[np.int32]
+    n_cut: int
 
 
 def is_logit_file(path: Path) -> bool:
@@ -125,11 +129,15 @@ def paired_rows(base: LogitFile, other: LogitFile) -> Iterator[LogitRows]:
             for start in range(0, base.n_rows, n_together):
                 n = min(n_together, base.n_rows - start)
                 place = first + start + 1
+                targets = base.tokens[chunk, place : place + n]
+                changed = _log_probabilities(other, other_stream.read(2 * n * other.row_values))
+                gaps = changed.max(axis=1) - changed[np.arange(n), targets]
                 yield LogitRows(
                     chunk=chunk,
                     base=_log_probabilities(base, base_stream.read(2 * n * base.row_values)),
-                    changed=_log_probabilities(other, other_stream.read(2 * n * other.row_values)),
-                    targets=base.tokens[chunk, place : place + n],
+                    changed=changed,
+                    targets=targets,
+                    n_cut=int((gaps > _LARGEST_GAP).sum()),
                 )
 
 
