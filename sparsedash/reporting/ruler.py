@@ -215,7 +215,7 @@ def _sign(mark: Mark) -> str:
 
 def _pin_label(pin: LimitEstimate) -> str:
     """What stands beside a pin."""
-    return f"limit at about {pin.percent:.2g}{NBSP}%"
+    return f"estimated limit: {pin.percent:.2g}{NBSP}%"
 
 
 def _pin_words(pin: LimitEstimate) -> str:

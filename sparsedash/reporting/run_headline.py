@@ -169,7 +169,8 @@ def _sentences(results: RunResults, facts: Findings) -> list[str]:
         within = sparsity_percent(bounds.contradicting[-1].permille)
         return [f"Results contradict: {beyond} is too much, yet {within} can go."]
     lead = _race_words(facts.race) if facts.race else ""
-    clauses = _clauses(bounds, first_decided=not lead)
+    has_more = results.run.settings.evaluation.n_passages is not None
+    clauses = _clauses(bounds, has_more, first_decided=not lead)
     if lead:
         while len(clauses) > 1 and n_words(f"{lead} {' '.join(clauses)}") > MOST_WORDS:
             clauses.pop()
@@ -188,8 +189,11 @@ def _shown(models: Sequence[ModelResult]) -> list[ModelResult]:
     return [model for model in models if not model.is_unchanged]
 
 
-def _clauses(bounds: Bounds[ModelResult], first_decided: bool = True) -> list[str]:
-    """What can go, what is too much, what is open, without full stops."""
+def _clauses(bounds: Bounds[ModelResult], has_more: bool, first_decided: bool = True) -> list[str]:
+    """What can go, what is too much, what is open, without full stops.
+
+    has_more: whether the text has passages that the run did not ask.
+    """
     clauses = []
     if bounds.within:
         verb = "can go"
@@ -200,18 +204,19 @@ def _clauses(bounds: Bounds[ModelResult], first_decided: bool = True) -> list[st
         clauses.append(f"{sparsity_percent(bounds.beyond.permille)} is too much")
     if bounds.between:
         is_first = first_decided and not bounds.within
-        clauses.insert(0 if is_first else len(clauses), _open_words(bounds.between))
+        clauses.insert(0 if is_first else len(clauses), _open_words(bounds.between, has_more))
     return clauses
 
 
-def _open_words(models: Sequence[ModelResult]) -> str:
-    """ "10 % needs more passages", "10 to 30 % need more passages"."""
+def _open_words(models: Sequence[ModelResult], has_more: bool) -> str:
+    """ "10 % needs more passages", "10 to 30 % are undecided"."""
     shares = [model.permille for model in models]
     names = and_join([sparsity_percent(share) for share in shares])
     if len(shares) > _MOST_SHARES:
         names = f"{shares[0] / 10:g} to {sparsity_percent(shares[-1])}"
     is_one = len(shares) == 1
-    if all(model.verdict.perplexity.verdict == "undecided" for model in models):
+    is_perplexity_open = all(model.verdict.perplexity.verdict == "undecided" for model in models)
+    if has_more and is_perplexity_open:
         verb = "needs" if is_one else "need"
         return f"{names} {verb} more passages"
     verb = "is" if is_one else "are"
@@ -243,11 +248,12 @@ def _race_words(race: Race) -> str:
 
 
 def _short_name(model: ModelResult) -> str:
-    """The name of a method, of a long one its saliency."""
+    """The name of a method in quotation marks, of a long one its saliency: "best" is a word, too."""
     name = spec_title(model.spec.before_healing)
-    if model.spec.is_healed:
-        name = f"healed {name}"
-    return name if n_words(name) <= _MOST_IN_NAME else f"the {model.method.saliency} method"
+    is_long = n_words(name) + model.spec.is_healed > _MOST_IN_NAME
+    if is_long:
+        return f"the {model.method.saliency} method"
+    return f"healed “{name}”" if model.spec.is_healed else f"“{name}”"
 
 
 def _search_sentences(results: RunResults, facts: Findings, search: FindResult) -> list[str]:

@@ -46,7 +46,7 @@ well, is not.
 
 CHART = "svg png csv"
 SHOWN = [
-    ("finished", "", "10 to 30 % need more passages.", CHART),
+    ("finished", "", "10 to 30 % are undecided.", CHART),
     ("finished", "compare", "10 % is too close to call on 120 passages", f"csv {CHART}"),
     ("finished", "prune?view=published", "20 published results", "csv csv"),
     ("finished", "compare?view=layers", "Half of the layers lost", f"{CHART} csv"),

@@ -42,13 +42,13 @@ RESULTS = {
     ),
     "undecided-between": (
         sweep_of(WITHIN, UNDECIDED, BEYOND),
-        "10 % can go. 30 % is too much. 20 % needs more passages.",
+        "10 % can go. 30 % is too much. 20 % is undecided.",
     ),
     "all-within": (sweep_of(WITHIN, shifted(0.02, 200)), "20 % can go. More: not tested."),
     "all-beyond": (sweep_of(BEYOND, shifted(0.6, 400)), "30 % is too much. Less: not tested."),
     "all-undecided": (
         sweep_of(*(shifted(0.09, share, spread=1.0) for share in (100, 200, 300))),
-        "10 to 30 % need more passages.",
+        "10 to 30 % are undecided.",
     ),
     "random": (
         sweep_of(shifted(12.0, 900, method="random")),
@@ -64,11 +64,11 @@ RESULTS = {
     ),
     "won": (
         sweep_of(shifted(0.01, 100), shifted(0.6, 100, method="random")),
-        "least-squares keeps most: 10 % can go.",
+        "“least-squares” keeps most: 10 % can go.",
     ),
     "tied": (
         sweep_of(WITHIN, shifted(0.02, 100, 1.0, "magnitude"), shifted(0.4, 100, method="random")),
-        "least-squares and magnitude are tied: 10 % can go.",
+        "“least-squares” and “magnitude” are tied: 10 % can go.",
     ),
     "unfinished": (sweep_of(WITHIN, finished=False), "So far: 10 % can go."),
     "waiting": (sweep_of(finished=False), "The dense model is evaluated; no sparse model yet."),
@@ -89,6 +89,15 @@ RESULTS = {
 def test_a_headline_says_how_much_can_go_in_fourteen_words(results, sentence):
     assert said(results) == sentence
     assert run_headline.n_words(sentence) <= run_headline.MOST_WORDS
+
+
+def test_more_passages_are_asked_for_where_the_text_has_them():
+    results = sweep_of(WITHIN, UNDECIDED, BEYOND)
+    evaluation = replace(results.run.settings.evaluation, n_passages=120)
+    settings = replace(results.run.settings, evaluation=evaluation)
+    records = [model.record for model in results.models]
+    part = results_of(replace(results.run, settings=settings), records)
+    assert said(part) == "10 % can go. 30 % is too much. 20 % needs more passages."
 
 
 def test_a_stopped_run_is_not_said_to_go_on():
