@@ -73,7 +73,7 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
         **_setting_values(run.evaluation),
         "width": str(width),
         "budget": run.budget,
-        "heal-steps": str(steps),
+        "heal": f"{steps} steps" if steps else "",
         "tasks": list(run.evaluation.tasks) or "",
         QUANTISE: [kind.upper() for kind in run.quantise] or "",
     }

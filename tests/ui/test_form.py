@@ -225,8 +225,9 @@ def test_healing_that_is_not_possible_is_refused_under_its_field(open_page, back
         raise JobError("How long healing takes is not known yet.")
 
     monkeypatch.setattr(backend, "healing_steps", unknown)
-    app = open_page("prune", **{"heal": "6", "heal-steps": "8"})
-    assert "minutes or steps" in words(app) and button(app, "Start").disabled
+    for odd in ("soon", "6 min 8 steps", "1441", "-6"):
+        app = open_page("prune", heal=odd)
+        assert "up to 1,440 minutes, or steps" in words(app) and button(app, "Start").disabled
     app = open_page("prune", goal=SWEEP, heal="6")
     assert "not known yet" in words(app) and button(app, "Start").disabled
     monkeypatch.setattr(backend, "healing_steps", lambda minutes, settings: 8 * minutes)
@@ -277,7 +278,7 @@ def test_a_number_in_the_address_that_the_field_cannot_hold_leaves_its_own(value
         row.key: row.default
         for settings in (MethodSettings, CalibrationSettings, EvaluationSettings)
         for row in field_rows(settings).values()
-    } | {"heal": 0, "heal-steps": 0}
+    }
     shown = open_page(
         "prune", goal=SWEEP, own="true", saliency="fisher", **dict.fromkeys(names, value)
     )
