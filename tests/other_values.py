@@ -49,6 +49,7 @@ OTHER = {
         "sparsities_permille": (100,),
         "heal_steps": (0, 24),
         "quantise": ("q8_0",),
+        "quantised_permille": (100,),
         "calibration": CalibrationSettings(seed=1),
         "evaluation": EvaluationSettings(n_passages=10),
         "residency": "streamed",

@@ -67,7 +67,7 @@ def removal_error(method: MethodSettings, shape: ModelShape) -> SettingsError | 
             advice = "Choose a method that removes whole experts or layers."
     elif method.removes_channels and not any(shape.widths):
         message = "This model has experts in place of MLPs, and this method removes channels of MLPs alone."
-        advice = "Choose a method for experts or layers."
+        advice = "Choose expert-channels for channels of its experts, or experts or layers."
     elif not method.is_structured and method.scope == "mlp" and not any(shape.widths):
         message = "This model has no MLP whose weights can be removed."
         advice = "Choose the decoder as scope, or a method that removes whole layers."

@@ -319,6 +319,8 @@ def _sparse_model(job: Job) -> str:
         return ""
     if isinstance(settings, FindSettings):
         trial = f"trial {point + 1}"
+        if job.progress.message.endswith(tuple(kind.upper() for kind in settings.quantise)):
+            trial = "after the search"
         return f"{trial}: {job.progress.message}" if job.progress.message else trial
     points = settings.points
     if not 0 <= point < len(points):

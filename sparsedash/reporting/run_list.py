@@ -58,6 +58,13 @@ RUN_ADDRESS_LENGTH = 16
 MOST_LINES = MOST_RUNS = len(SYMBOLS)
 """Of one chart; more could not be told apart."""
 _LONGEST_LABEL = 2 * LONGEST
+_COLUMNS: dict[Measure, tuple[str, ...]] = {
+    "word perplexity": ("Times dense", "Verdict"),
+    "accuracy": ("Change, points", "p", "Verdict"),
+    "flips": ("Broke", "Fixed", "p"),
+    "share right": ("Accuracy",),
+}
+"""Heads of the columns of numbers under the chart of a measure."""
 """Two short lines beside the chart, which leave a phone's most of its width."""
 _EACH = "Intervals hold within each run, not across runs."
 
@@ -413,7 +420,7 @@ class Overlay:
 
     measures: what can be drawn. models: what the address of the compare page says of each model
     beside its dense one, by the record's key. signs: the mark and letter of each line, with
-    what they stand for; empty where lines have their own names.
+    what they stand for; empty where lines have their own names. numbers: a table for each measure.
     notes: what is not drawn, and why; plain text.
     """
 
@@ -421,7 +428,7 @@ class Overlay:
     measures: Sequence[Measure]
     models: Mapping[str, dict[str, str]]
     signs: Mapping[str, str]
-    numbers: Table
+    numbers: Mapping[Measure, Table]
     notes: Sequence[str]
 
     @property
@@ -490,7 +497,7 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
         measures=measures,
         models=comparisons,
         signs=signs,
-        numbers=_numbers_table(lines),
+        numbers={measure: _numbers_table(lines, measure) for measure in measures},
         notes=notes,
     )
 
@@ -518,8 +525,8 @@ def _comparable(runs: Sequence[RunResults], notes: list[str]) -> list[RunResults
     return same[:MOST_RUNS]
 
 
-def _numbers_table(lines: Sequence[_Line]) -> Table:
-    """Every model of these lines with its loss."""
+def _numbers_table(lines: Sequence[_Line], measure: Measure) -> Table:
+    """Every model of these lines with what a measure says of it; its file holds all measures."""
     rows = []
     for line in lines:
         for model in line.models:
@@ -530,8 +537,12 @@ def _numbers_table(lines: Sequence[_Line]) -> Table:
                 **verdicts.reached_percents(line.run, model),
             }
             share = sparsity_words(model.permille, model.method)
-            name = Cell("Model", f"{line.label}, {share}", values)
-            rows.append([name, *verdicts.loss_cells(model)])
+            shown = []
+            for cell in (verdicts.accuracy_cell(model.record), *verdicts.loss_cells(model)):
+                values |= cell.values
+                if cell.head in _COLUMNS[measure]:
+                    shown.append(Cell(cell.head, cell.text))
+            rows.append([Cell("Model", f"{line.label}, {share}", values), *shown])
     caption = f"Each model against its own dense model, on the same passages. {_EACH}"
     return Table.of_cells("The numbers of these runs", caption, rows)
 

@@ -358,6 +358,18 @@ def loss_cells(judged: ModelResult) -> list[Cell]:
     ]
 
 
+def accuracy_cell(record: Record) -> Cell:
+    """The share of right last words of a model by itself, with its interval."""
+    accuracy = record.last_word.accuracy
+    low, high = accuracy_interval(record)
+    values: dict[str, Value] = {
+        "accuracy_percent": 100 * accuracy,
+        "accuracy_percent_low": 100 * low,
+        "accuracy_percent_high": 100 * high,
+    }
+    return Cell("Accuracy", f"{percent(accuracy)}\n{interval((low, high))}", values)
+
+
 def finite_ratio(nats: float) -> float | None:
     """A loss in nats as a multiple of dense's word perplexity; None where it is no number of
     JSON.
@@ -458,18 +470,11 @@ def _score_cells(results: RunResults, name: str, model: ModelResult) -> list[Cel
     right = f"{score.right:,}"
     if score.total != total:
         right = f"{right} of {score.total:,}"
-    low, high = accuracy_interval(record)
-    accuracy: dict[str, Value] = {
-        "accuracy_percent": 100 * score.accuracy,
-        "accuracy_percent_low": 100 * low,
-        "accuracy_percent_high": 100 * high,
-    }
-    accuracy_text = f"{percent(score.accuracy)}\n{interval((low, high))}"
     word_perplexity = record.word_perplexity
     return [
         *cells,
         Cell(f"Right of {total:,}", right, {"right": score.right, "passages": score.total}),
-        Cell("Accuracy", accuracy_text, accuracy),
+        accuracy_cell(record),
         Cell("Word perplexity", perplexity(word_perplexity), {"word_perplexity": word_perplexity}),
     ]
 

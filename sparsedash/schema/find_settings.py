@@ -17,7 +17,7 @@ from sparsedash.schema.settings import (
     request_key,
     settings_from_plain,
 )
-from sparsedash.schema.sparse_spec import MAX_HEAL_STEPS, SparseSpec
+from sparsedash.schema.sparse_spec import MAX_HEAL_STEPS, Quantisation, SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 
 PLANNED = (450, 225, 113, 57, 28, 14)
@@ -30,7 +30,8 @@ known on the way.
 class FindSettings:
     """One search: a model, one method, one calibration, and the tolerance.
 
-    heal_steps: of healing of every model that is tried. evaluation: a model answers at most its
+    heal_steps: of healing of every model that is tried. quantise: types that dense and the answer
+    are quantised to as well, once it is found; widths as in a run. evaluation: a model answers at most its
     passages, and its tasks where these are within.
     residency, prompts,
     revisions: see RunSettings.
@@ -48,6 +49,7 @@ class FindSettings:
         flag_help="heal for N steps instead of minutes: the dense model teaches the sparse one; 0 heals nothing",
         help="The dense model teaches the sparse one on the calibration text and more of it. 0: not healed.",
     )
+    quantise: tuple[Quantisation, ...] = ()
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     tolerance: Tolerance = field(default_factory=Tolerance)
@@ -56,7 +58,9 @@ class FindSettings:
     revisions: tuple[tuple[str, str], ...] = RunSettings.revisions
 
     def __post_init__(self) -> None:
-        self.run((100,))
+        # With the width multiple that the quantised types need.
+        (method,) = self.run((100,), (100,)).methods
+        object.__setattr__(self, "method", method)
         if self.method.pattern in FIXED_PERMILLE:
             raise SettingsError(
                 "method", self.method.pattern, "a pattern that does not decide the sparsity itself"
@@ -79,8 +83,11 @@ class FindSettings:
         """The model that is tried at this sparsity."""
         return SparseSpec(self.method, permille, self.heal_steps)
 
-    def run(self, permilles: tuple[int, ...]) -> RunSettings:
-        """The run with these sparsities (per mille) as its trials. Raises SettingsError."""
+    def run(self, permilles: tuple[int, ...], quantised: tuple[int, ...] = ()) -> RunSettings:
+        """The run with these sparsities (per mille) as its trials. Raises SettingsError.
+
+        quantised: sparsities of those that are quantised; none: dense is not either.
+        """
         shared = (
             "model",
             "dtype",
@@ -95,6 +102,8 @@ class FindSettings:
             methods=(self.method,),
             sparsities_permille=permilles,
             heal_steps=(self.heal_steps,),
+            quantise=self.quantise if quantised else (),
+            quantised_permille=quantised if self.quantise else (),
             **values,
         )
 
@@ -114,7 +123,9 @@ def run_or_find_settings(kind: str, plain: Mapping[str, Any]) -> RunSettings | F
 
 def planned_run(settings: RunSettings | FindSettings) -> RunSettings:
     """The run of a job; of a search one with its usual number of trials, for estimates."""
-    return settings.run(PLANNED) if isinstance(settings, FindSettings) else settings
+    if isinstance(settings, FindSettings):
+        return settings.run(PLANNED, PLANNED[-1:])
+    return settings
 
 
 TrialVerdict = Literal["within", "beyond", "undecided"]

@@ -59,6 +59,8 @@ MIN_TOKENS_PER_CHANNEL = 4
 """Of calibration text, for each inner channel of the widest MLP; fewer are refused."""
 
 _OF_TASKS = ("tasks", "task_limit", "task_shots")
+_NAMED_WHERE_SET = {"settings": "quantised_permille", "find": "quantise"}
+"""A setting that is part of a request's name only where it is set, by the kind of request."""
 
 PUBLISHED_LONGEST = 197
 """Tokens of the longest passage that the published rule can judge: 196 to read, and the last to
@@ -220,7 +222,8 @@ class RunSettings:
     catalog.presets'.
     heal_steps: of healing where a method removes channels, in turn; 0: a model that is not healed.
     quantise: types that dense and such models are quantised to as well; the widths become multiples
-    of what the types need of a row.
+    of what the types need of a row. quantised_permille: sparsities (per mille) of the models that
+    are; all where none is named.
     residency: the results are the same, so that it is no part of any key. prompts: no part of those
     of records.
     revisions: commits of what is read from the hub, as of when the run was asked for: by the
@@ -253,6 +256,7 @@ class RunSettings:
     )
     heal_steps: tuple[int, ...] = (0,)
     quantise: tuple[Quantisation, ...] = ()
+    quantised_permille: tuple[int, ...] = ()
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     residency: Residency = setting(
@@ -299,6 +303,10 @@ class RunSettings:
             raise SettingsError(
                 "sparsities", percents_text(self.sparsities_permille), "all different"
             )
+        if not set(self.quantised_permille) <= set(self.sparsities_permille):
+            allowed = f"some of {percents_text(self.sparsities_permille)}"
+            named = percents_text(self.quantised_permille)
+            raise SettingsError("quantised sparsities", named, allowed)
 
     @property
     def model_commit(self) -> str:
@@ -331,6 +339,15 @@ class RunSettings:
             require_whole("heal steps", n_steps, 0, MAX_HEAL_STEPS)
         if any(method.can_be_healed for method in self.methods):
             return
+        if any(method.prunes_experts for method in self.methods):
+            advice = "Leave it out, or add a method that removes channels of MLPs, or layers."
+            for name, verb, values in (
+                ("healing", "healed", self.heal_steps),
+                ("quantise", "quantised", self.quantise),
+            ):
+                if any(values):
+                    problem = f"Models with fewer or narrower experts cannot be {verb} here."
+                    raise SettingsError(name, message=problem, advice=advice)
         if any(self.heal_steps):
             steps = f"{max(self.heal_steps)} steps"
             allowed = "off where no method removes channels or layers"
@@ -352,8 +369,10 @@ class RunSettings:
             kinds: tuple[Quantisation | Literal[""], ...]
             kinds = ("", *self.quantise) if method.can_be_healed else ("",)
             permilles = filter(None, method.sparsities(self.sparsities_permille))
+            quantised = set(self.quantised_permille or self.sparsities_permille)
             for n_steps, kind, permille in product(steps, kinds, permilles):
-                specs.append(SparseSpec(method, permille, n_steps, kind))
+                if not kind or permille in quantised:
+                    specs.append(SparseSpec(method, permille, n_steps, kind))
         return tuple(specs)
 
     def healed(self, n_steps: int) -> "RunSettings":
@@ -460,6 +479,9 @@ def request_key(
     evaluation: its own. contents: hashes of the local files that it names, as of now.
     """
     values = {name: value for name, value in asdict(settings).items() if name != "residency"}
+    # Requests made before there was this setting keep their names.
+    if not values[_NAMED_WHERE_SET[kind]]:
+        del values[_NAMED_WHERE_SET[kind]]
     if not evaluation.tasks:
         values["evaluation"] = evaluation.about_passages
     return digest({kind: values, "stamps": dict(contents or {}), "stages": STAGE_VERSIONS})

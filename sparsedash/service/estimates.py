@@ -177,8 +177,19 @@ def run_parts(
         if method and full not in pruned:
             part = _counted_part(workload, "prune", point, full)
             is_first = all(earlier.method != method for earlier in pruned)
-            if workload and part.basis == "counted" and is_first:
-                part = replace(part, seconds=part.seconds + shared_pruning_s(workload, method))
+            seconds = part.seconds
+            if method.prunes_experts:
+                # One walk makes the models of all points for the first of them.
+                walked = _walked_together(settings, unstored, full)
+                is_first = full == walked[0]
+                seconds = 0.0
+                if is_first:
+                    parts_of = [_counted_part(workload, "prune", spec=model) for model in walked]
+                    seconds = sum(counted.seconds for counted in parts_of)
+            if workload and part.basis == "counted":
+                if is_first:
+                    seconds += shared_pruning_s(workload, method)
+                part = replace(part, seconds=seconds)
             parts.append(part)
             pruned.add(full)
             if full.heal_steps and full not in stored_specs:
@@ -191,6 +202,22 @@ def run_parts(
             parts += [_counted_part(workload, stage) for stage in evaluation]
         parts += [_counted_part(workload, stage, point, spec) for stage in evaluation]
     return parts
+
+
+def _walked_together(
+    settings: RunSettings, unstored: Sequence[int], spec: SparseSpec
+) -> list[SparseSpec]:
+    """Sparse models with fewer or narrower experts that are made while the text is read for this
+    one, which is one of them, in order.
+    """
+    walked = list[SparseSpec]()
+    for point in unstored:
+        model = settings.points[point].before_quantising
+        if model.method is None or not model.method.prunes_experts or model in walked:
+            continue
+        if mix_share(model, settings.calibration) == mix_share(spec, settings.calibration):
+            walked.append(model)
+    return walked
 
 
 def _counted_part(

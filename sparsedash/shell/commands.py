@@ -91,7 +91,7 @@ COMMANDS = (
         "find",
         f"{_MODEL} --evaluation builtin:cloze-402 --within 1.5 --within-points 10",
         run_commands.find_command,
-        (*SEARCH_FLAGS, "--heal", *TOLERANCE_FLAGS, *_OUTPUT),
+        (*SEARCH_FLAGS, "--heal", "--quantise", *TOLERANCE_FLAGS, *_OUTPUT),
     ),
     Command(
         "time",

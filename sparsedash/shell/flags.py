@@ -326,8 +326,8 @@ def run_from_flags(arguments: argparse.Namespace) -> RunSettings:
     )
 
 
-def quantised_from_flags(settings: RunSettings, arguments: argparse.Namespace) -> RunSettings:
-    """The run with the quantised models that --quantise names. Raises SettingsError."""
+def quantised_from_flags(settings: R, arguments: argparse.Namespace) -> R:
+    """The request with the quantised models that --quantise names. Raises SettingsError."""
     names = [name.lower() for name in _split(arguments.quantise)]
     types = get_args(Quantisation)
     for name in names:

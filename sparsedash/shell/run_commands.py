@@ -197,7 +197,7 @@ def stored_run_document(
 
 def find_command(arguments: argparse.Namespace) -> terminal.Work:
     """Find the largest sparsity within the tolerance."""
-    settings = search_from_flags(arguments)
+    settings = quantised_from_flags(search_from_flags(arguments), arguments)
     write = terminal.result_writer(arguments)
     settings, store = open_store_for(settings, arguments)
     if n_steps := _healing_steps(settings.run((1,)), store, arguments):

@@ -317,10 +317,10 @@ def _show_experts(results: RunResults, record: Record, stem: str) -> None:
     )
     if pruned.few_tokens:
         n_kept = sum(expert.is_kept for layer in experts for expert in layer)
-        verb = "was" if pruned.few_tokens == 1 else "were"
+        verb, reached = ("was", "it") if pruned.few_tokens == 1 else ("were", "them")
         widgets.note(
             f"{pruned.few_tokens:,} of {n_kept:,} kept experts {verb} not refitted: too few "
-            "calibration tokens reached them."
+            f"calibration tokens reached {reached}."
         )
     with st.expander("The experts of a layer as a table"):
         layers = [index for index, layer in enumerate(experts) if layer]

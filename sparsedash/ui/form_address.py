@@ -52,7 +52,7 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
     heals beside the models that are not healed.
     """
     search = isinstance(settings, FindSettings)
-    run = settings.run((1,)) if isinstance(settings, FindSettings) else settings
+    run = settings.run((1,), (1,)) if isinstance(settings, FindSettings) else settings
     usual = MethodSettings()
     widths = {method.width_multiple for method in run.methods if method.uses("width_multiple")}
     steps = max(run.heal_steps)
@@ -73,7 +73,7 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
         **_setting_values(run.evaluation),
         "width": str(width),
         "budget": run.budget,
-        "heal-steps": str(steps),
+        "heal": f"{steps} steps" if steps else "",
         "tasks": list(run.evaluation.tasks) or "",
         QUANTISE: [kind.upper() for kind in run.quantise] or "",
     }

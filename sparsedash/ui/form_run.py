@@ -2,6 +2,7 @@
 more settings.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -78,10 +79,6 @@ _METHOD = field_rows(MethodSettings)
 _CALIBRATION = field_rows(CalibrationSettings)
 _EVALUATION = field_rows(EvaluationSettings)
 _ROWS = [*_RUN.values(), *_CALIBRATION.values(), *_EVALUATION.values(), *_METHOD.values()]
-_STEPS = replace(
-    field_rows(FindSettings)["heal_steps"],
-    help="Instead of minutes: repeats a healed model wherever it runs.",
-)
 _AT_MOST = replace(
     _EVALUATION["n_passages"],
     label="Passages, at most",
@@ -99,23 +96,13 @@ _MORE: dict[str, tuple[tuple[FieldRow, ...], ...]] = {
         (_EVALUATION["stop_early"],),
         (_EVALUATION["rule"],),
     ),
-    "Healing": ((_STEPS,),),
     "Numbers": ((_RUN["dtype"], _METHOD["width_multiple"], _RUN["residency"]),),
 }
 """Fields that stand side by side, under their headings."""
 _OF_TASKS = (_EVALUATION["task_limit"], _EVALUATION["task_shots"])
-_HEAL = FieldRow(
-    name="heal",
-    kind="whole",
-    default=0,
-    options=(),
-    title="minutes of healing",
-    high=MOST_MINUTES,
-    label="Heal for, minutes",
-    help="The dense model teaches each one with fewer channels or layers for about so long, on the calibration text "
-    "and more of it. Healed models come next to those before healing. 0: none is healed.",
-    key="heal",
-)
+_HEAL = "heal"
+"""Key of the field of healing."""
+_HEALING = re.compile(r"(\d{1,6}) ?(m|min|minutes?|steps?)?")
 _OF_SWEEPS = ("sparsity", QUANTISE, *PRESETS)
 """Parameters of an address that name chosen sparsities, where it says no goal."""
 _LAYERS = (
@@ -146,7 +133,8 @@ class FormValues:
 
     is_search: whether the goal is a search. tolerance: None where it cannot be used. presets,
     custom: the chosen methods; custom: None where its choices do not go together. kinds: types that
-    models are also quantised to. by_key: values of settings, by the keys of their rows. shape: of
+    models are also quantised to. healing: minutes and steps, one of them 0; None where it is no
+    such text. by_key: values of settings, by the keys of their rows. shape: of
     the model; None where it is not known.
     """
 
@@ -156,6 +144,7 @@ class FormValues:
     presets: tuple[MethodSettings, ...]
     custom: tuple[MethodSettings, ...] | None
     kinds: tuple[Quantisation, ...]
+    healing: tuple[int, int] | None
     by_key: Mapping[str, Any]
     shape: ModelShape | None
 
@@ -173,7 +162,7 @@ class FormValues:
         parts = (self.tolerance, self.methods, self.by_key["sparsity"])
         if not all(parts) or self.custom is None or self.by_key["prompts"] is None:
             return False
-        return not _refused((*_ROWS, _STEPS, _HEAL), self.by_key)
+        return self.healing is not None and not _refused(_ROWS, self.by_key)
 
     @property
     def calibration(self) -> CalibrationSettings:
@@ -222,8 +211,8 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     if st.query_params.pop(FRESH, ""):
         # Streamlit keeps the value of a field that left the page, over that of an address which
         # equals its default.
-        keys = [row.key for row in (*_ROWS, _STEPS, _HEAL)]
-        for key in (*keys, "goal", "with", *PRESETS, OWN, QUANTISE):
+        keys = [row.key for row in _ROWS]
+        for key in (*keys, _HEAL, "goal", "with", *PRESETS, OWN, QUANTISE):
             st.session_state.pop(key, None)
             st.session_state.pop(f"usual-{key}", None)
     is_new = "goal" not in st.session_state and "goal" not in st.query_params
@@ -239,17 +228,15 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
                 "with" if form.is_search else "sparsity",
                 lambda: _possible(form.request(), form.shape),
             )
-        minutes = form.by_key[_HEAL.key]
-        steps = form.by_key[_STEPS.key]
-        if settings is not None and (minutes or steps):
+        if settings is not None and form.healing is not None and any(form.healing):
             with places.healing:
-                settings = _healed(backend, settings, minutes, steps)
+                settings = _healed(backend, settings, *form.healing)
         with places.run:
             if isinstance(settings, RunSettings):
                 _show_sweep(settings)
             elif settings is not None:
                 _show_search(settings)
-        if isinstance(settings, RunSettings) and form.kinds:
+        if settings is not None and form.kinds:
             with places.quantising:
                 settings = _quantised(settings, form.kinds)
     form_fields.evaluation_size_field(backend, places.sizes, settings)
@@ -289,9 +276,9 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
     about_methods = st.container()
     heal_column, quantise_column = st.columns(2)
     with heal_column:
-        values = form_fields.setting_fields([_HEAL])
+        healing_asked = _healing_field()
     with quantise_column:
-        kinds = () if is_search else _quantise_field(backend, model)
+        kinds = _quantise_field(backend, model)
     healing = st.container()
     quantising = st.container()
     widgets.section("How sure?")
@@ -303,7 +290,7 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
         label = "Use a method of your own instead" if is_search else "Add a method of your own"
         custom = _custom_method_fields(label)
         widgets.show(element("div", _methods_table().html, css="sd-wrapped"))
-    values |= {"model": model, "sparsity": sparsities}
+    values: dict[str, Any] = {"model": model, "sparsity": sparsities}
     corpus = _CALIBRATION["corpus"]
     # The text of the built-in model is there already.
     usual_text = BUILTIN_MIXED if model == BUILTIN_MODEL else SELF
@@ -326,6 +313,7 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
         presets=presets,
         custom=custom,
         kinds=kinds,
+        healing=healing_asked,
         by_key=values,
         shape=shape,
     )
@@ -389,11 +377,8 @@ def _healed(
     """The request with healing; None where it cannot be healed, or not yet, which the field
     says.
     """
-    if minutes and steps:
-        form_fields.show_problem(_STEPS.key, SparseDashError("Enter minutes or steps, not both."))
-        return None
     if steps:
-        return form_fields.validated(_STEPS.key, lambda: settings.healed(steps))
+        return form_fields.validated(_HEAL, lambda: settings.healed(steps))
     try:
         steps = backend.healing_steps(minutes, planned_run(settings))
     except SparseDashError as error:
@@ -401,9 +386,9 @@ def _healed(
             form_fields.show_hint("Measuring how fast this machine is, for the number of steps.")
             form_fields.wait_for_rates(backend)
         else:
-            form_fields.show_problem(_HEAL.key, error)
+            form_fields.show_problem(_HEAL, error)
         return None
-    healed = form_fields.validated(_HEAL.key, lambda: settings.healed(steps))
+    healed = form_fields.validated(_HEAL, lambda: settings.healed(steps))
     if healed is not None:
         work = f"{steps:,} steps of {resources.HEAL_BATCH_TOKENS:,} tokens."
         hint = f"About {minutes:,} min a model on this machine: {work}"
@@ -413,11 +398,42 @@ def _healed(
     return healed
 
 
+def _healing_field() -> tuple[int, int] | None:
+    """Draw for how long models are healed. Returns minutes and steps, one of them 0; None where it
+    is no such text.
+    """
+    text = st.text_input(
+        "Heal for",
+        key=_HEAL,
+        bind=BOUND,
+        placeholder="6 min, or 800 steps",
+        help="The dense model teaches each one with fewer channels or layers for about so long, on the calibration "
+        "text and more of it. Healed models come next to those before healing. So many steps repeat a healed model "
+        "wherever it runs. Empty: none is healed.",
+    )
+    entered = (text or "").strip().lower()
+    if not entered:
+        return 0, 0
+    parts = _HEALING.fullmatch(entered)
+    if parts is not None and (parts[2] or "").startswith("step"):
+        return 0, int(parts[1])
+    if parts is not None and int(parts[1]) <= MOST_MINUTES:
+        return int(parts[1]), 0
+    problem = SparseDashError(
+        f"Enter up to {MOST_MINUTES:,} minutes, or steps.", "For example “6 min” or “800 steps”."
+    )
+    form_fields.show_problem(_HEAL, problem)
+    return None
+
+
 def _quantise_field(backend: Backend, model: str | None) -> tuple[Quantisation, ...]:
     """Draw the types that models are also quantised to; where there can be none, why."""
     named = backend.named_model(model) if model else None
     problem = llama_cpp_problem(model, named.family if named else None) if model else ""
-    about = "Adds the dense model and every sparse one as llama.cpp quantises them, over the size of their files."
+    about = (
+        "Adds the dense model and every sparse one, of a search its answer, as llama.cpp quantises them, over the size "
+        "of their files."
+    )
     types = [kind.upper() for kind in get_args(Quantisation)]
     chosen = st.pills(
         "Quantised too",
@@ -434,16 +450,21 @@ def _quantise_field(backend: Backend, model: str | None) -> tuple[Quantisation, 
     return tuple(cast(Quantisation, kind.lower()) for kind in types if kind in chosen)
 
 
-def _quantised(settings: RunSettings, kinds: Sequence[Quantisation]) -> RunSettings | None:
-    """The run with quantised models, of which the number is drawn; None where it cannot have any,
-    which is said.
+def _quantised(
+    settings: RunSettings | FindSettings, kinds: Sequence[Quantisation]
+) -> RunSettings | FindSettings | None:
+    """The request with quantised models, of which the number is drawn; None where it cannot have
+    any, which is said.
     """
     quantised = form_fields.validated(QUANTISE, lambda: replace(settings, quantise=tuple(kinds)))
     if quantised is not None:
-        n_more = quantised.n_sparse - settings.n_sparse
+        planned = planned_run(quantised)
+        n_more = planned.n_sparse - planned_run(settings).n_sparse
         models = f"dense and {wording.quantity(n_more // len(kinds) - 1, 'sparse model')}"
+        if isinstance(settings, FindSettings):
+            models = "dense and the answer"
         types = wording.and_join([kind.upper() for kind in kinds])
-        widths = sorted({method.width_multiple for method in quantised.methods})
+        widths = sorted({method.width_multiple for method in planned.methods})
         form_fields.show_hint(
             f"{n_more} more models: {models}, each in {types}. "
             f"Widths are multiples of {', '.join(map(str, widths))}."
@@ -687,5 +708,5 @@ def _show_search(settings: FindSettings) -> None:
     ratio = settings.tolerance.ratio
     needed = passages_to_judge(log(ratio) / 2, ratio, ALPHA / 2) or FEWEST_PASSAGES
     form_fields.show_hint(
-        f"On fewer than about {wording.round_up(needed):,} passages the answer is a lower bound and an estimate."
+        f"Below about {wording.round_up(needed):,} passages: a lower bound and an estimate."
     )

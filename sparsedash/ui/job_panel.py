@@ -108,7 +108,7 @@ def _draw_waiting(backend: Backend, job: Job, queue: Sequence[Job]) -> None:
     ):
         details = _details(backend, job)
         line = element("div", _head(backend, job), paragraph(about, css="sd-muted sd-small"))
-        widgets.show(element("div", line, css="sd-job", title=details))
+        widgets.show(element("div", line, css="sd-job sd-waiting", title=details))
         _draw_buttons(backend, job, brief=False, queue=queue)
 
 

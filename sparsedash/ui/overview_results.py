@@ -364,9 +364,15 @@ def _draw_pictures(backend: Backend, results: RunResults, job: Job | None) -> No
     more_to_come = live_job is not None and not live_job.stopping
     addresses = _comparison_addresses(results)
     rulers = run_rulers(results, not more_to_come)
-    if rulers:
-        widgets.show(rulers_html(rulers[:MOST_SHOWN], addresses))
-    widgets.show(chips(_chips(backend, results, more_to_come, grows)))
+    with st.container(key="rulers-and-chips", gap=None):
+        if rulers:
+            widgets.show(rulers_html(rulers[:1], addresses))
+        if rulers[1:]:
+            others = rulers_html(rulers[1:MOST_SHOWN], addresses)
+            shares_axis = rulers[1].axis == rulers[0].axis
+            css = "sd-other-rulers sd-same-axis" if shares_axis else "sd-other-rulers"
+            widgets.show(element("div", others, css=css))
+        widgets.show(chips(_chips(backend, results, more_to_come, grows)))
     _show_next_step(backend, results, grows=grows)
     if rulers[MOST_SHOWN:]:
         with st.expander("All methods"):

@@ -121,7 +121,7 @@ PARAMETERS = {
     "models": ("export-weights", "form", "limits", "right", "run"),
     "settings": ("page", "view"),
     "prune": (
-        "allocation", "budget", "calibration", "compensation", "damping", "dtype", "goal", "heal", "heal-steps",
+        "allocation", "budget", "calibration", "compensation", "damping", "dtype", "goal", "heal",
         "layers", "length", "limits", "masks", "method", "model", "own", "packed", "passages", "pattern", "mix",
         "prompts", "quantise", "residency", "row", "rule", "saliency", "samples", "seed", "shuffle",
         "sparsity", "stop", "tasks", "text", "view", "weights", "width", "with",

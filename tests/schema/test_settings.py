@@ -50,6 +50,7 @@ CHANGES = [
         for name, value in OTHER[MethodSettings].items()
         if value is not None
     ],
+    (FIND, {"quantise": ("q8_0",)}),
     (RunSettings(methods=(SINGLE,)), {"methods": (replace(SINGLE, scope="decoder"),)}),
     *[
         (FIND, {name: OTHER[RunSettings][name]})
@@ -341,3 +342,15 @@ def test_a_percent_that_is_no_tenth_or_out_of_range_is_refused(text):
 @given(st.integers(0, MAX_SPARSITY_PERMILLE))
 def test_every_tenth_of_a_percent_is_read_exactly(permille):
     assert parse_percents(f"{permille / 10}") == (permille,)
+
+
+def test_only_sparsities_of_the_run_are_quantised():
+    run = RunSettings(quantise=("q8_0",), quantised_permille=(200,))
+    assert [(spec.permille, spec.quantise) for spec in run.points] == [
+        (0, "q8_0"),
+        (100, ""),
+        (200, ""),
+        (200, "q8_0"),
+    ]
+    with pytest.raises(SettingsError, match="must be some of 10, 20, not '30'"):
+        RunSettings(quantise=("q8_0",), quantised_permille=(300,))

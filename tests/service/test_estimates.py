@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
-from sparsedash.catalog.cost_model import Speeds
+from sparsedash.catalog.cost_model import Speeds, Workload, shared_pruning_s
 from sparsedash.catalog.model_sizes import listed_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import TOGETHER_TOKENS, TOKENS_A_PASSAGE
@@ -21,7 +21,7 @@ from sparsedash.service.estimates import (
     run_parts,
     run_workload,
 )
-from tests.factories import RUN
+from tests.factories import MIXTURE_SHAPE, RUN
 
 SPEEDS = Speeds(float32=2e11, bfloat16=4e11, disk=1e9)
 SETTINGS = RunSettings(calibration=CalibrationSettings(corpus="builtin:smollm2-text"), prompts=())
@@ -152,6 +152,23 @@ def test_what_all_models_of_a_method_share_is_counted_once():
     assert counted("prune", by("obs", "wanda")) == pytest.approx(
         two + counted("prune", by("wanda"))
     )
+
+
+def test_fewer_experts_of_all_points_are_made_with_the_first():
+    methods = (method_named("experts"), method_named("reap"))
+    settings = RunSettings(model="m", methods=methods, sparsities_permille=(250, 500))
+    workload = Workload(shape=MIXTURE_SHAPE, settings=settings, speeds=SPEEDS, n_passages=100)
+
+    def pruning(settings):
+        parts = run_parts(settings, workload)
+        return [part.seconds for part in parts if part.stage == "prune"]
+
+    first, *others = pruning(settings)
+    assert others == [0, 0, 0]
+    # The dense model reads the text once for all of them.
+    alone = [pruning(replace(settings, sparsities_permille=(250,), methods=(m,))) for m in methods]
+    shared = shared_pruning_s(workload, methods[0])
+    assert first == pytest.approx(2 * sum(seconds for (seconds,) in alone) - 3 * shared)
 
 
 @pytest.mark.parametrize("stage", ["calibrate", "prune", "evaluate"])

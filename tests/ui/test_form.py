@@ -121,6 +121,7 @@ REQUESTS = {
     "healed, quantised": replace(
         SETTINGS, methods=(method_named("obs"),), heal_steps=(0, 12), quantise=("q4_0",)
     ),
+    "search, quantised": FindSettings(method=method_named("best"), quantise=("q8_0", "q4_k_m")),
     "search of healed models": FindSettings(method=method_named("best"), heal_steps=8),
     "custom search": FindSettings(method=MethodSettings(saliency="wifv", damping=0.5)),
 }
@@ -224,8 +225,9 @@ def test_healing_that_is_not_possible_is_refused_under_its_field(open_page, back
         raise JobError("How long healing takes is not known yet.")
 
     monkeypatch.setattr(backend, "healing_steps", unknown)
-    app = open_page("prune", **{"heal": "6", "heal-steps": "8"})
-    assert "minutes or steps" in words(app) and button(app, "Start").disabled
+    for odd in ("soon", "6 min 8 steps", "1441", "-6"):
+        app = open_page("prune", heal=odd)
+        assert "up to 1,440 minutes, or steps" in words(app) and button(app, "Start").disabled
     app = open_page("prune", goal=SWEEP, heal="6")
     assert "not known yet" in words(app) and button(app, "Start").disabled
     monkeypatch.setattr(backend, "healing_steps", lambda minutes, settings: 8 * minutes)
@@ -243,6 +245,9 @@ def test_quantised_models_are_counted_and_refused_with_the_reason(open_page, bac
         "3 more models: dense and 2 sparse models, each in Q6_K. Widths are multiples of 256."
         in words(app)
     )
+    app = open_page("prune", goal=SEARCH, quantise="Q6_K")
+    more = "2 more models: dense and the answer, each in Q6_K. Widths are multiples of 256."
+    assert more in words(app)
     app.selectbox(key="dtype").select("bfloat16").run()
     assert "float32 where models are quantised" in words(app) and button(app, "Start").disabled
     backend.named = NamedModel(family="phi3", shape=None)
@@ -273,7 +278,7 @@ def test_a_number_in_the_address_that_the_field_cannot_hold_leaves_its_own(value
         row.key: row.default
         for settings in (MethodSettings, CalibrationSettings, EvaluationSettings)
         for row in field_rows(settings).values()
-    } | {"heal": 0, "heal-steps": 0}
+    }
     shown = open_page(
         "prune", goal=SWEEP, own="true", saliency="fisher", **dict.fromkeys(names, value)
     )

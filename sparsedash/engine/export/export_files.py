@@ -20,6 +20,7 @@ from sparsedash.engine.models.decoder_blocks import renumbered
 from sparsedash.engine.models.gguf_writing import block_tensors
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.locating import Source, gguf_file
+from sparsedash.engine.models.residency import WeightResidency
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.models.structure import language_config
 from sparsedash.engine.pruning.experts import sliced_tensors
@@ -84,7 +85,26 @@ def write_folder(
         tensors[name] = tensor
     size = sum(tensor.nbytes for tensor in tensors.values())
     require_room(size)
-    config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    config = _written_config(base, sparse, widths, weights)
+    _write_json(folder / "config.json", config)
+    most = min(shard_mb, STREAMED_SHARD_MB) if loaded.residency.streamed else shard_mb
+    _write_shards(folder, tensors, most, loaded.residency, on_part)
+    copy_base_files(base, folder)
+    layout = _layout_words(sparse, widths)
+    n_gone = len(sparse.removed_layers)
+    if n_gone:
+        n_layers = len(loaded.blocks)
+        layout = f"{n_layers - n_gone} of {n_layers} layers, {layout}"
+    dense = sum(parameter.numel() for parameter in loaded.model.parameters()) * dtype.itemsize
+    return WrittenFiles(layout=layout, size=size, base_size=dense)
+
+
+def _written_config(
+    base: Source, sparse: SparseModel, widths: Sequence[int] | None, weights: str
+) -> dict[str, Any]:
+    """The base's config.json, changed to what is in the files; see `write_folder`."""
+    loaded = sparse.loaded
+    config: dict[str, Any] = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
     aliases = language_config(loaded.model.config).attribute_map
     if widths:
         _set_values_(config, loaded.structure.width_values(widths) or {}, aliases)
@@ -100,31 +120,32 @@ def write_folder(
         # The checkpoint has a head of its own, which its config denies.
         config["tie_word_embeddings"] = False
     # Otherwise a loader would round float32 weights to the type of the base.
-    config |= {key: weights for key in ("dtype", "torch_dtype") if key in config}
-    _write_json(folder / "config.json", config)
+    return config | {key: weights for key in ("dtype", "torch_dtype") if key in config}
+
+
+def _write_shards(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    shard_mb: int,
+    residency: WeightResidency,
+    on_part: OnPart,
+) -> None:
+    """Write tensors in shards of so many megabytes at most, and their index."""
+    # The library gives a file to its owner only, whatever the umask.
     mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
-    most = min(shard_mb, STREAMED_SHARD_MB) if loaded.residency.streamed else shard_mb
-    plan = split_torch_state_dict_into_shards(tensors, max_shard_size=most * 10**6)
-    for number, (file, names) in enumerate(
-        plan.filename_to_tensors.items(), n := len(plan.filename_to_tensors)
-    ):
-        on_part(number, 2 * n)
+    plan = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=shard_mb * 10**6)
+    n_shards = len(plan.filename_to_tensors)
+    for number, (file, names) in enumerate(plan.filename_to_tensors.items()):
+        on_part(n_shards + number, 2 * n_shards)
         save_file({name: tensors[name] for name in names}, folder / file, metadata={"format": "pt"})
-        # The library gives the file to its owner only, whatever the umask.
         (folder / file).chmod(mode)
-        loaded.residency.drop()
+        residency.drop()
     if plan.is_sharded:
         index = {
             "metadata": plan.metadata,
             "weight_map": dict(sorted(plan.tensor_to_filename.items())),
         }
         _write_json(folder / "model.safetensors.index.json", index)
-    copy_base_files(base, folder)
-    layout = _layout_words(sparse, widths)
-    if gone:
-        layout = f"{len(loaded.blocks) - len(gone)} of {len(loaded.blocks)} layers, {layout}"
-    dense = sum(parameter.numel() for parameter in loaded.model.parameters()) * dtype.itemsize
-    return WrittenFiles(layout=layout, size=size, base_size=dense)
 
 
 def _tower_tensors(base: Source, loaded: LoadedModel) -> Iterator[tuple[str, Tensor]]:

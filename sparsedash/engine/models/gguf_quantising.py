@@ -129,66 +129,81 @@ def read_back(
 
     The loaded model must be the dense one. Raises ExportError for weights of another model.
     """
-    loaded = sparse.loaded
-    model = loaded.model
-    path = loaded.structure.blocks
+    model = sparse.loaded.model
     reader = opened_gguf(file)
     architecture = str(opened_gguf(dense_file).values["general.architecture"])
     gguf_model = GgufModel(reader, architecture)
-    values = gguf_model.weights(model.config)
     # By the layers' numbers in the dense model.
+    path = sparse.loaded.structure.blocks
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names = {renumbered(name, path, sparse.removed_layers): name for name in parameters}
-    values = {names.get(name, name): value for name, value in values.items()}
-    kinds = {names.get(name, name): kind for name, kind in gguf_model.kinds.items()}
-    per_block = reader.values["general.architecture"] != architecture
+    stored = _Stored(values={}, kinds={})
+    for name, value in gguf_model.weights(model.config).items():
+        stored.values[names.get(name, name)] = value
+    for name, kind in gguf_model.kinds.items():
+        stored.kinds[names.get(name, name)] = kind
+    has_width_a_block = reader.values["general.architecture"] != architecture
     blocks = []
     for index, narrow in enumerate(sparse.blocks):
-        if index in sparse.removed_layers:
-            blocks.append(narrow)
-            continue
-        width = len(narrow.kept) if per_block else max(sparse.widths)
-        tensors: dict[str, Tensor] = {}
-        for name, expected in block_tensors(sparse, index, width).items():
-            full_name = f"{path}.{index}.{name}"
-            module: Any = model.get_submodule(full_name.rpartition(".")[0])
-            value = values.pop(full_name)
-            if name.endswith("weight") and weight_of(module) is not module.weight:
-                value = value.T
-            tensors[name] = _checked(
-                value,
-                expected,
-                full_name,
-                kinds,
-            )
-        layout = sparse.loaded.structure.mlps[index]
-        assert layout is not None, "every block of a model with a GGUF file has an MLP"
-        blocks.append(_narrowed(layout, narrow, tensors))
-    # Parameters that share their memory in the model share it here.
+        if index not in sparse.removed_layers:
+            width = len(narrow.kept) if has_width_a_block else max(sparse.widths)
+            narrow = _block_read_back(sparse, index, width, stored)
+        blocks.append(narrow)
+    return ReadBack(
+        blocks=blocks,
+        others=_others_read_back(sparse, stored),
+        tensors=_counted(reader.tensors),
+        fell_back=_counted(tensor for tensor in reader.tensors if _fell_back(tensor, weights)),
+    )
+
+
+class _Stored(NamedTuple):
+    """Weights of a file by the dense model's names, and the types that they are stored in."""
+
+    values: dict[str, Tensor]
+    kinds: dict[str, str]
+
+
+def _block_read_back(sparse: PrunedChannels, index: int, width: int, stored: _Stored) -> PrunedMlp:
+    """A block's MLP with the weights of a file, which are taken out of those that are stored.
+
+    width: that the file has for it.
+    """
+    loaded = sparse.loaded
+    tensors: dict[str, Tensor] = {}
+    for name, expected in block_tensors(sparse, index, width).items():
+        full_name = f"{loaded.structure.blocks}.{index}.{name}"
+        module: Any = loaded.model.get_submodule(full_name.rpartition(".")[0])
+        value = stored.values.pop(full_name)
+        if name.endswith("weight") and weight_of(module) is not module.weight:
+            value = value.T
+        tensors[name] = _checked(value, expected, full_name, stored.kinds)
+    layout = loaded.structure.mlps[index]
+    assert layout is not None, "every block of a model with a GGUF file has an MLP"
+    return _narrowed(layout, sparse.blocks[index], tensors)
+
+
+def _others_read_back(sparse: PrunedChannels, stored: _Stored) -> dict[str, Tensor]:
+    """What a file stores beside MLPs. Parameters that share their memory in the model share it here."""
+    model = sparse.loaded.model
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     shared: dict[int, nn.Parameter] = {}
-    for name, value in values.items():
+    for name, value in stored.values.items():
         parameter = parameters[name]
-        checked = _checked(
-            value,
-            sparse.others.get(name, parameter),
-            name,
-            kinds,
-        )
+        expected = sparse.others.get(name, parameter)
+        checked = _checked(value, expected, name, stored.kinds)
         shared[id(parameter)] = nn.Parameter(checked.to(parameter.device), requires_grad=False)
     in_mlps = _mlp_parameters(sparse)
+    path = sparse.loaded.structure.blocks
     others: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
-        if id(parameter) in in_mlps or renumbered(name, path, sparse.removed_layers) is None:
+        is_gone = renumbered(name, path, sparse.removed_layers) is None
+        if id(parameter) in in_mlps or is_gone:
             continue
         if id(parameter) not in shared:
             raise ExportError(f"The file lacks {name}.", _ADVICE)
         others[name] = shared[id(parameter)]
-    return ReadBack(
-        blocks=blocks,
-        others=others,
-        tensors=_counted(reader.tensors),
-        fell_back=_counted(tensor for tensor in reader.tensors if _fell_back(tensor, weights)),
-    )
+    return others
 
 
 def _mlp_parameters(sparse: PrunedChannels) -> set[int]:

@@ -28,6 +28,7 @@ from sparsedash.engine.models.structure import (
     find_structure,
     meta_model,
     mlp_kinds,
+    n_parameters,
 )
 from sparsedash.engine.models.tiny_config import tiny_config
 from sparsedash.engine.pruning.experts import tensor_of
@@ -172,13 +173,13 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
     n_active = 0
     for index, block in enumerate(model.get_submodule(structure.blocks).children()):
         n_weights = _n_projected(block)
-        n_parameters = _n_parameters(block) - n_weights
+        n_others = n_parameters(block) - n_weights
         layout = structure.mlps[index]
         if layout:
             channel = _channel_of(block, layout)
             channels.add(channel)
             n_weights -= layout.width * channel.n_weights
-            n_parameters -= layout.width * channel.n_biases
+            n_others -= layout.width * channel.n_biases
         mixture = structure.mixtures.get(index)
         if mixture:
             expert = _expert_of(block, mixture)
@@ -187,10 +188,10 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
             n_router = _n_projected(block.get_submodule(mixture.router))
             n_unseen = mixture.n * expert.n_parameters - n_router
             n_weights += n_unseen
-            n_parameters -= n_unseen
+            n_others -= n_unseen
             n_active += mixture.n_chosen * expert.n_parameters - n_router
         other_weights.append(n_weights)
-        other_parameters.append(n_parameters)
+        other_parameters.append(n_others)
     if len(channels) > 1:
         raise proof.NotProvenError("channels of its MLPs have different numbers of weights")
     if len({expert.n_parameters for expert in experts}) > 1:
@@ -210,7 +211,7 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
         per_shared_channel=expert.per_shared_channel,
         n_matmul=_n_projected(model) + n_active,
         n_head=head.numel(),
-        n_parameters=_n_parameters(model),
+        n_parameters=n_parameters(model),
         attention=_attention_width(config, hidden),
         cache_per_token=_cache_per_token(model),
         other_weights=tuple(other_weights),
@@ -266,7 +267,7 @@ def _n_beside(model: PreTrainedModel) -> int:
     """Parameters outside the language model: of a vision tower and what joins it."""
     body = model.base_model
     language = model.get_decoder()
-    return 0 if language is body else _n_parameters(body) - _n_parameters(language)
+    return 0 if language is body else n_parameters(body) - n_parameters(language)
 
 
 def _hidden(model: PreTrainedModel, structure: ModelStructure) -> int:
@@ -287,10 +288,6 @@ def _n_projected(module: nn.Module) -> int:
         for part in module.modules()
         if is_projection(part) or isinstance(part, nn.Conv1d)
     )
-
-
-def _n_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _attention_width(config: Any, hidden: int) -> int:

@@ -251,12 +251,13 @@ def blocks_path(model: PreTrainedModel) -> str:
         }
         fitting = [name for name, module in outer.items() if len(module) == depth] or list(outer)
         if fitting:
-            largest: str = max(fitting, key=lambda name: _n_parameters(outer[name]))
+            largest: str = max(fitting, key=lambda name: n_parameters(outer[name]))
             return largest
     raise ModelError(f"{type(model).__name__} has no list of decoder blocks.")
 
 
-def _n_parameters(module: nn.Module) -> int:
+def n_parameters(module: nn.Module) -> int:
+    """Parameters of a module; what is shared counts once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -217,10 +217,12 @@ def pruning_warning(made: Pruned, shape: ModelShape) -> str | None:
     permille = made.sparsity_permille
     method = made.method
     if made.few_tokens:
-        experts = "kept expert was" if made.few_tokens == 1 else "kept experts were"
+        experts, reached = "kept experts were", "them"
+        if made.few_tokens == 1:
+            experts, reached = "kept expert was", "it"
         return (
             f"{made.few_tokens:,} {experts} not refitted: fewer than {FEWEST_TOKENS_PER_CHANNEL} "
-            "calibration tokens per channel reached them. Calibrate on more text."
+            f"calibration tokens per channel reached {reached}. Calibrate on more text."
         )
     if permille and method.removes_channels and usual_method(shape) != DEFAULT_METHOD:
         return (

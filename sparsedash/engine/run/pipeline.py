@@ -103,7 +103,7 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
     """points: the sparse models that are made."""
     settings = context.settings
     with bf16_matmul_in_fp32(settings.dtype):
-        _prepare_quantising(context)
+        prepare_quantising(context)
         tasks = TaskAnswers(context)
         draft = RunDraft(key, context, tasks)
         check_run(context, tasks.tasks)
@@ -214,7 +214,7 @@ class RunDraft:
         return run
 
 
-def _prepare_quantising(run: RunContext) -> None:
+def prepare_quantising(run: RunContext) -> None:
     """Convert the dense model to GGUF if needed, before the run's clock and counters start.
 
     Raises SettingsError, ModelError, CalibrationError.

@@ -14,6 +14,7 @@ from sparsedash.engine.run.pipeline import (
     check_run,
     dense_record,
     prepare_model,
+    prepare_quantising,
     sparse_record,
 )
 from sparsedash.engine.run.run_context import RunContext
@@ -46,13 +47,15 @@ def find_sparsity(
     """Bisect the reachable sparsities until two neighbours are within and beyond.
 
     Calibrates once; the dense model is evaluated on all passages, every trial on as many as its
-    verdict takes. What the store holds is not done again, so that an interrupted search resumes.
-    The result and its run are kept after every trial. run_key: the key of both. Raises
-    SparseDashError, and nothing half-done is kept.
+    verdict takes; then dense and the answer are quantised where that is asked for. What the store
+    holds is not done again, so that an interrupted search resumes. The result and its run are kept
+    after every trial. run_key: the key of both. Raises SparseDashError, and nothing half-done is
+    kept.
     """
     with bf16_matmul_in_fp32(settings.dtype):
         # The first step stands in until the model's widths are known.
-        context = RunContext(settings.run((1,)), store, on_step, model_cache or ModelCache())
+        first = settings.run((1,), (1,))
+        context = RunContext(first, store, on_step, model_cache or ModelCache())
         return _bisect(settings, context, run_key or settings.key(file_hashes_of(settings, store)))
 
 
@@ -60,6 +63,7 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
     store = context.store
     before = store.get(FindResult, key)
     known = store.get(Run, key)
+    prepare_quantising(context)
     tasks = TaskAnswers(context)
     draft = RunDraft(key, context, tasks, settings)
     check_run(context, tasks.tasks)
@@ -78,7 +82,7 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
         answer=None,
         finished=False,
     )
-    n_trials = most_trials(len(steps))
+    n_trials = most_trials(len(steps)) + 2 * len(settings.quantise)
     trials = context.for_trials(StopWithin(tolerance=settings.tolerance, n_trials=n_trials))
     stop = StopRule(dense=dense.outcomes, n_comparisons=n_trials, tolerance=settings.tolerance)
     verdicts: list[tuple[int, bool]] = []
@@ -95,19 +99,31 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
         result = replace(result, trials=(*result.trials, trial))
         verdicts.append((place, trial.verdict == "within"))
     low, _ = search_bounds(len(steps), verdicts)
-    result = replace(result, answer=steps[low] if low >= 0 else None, finished=True)
-    store.put(key, result)
+    answer = steps[low] if low >= 0 else None
+    if settings.quantise and answer is None:
+        context.log.warn("Nothing was quantised: no share is shown within the limits.")
     # By rising sparsity, instead of the order they were made in.
-    _grow(draft, settings, sorted(result.trials, key=lambda trial: trial.permille))
+    permilles = tuple(sorted(trial.permille for trial in result.trials))
+    final = settings.run(permilles, () if answer is None else (answer,))
+    keys = {settings.spec(trial.permille): trial.record for trial in result.trials}
+    for spec in final.points:
+        if spec.is_quantised:
+            number = len(keys)
+            model = prepare_model(trials, spec, number)
+            with context.log.at_point(number):
+                keys[spec] = sparse_record(trials, tasks, model, stop).key
+    result = replace(result, answer=answer, finished=True)
+    store.put(key, result)
+    draft.grow(settings=final, sparse=tuple(keys[spec] for spec in final.points))
     draft.finish()
     return result
 
 
-def _grow(draft: RunDraft, settings: FindSettings, trials: Sequence[Trial], *at_work: int) -> None:
-    """Have the run consist of these trials, and of a sparsity in per mille that is at work."""
+def _grow(draft: RunDraft, settings: FindSettings, trials: Sequence[Trial], at_work: int) -> None:
+    """Have the run consist of these trials, and of the sparsity in per mille that is at work."""
     permilles = [trial.permille for trial in trials]
     draft.grow(
-        settings=settings.run((*permilles, *at_work)),
+        settings=settings.run((*permilles, at_work)),
         sparse=tuple(trial.record for trial in trials),
     )
 

@@ -9,9 +9,15 @@ import torch
 
 from sparsedash.catalog import export_forms
 from sparsedash.engine.run import model_making, pipeline
+from sparsedash.engine.run import search as search_module
+from sparsedash.engine.run.search import find_sparsity
 from sparsedash.schema.errors import JobError, ModelError, SettingsError
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Run
+from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.schema.sparse_spec import SparseSpec
+from sparsedash.schema.tolerance_settings import Tolerance
 from tests.engine.run.small_runs import (
     RANDOM,
     must_not_run,
@@ -150,3 +156,48 @@ def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
             500,
             quantise="q8_0",
         )
+
+
+def test_a_search_quantises_dense_and_its_answer_and_no_other_trial(
+    quantised_settings, store, passage_file
+):
+    search = FindSettings(
+        model=quantised_settings.model,
+        method=RANDOM,
+        quantise=("q8_0", "q4_k_m"),
+        calibration=quantised_settings.calibration,
+        evaluation=EvaluationSettings(corpus=f"file:{passage_file}"),
+        tolerance=Tolerance(ratio=1000.0, points=50.0),
+        prompts=(),
+    )
+    result = find_sparsity(search, store)
+    assert result.steps == (250, 500, 750) and result.answer == 750
+    run = store.get(Run, result.key)
+    specs = [record.pruned.spec for record in records(store, run)[1:]]
+    trials = sorted(trial.permille for trial in result.trials)
+    assert [(spec.permille, spec.quantise) for spec in specs] == [
+        (0, "q8_0"),
+        (0, "q4_k_m"),
+        *((permille, "") for permille in trials),
+        (750, "q8_0"),
+        (750, "q4_k_m"),
+    ]
+    assert specs == list(run.settings.points) and run.finished
+    assert all(record.stopping for record in records(store, run)[1:])
+
+
+def test_a_search_that_finds_nothing_within_says_that_nothing_was_quantised(
+    quantised_settings, store, passage_file, monkeypatch
+):
+    monkeypatch.setattr(search_module, "search_bounds", lambda *_: (-1, 0))
+    search = FindSettings(
+        model=quantised_settings.model,
+        method=RANDOM,
+        quantise=("q8_0",),
+        calibration=quantised_settings.calibration,
+        evaluation=EvaluationSettings(corpus=f"file:{passage_file}"),
+        prompts=(),
+    )
+    run = store.get(Run, find_sparsity(search, store).key)
+    assert not run.settings.quantises
+    assert "Nothing was quantised: no share is shown within the limits." in run.warnings
