@@ -30,9 +30,11 @@ _WORDS: dict[Verdict, str] = {
     "beyond": "too much",
     "undecided": "undecided",
 }
-_LABEL = 7.0
-_PHONE_LABEL = 17.0
-"""Percent of a ruler that a label takes, on a wide screen and on a phone."""
+_LETTER = 0.9
+_PHONE_LETTER = 2.1
+"""Percent of a ruler that a letter of a label takes, on a wide screen and on a phone."""
+_SIGN_LETTERS = 4
+"""Letters that have the room of a mark's sign and of the air around it."""
 _NEAR_END = 10.0
 """Percent of a ruler from its ends within which a label is not centred."""
 _AIR = 1.04
@@ -248,8 +250,9 @@ def _ruler_html(ruler: Ruler, links: Mapping[str, str], has_axis: bool) -> Html:
         parts.append(element("div", css="sd-ruler-pin"))
     parts.append(_track_html(ruler))
     places = [100 * mark.place / ruler.end for mark in ruler.marks]
-    wide = _lanes(places, _LABEL)
-    narrow = _lanes(places, _PHONE_LABEL)
+    labels = [mark.label for mark in ruler.marks]
+    wide = _lanes(places, labels, _LETTER)
+    narrow = _lanes(places, labels, _PHONE_LETTER)
     marks = []
     for mark, place, lane, phone_lane in zip(ruler.marks, places, wide, narrow, strict=True):
         lanes = f"--wide: {lane}; --narrow: {phone_lane}"
@@ -347,7 +350,8 @@ def rulers_svg(title: str, about: str, basis: str, rulers: Sequence[Ruler]) -> b
     ]
     top = _TOP
     for ruler in rulers:
-        lanes = _lanes([100 * mark.place / ruler.end for mark in ruler.marks], _LABEL)
+        places = [100 * mark.place / ruler.end for mark in ruler.marks]
+        lanes = _lanes(places, [mark.label for mark in ruler.marks], _LETTER)
         parts += _ruler_drawing(ruler, lanes, top)
         top += _TRACK + 66 + _LANE * max(lanes, default=0)
     if rulers:
@@ -431,13 +435,14 @@ def _shift(place: float) -> float:
     return max(50.0, 100 - 50 * (100 - place) / _NEAR_END)
 
 
-def _lanes(places: Sequence[float], width: float) -> list[int]:
-    """The row of each label of this width, so that none covers another. places: rising; all in
-    percent of the ruler.
+def _lanes(places: Sequence[float], labels: Sequence[str], letter: float) -> list[int]:
+    """The row of each label, so that none covers another. places: rising; letter: what one of a
+    label takes; all in percent of the ruler.
     """
     ends: list[float] = []
     lanes = []
-    for place in places:
+    for place, label in zip(places, labels, strict=True):
+        width = letter * (len(label) + _SIGN_LETTERS)
         begin = place - width * _shift(place) / 100
         lane = next((i for i, end in enumerate(ends) if end <= begin), len(ends))
         if lane == len(ends):

@@ -59,10 +59,14 @@ def _on(words: str, results: Sequence[TaskResult]) -> str:
 
 
 def task_remarks(results: Sequence[TaskResult]) -> str:
-    """What would settle the undecided tasks, and why others are not judged; empty where there are
-    none.
+    """Whether all answers are the same, what would settle the undecided tasks, and why others are
+    not judged; empty where there is nothing to say.
     """
-    remarks = [_needed(result) for result in _with("undecided", results)]
+    remarks = list[str]()
+    questions = [pair for result in results for pair in result.pair.questions]
+    if questions and all(before == after for before, after in questions):
+        remarks.append(f"All {quantity(len(questions), 'answer')} are the same as the baseline's")
+    remarks += [_needed(result) for result in _with("undecided", results)]
     remarks += [_why_not(result) for result in _with("not judged", results)]
     limits: dict[float, list[str]] = {}
     for result in results:

@@ -1,5 +1,6 @@
 """The headline of a run, the line under it, and its rulers, from verdicts made for them."""
 
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
@@ -167,6 +168,19 @@ def test_quantised_models_are_marks_by_the_size_of_their_files():
         ("10 %, Q4_0", 37.5),
         ("dense, Q4_0", 40.0),
     ]
+
+
+def test_long_labels_that_are_near_stand_in_rows_of_their_own_and_short_ones_in_one():
+    def n_rows(*labels):
+        marks = [
+            Mark(key="", place=50.0 + 8 * i, label=label, verdict="within")
+            for i, label in enumerate(labels)
+        ]
+        drawn = rulers_html([Ruler(title="", axis="", end=100.0, marks=tuple(marks))])
+        return re.search(r'sd-ruler-marks" style="--wide: (\d)', drawn)[1]
+
+    assert n_rows("5 %", "10 %") == "1"
+    assert n_rows("5 %, Q4_K_M", "10 %, Q4_K_M") == "2"
 
 
 def test_a_search_estimates_where_the_limit_is_met():

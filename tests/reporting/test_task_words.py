@@ -79,7 +79,9 @@ def test_the_sentence_names_what_is_within_or_that_nothing_can_be_judged():
     assert tasks_sentence("small", judged(HARD)) == "Nothing can be judged."
     few = judged(verdicts(29, task="few"))
     assert tasks_sentence("small", few) == "small is too close to call on few."
-    assert task_remarks(few) == "Fewer than 30 questions can never confirm a model: few has 29."
+    same, can_never = task_remarks(few).split(". ", 1)
+    assert same == "All 29 answers are the same as the baseline's"
+    assert can_never == "Fewer than 30 questions can never confirm a model: few has 29."
     # 2.2 points lost where two are allowed.
     near = judged(
         verdicts(
@@ -229,3 +231,11 @@ def test_the_right_choice_is_found_by_its_number_or_its_text():
         right_choice(replace(odd, chosen=at, right=right))
         for at, right in ((0, True), (0, False), (2, False))
     ] == [0, 1, None]
+
+
+def test_a_copy_of_the_baseline_is_called_one():
+    """Somebody may have added a file twice."""
+    same = judged(verdicts(40, task="sums"))
+    remark = "All 40 answers are the same as the baseline's."
+    assert task_remarks(same).startswith(remark)
+    assert "the same" not in task_remarks(judged(verdicts(40, 1, task="sums")))

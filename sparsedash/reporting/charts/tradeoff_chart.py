@@ -73,6 +73,8 @@ _ARROW = 18
 """Pixels from a mark down to the tip of its arrow."""
 _VERDICT_ROW = 18
 """Pixels from row to row of verdicts under the axis."""
+_SIGN_ROOM = 0.055
+"""Room of a verdict's sign in its row, as a share of the axis."""
 _AXIS_TITLE = 30
 _TITLE_LINE = 18
 """Characters of an axis title that a phone has room for, and pixels of another line of it."""
@@ -172,7 +174,7 @@ def tradeoff_chart(
     # Verdicts stand in rows under the axis: beside their marks they would cover lines and bars.
     below = 0
     if measure in tradeoff.limits:
-        notes += _verdict_rows(lines, measure, colours)
+        notes += _verdict_rows(lines, measure, colours, _SIGN_ROOM * (x_range[1] - x_range[0]))
         below = _VERDICT_ROW * len(lines) + 6
     title = style.wrap_label(tradeoff.sparsity_title, longest=_AXIS_TITLE)
     across = style.x_axis(
@@ -605,9 +607,12 @@ def _published_trace(rows: Sequence[PublishedRow], colours: Palette) -> dict[str
 
 
 def _verdict_rows(
-    lines: Sequence[_Line], measure: Measure, colours: Palette
+    lines: Sequence[_Line], measure: Measure, colours: Palette, room: float
 ) -> list[dict[str, Any]]:
-    """Notes under the axis: a row for each line, with its verdicts under its points."""
+    """Notes under the axis: a row for each line, with its verdicts under its points.
+
+    room: of a sign, in the unit of the axis.
+    """
     notes = []
     for i, line in enumerate(lines):
         row: dict[str, Any] = {"yref": "paper", "yshift": -_VERDICT_ROW * (i + 0.7)}
@@ -616,12 +621,29 @@ def _verdict_rows(
             notes.append(style.annotation("verdict", 0, 0, colours.muted, 12, **head))
         else:
             notes.append(style.annotation(line.sign.strip(), 0, 0, line.text_ink, 14, **head))
-        for point in line.points:
-            if measure in point.verdicts:
-                glyph = VERDICT_GLYPHS[point.verdicts[measure]]
-                ink = _verdict_ink(point, measure, colours)
-                notes.append(style.annotation(glyph, point.sparsity, 0, ink, **row))
+        judged = [point for point in line.points if measure in point.verdicts]
+        judged.sort(key=lambda point: point.sparsity)
+        places = _apart([point.sparsity for point in judged], room)
+        for point, place in zip(judged, places, strict=True):
+            glyph = VERDICT_GLYPHS[point.verdicts[measure]]
+            ink = _verdict_ink(point, measure, colours)
+            notes.append(style.annotation(glyph, place, 0, ink, **row))
     return notes
+
+
+def _apart(places: Sequence[float], room: float) -> list[float]:
+    """Rising places with so much room for each; those that are too near spread about their middle."""
+    groups: list[list[float]] = []
+    for place in places:
+        if groups and place - groups[-1][-1] < room:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    spread = []
+    for group in groups:
+        first = sum(group) / len(group) - room * (len(group) - 1) / 2
+        spread += [first + room * i for i in range(len(group))] if len(group) > 1 else group
+    return spread
 
 
 def _far_arrows(line: _Line, axis: LossAxis, places: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -117,10 +117,14 @@ def unpack_answers(archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as packed:
             entries = [entry for entry in packed.infolist() if not entry.is_dir()]
             if len(entries) > _MAX_FILES:
-                raise CorpusError(f"{archive.name} holds more than {_MAX_FILES:,} files.")
+                raise CorpusError(
+                    f"{archive.name} holds more than {_MAX_FILES:,} files.", "Judge fewer tasks."
+                )
             # Before anything is written: a small zip can hold more than the disk.
             if sum(entry.file_size for entry in entries) > MAX_BYTES:
-                raise CorpusError(f"{archive.name} holds more than {MAX_BYTES // 10**9} GB.")
+                raise CorpusError(
+                    f"{archive.name} holds more than {MAX_BYTES // 10**9} GB.", "Judge fewer tasks."
+                )
             for entry in entries:
                 parts = PurePosixPath(entry.filename).parts
                 if not parts or PurePosixPath(parts[-1]).suffix not in SUFFIXES:

@@ -100,7 +100,11 @@ def read_samples(files: Sequence[Path]) -> Iterator[QuestionSet]:
         declared = declared_results(results, name)
         read = partial(_line_answer, delimiter=declared.delimiter)
         answers = checked_answers(file_lines(file), file.name, "Line", read)
-        sets[name] = question_set(answers, file.name, samples_folder(file).name, declared)
+        model = samples_folder(file).name
+        if model.startswith("__"):
+            # The absolute path of a folder, as the harness writes it.
+            model = model.rpartition("__")[2] or model
+        sets[name] = question_set(answers, file.name, model, declared)
         group = aggregated_group(results, name)
         if group and name.startswith(f"{group}_"):
             groups.setdefault((file.parent, group), []).append(name)

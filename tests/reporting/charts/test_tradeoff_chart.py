@@ -391,6 +391,14 @@ def test_verdicts_stand_in_rows_under_the_axis_by_shape_and_colour():
     alone = judged(RACE, sparse=("within", "beyond"))
     assert verdict_signs(chart(alone, PERPLEXITY)) == [["verdict", "✓", "✕"]]
     assert ", within; " in tradeoff_words(alone, PERPLEXITY)
+    # Their signs keep clear of each other where points are near.
+    first, second = sorted(alone.lines["sparse"], key=lambda point: point.sparsity)
+    near = replace(second, sparsity=first.sparsity + 0.5)
+    notes = chart(replace(alone, lines={"sparse": [first, near]}), PERPLEXITY)["layout"][
+        "annotations"
+    ]
+    first, second = (note["x"] for note in notes if note["text"] in ("✓", "✕"))
+    assert second - first > 0.5 and (first + second) / 2 == pytest.approx(near.sparsity - 0.25)
     # Each measure marks by its own verdict.
     assert verdict_signs(chart(alone, "accuracy")) == [["verdict", "?", "?"]]
 

@@ -36,6 +36,14 @@ def test_choices_are_read_with_the_one_that_the_measure_takes(tmp_path):
     assert read_answers(file)[0].task == "passages"
 
 
+def test_a_model_asked_from_a_folder_is_named_after_that_alone(tmp_path):
+    """The harness names its folder after the whole path, with __ for each /."""
+    (answers,) = read_answers(samples(tmp_path / "__root__models__smol-20", CHOICE))
+    assert answers.model == "smol-20"
+    (answers,) = read_answers(samples(tmp_path / "EleutherAI__pythia-160m", CHOICE))
+    assert answers.model == "EleutherAI__pythia-160m"
+
+
 def test_what_was_written_is_read_by_the_first_filter_of_the_file(tmp_path):
     second = WRITTEN | {"filter": "flexible-extract", "exact_match": 0.0}
     (answers,) = read_answers(samples(tmp_path, WRITTEN, second, task="sums"))
