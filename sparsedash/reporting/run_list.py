@@ -379,9 +379,10 @@ def runs_sentence(rows: Sequence[RunRow]) -> str:
         if count[verdict]:
             parts.append(f"{count[verdict]} {verdict}")
     verb = "have" if n_within > 1 else "has"
-    sentence = (
-        f"{n_within or 'None'} of {quantity(len(judged), 'run')} {verb} a model within your limits"
-    )
+    who = f"{n_within or 'None'} of {quantity(len(judged), 'run')} {verb} a"
+    if len(judged) == 1:
+        who = "1 run has a" if n_within else "1 run has no"
+    sentence = f"{who} model within your limits"
     return f"{'; '.join([sentence, *parts])}."
 
 

@@ -202,8 +202,9 @@ def test_the_sentence_counts_the_runs_with_a_model_within(backend):
     backend.set_jobs()
     assert run_list.runs_sentence(rows(backend)) == "No run has a verdict."
     add(backend)
-    none_of_one = "None of 1 run has a model within your limits; 1 undecided."
+    none_of_one = "1 run has no model within your limits; 1 undecided."
     assert run_list.runs_sentence(rows(backend)) == none_of_one
+    assert run_list.runs_sentence(rows(backend, LAX)) == "1 run has a model within your limits."
     add(backend, sparsities_permille=(100,))
     both = run_list.runs_sentence(rows(backend, LAX))
     assert both == "2 of 2 runs have a model within your limits."
