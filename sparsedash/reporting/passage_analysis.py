@@ -84,7 +84,7 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
         element("tbody", *drawn),
         css="sd-top",
     )
-    return table, Table("First choices", CAPTION, [], [], data=data, of=pair.stem)
+    return table, Table("First choices", CAPTION, [], [], data=data, stem=pair.stem)
 
 
 def _largest(shares: Sequence[float | None]) -> float:
@@ -306,7 +306,7 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
         f"interval is above or below the loss of all passages ({wording.nats_as_factor(mean)}). Confirm a marked group "
         f"on other passages.{left_out}"
     )
-    return Table(title, caption, head, rows, data=data, of=pair.stem)
+    return Table(title, caption, head, rows, data=data, stem=pair.stem)
 
 
 def _group_row(

@@ -78,8 +78,8 @@ USUAL_COLUMNS: tuple[Column, ...] = ("Verdict", "Cost", "Started")
 class RunRow:
     """One run of the table.
 
-    settings, search: what was asked for. at: when it was started, or asked for. run: as far as it
-    is stored. job: the live one, or the newest of an unfinished run. model: the one that its answer
+    settings, search: what was asked for. started_at: or when it was asked for. run: as far as it is
+    stored. job: the live one, or the newest of an unfinished run. model: the one that its answer
     names; None where nothing was judged.
     known: whether its answers have been judged, or it has none. earlier_s: that earlier attempts
     worked.
@@ -89,7 +89,7 @@ class RunRow:
     settings: RunSettings
     search: FindSettings | None
     mark: RunMark
-    at: float
+    started_at: float
     run: Run | None = None
     job: Job | None = None
     model: ModelVerdict | None = None
@@ -161,7 +161,7 @@ class RunRow:
             "most_sparsity_percent": max(shares) / 10,
             "sparse_models": self.n_models,
             "state": self.state,
-            "started": iso_moment(self.at, zone),
+            "started": iso_moment(self.started_at, zone),
             "took_s": self.seconds,
             "judged_method": spec_title(model.spec) if model else None,
             "judged_sparsity_percent": model.permille / 10 if model else None,
@@ -180,7 +180,7 @@ class RunRow:
         return {
             "Verdict": (*verdict, *self._state_lines()),
             "Cost": loss,
-            "Started": (moment(self.at, zone), took),
+            "Started": (moment(self.started_at, zone), took),
             "Method": (method_titles(self.settings),),
             "Removed": self._removed_lines(),
         }
@@ -254,7 +254,7 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
             mark=marks.get(run.key, RunMark()),
             model=headline_model(models, search=run.find is not None),
             known=run_verdicts is not None,
-            at=run.started_at,
+            started_at=run.started_at,
             earlier_s=job.earlier_s if job is not None else 0.0,
         )
     for key, job in jobs.items():
@@ -266,11 +266,11 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
             settings=planned_run(request),
             search=request if isinstance(request, FindSettings) else None,
             mark=marks.get(key, RunMark()),
-            at=job.started_at or job.queued_at,
+            started_at=job.started_at or job.queued_at,
         )
     return sorted(
         rows.values(),
-        key=lambda row: row.at,
+        key=lambda row: row.started_at,
         reverse=True,
     )
 
@@ -314,8 +314,8 @@ def _most_removed(row: RunRow) -> int:
 
 
 _ORDERS: dict[str, tuple[str, Callable[[RunRow], tuple[float, ...] | tuple[str, ...]]]] = {
-    "newest": ("Newest first", lambda row: (-row.at,)),
-    "oldest": ("Oldest first", lambda row: (row.at,)),
+    "newest": ("Newest first", lambda row: (-row.started_at,)),
+    "oldest": ("Oldest first", lambda row: (row.started_at,)),
     "verdict": ("Most within first", _verdict_key),
     "cost": (
         "Least lost first",

@@ -80,9 +80,9 @@ def slice_table(slices: Sequence[Slice], name: str = "Slices") -> Table:
 def changes_by_kind(part: Slice) -> Counter[Kind]:
     """The questions of a slice by the kind of change."""
     counts = Counter[Kind]()
-    for dense, other in part.result.pair.questions:
-        if dense.right is not None and other.right is not None:
-            counts[KIND_OF[dense.right, other.right]] += 1
+    for dense, sparse in part.result.pair.questions:
+        if dense.right is not None and sparse.right is not None:
+            counts[KIND_OF[dense.right, sparse.right]] += 1
     return counts
 
 

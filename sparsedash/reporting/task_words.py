@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import chain
 from math import isfinite
 from typing import Any
 
@@ -63,7 +64,7 @@ def task_remarks(results: Sequence[TaskResult]) -> str:
     not judged; empty where there is nothing to say.
     """
     remarks = list[str]()
-    questions = [pair for result in results for pair in result.pair.questions]
+    questions = list(chain.from_iterable(result.pair.questions for result in results))
     if questions and all(before == after for before, after in questions):
         remarks.append(f"All {quantity(len(questions), 'answer')} are the same as the baseline's")
     remarks += [_needed(result) for result in _with("undecided", results)]

@@ -130,14 +130,14 @@ class TimingSettings:
 
     def key(self) -> str:
         """The name of this request and of its result."""
-        asked = asdict(self)
+        values = asdict(self)
         if self.runtime == "torch":
-            del asked["runtime"]
+            del values["runtime"]
         else:
             # The second version of their ceilings: what removed layers free, and how wide a file's
             # MLPs are.
-            asked["ceilings"] = 2
-        return stage_key("timing", **asked)
+            values["ceilings"] = 2
+        return stage_key("timing", **values)
 
 
 @dataclass(frozen=True, kw_only=True)

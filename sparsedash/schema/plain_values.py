@@ -50,8 +50,8 @@ def require_whole(name: str, value: object, low: int, high: int) -> None:
 def require_text(name: str, value: str) -> None:
     """Raise SettingsError unless the value says something, and not too much."""
     if not value.strip() or len(value) > 100_000:
-        given = value if len(value) < 100 else f"{len(value):,} characters"
-        raise SettingsError(name, given, "1 to 100,000 characters, not spaces alone")
+        shown = value if len(value) < 100 else f"{len(value):,} characters"
+        raise SettingsError(name, shown, "1 to 100,000 characters, not spaces alone")
 
 
 def require_reference(name: str, value: object) -> None:

@@ -521,7 +521,7 @@ def _strip_table(pair: Pair, largest: Sequence[TokenDivergence], n: int) -> Tabl
         }
         data.append(values)
     title = "Where the two models differ"
-    return Table(title, caption, head, rows, data=data, of=pair.stem)
+    return Table(title, caption, head, rows, data=data, stem=pair.stem)
 
 
 def _quoted(text: str) -> str:

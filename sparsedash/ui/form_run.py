@@ -623,8 +623,8 @@ def _preset_pills(
     """Draw the presets of one field; nothing where the model allows none of them."""
     usual_names = [usual] if usual in [method.name for method in PRESETS[key]] else []
     form_fields.follow_usual(key, usual_names)
-    asked = [*(st.session_state.get(key) or []), *st.query_params.get_all(key)]
-    names = _offered(PRESETS[key], shape, asked)
+    chosen = [*(st.session_state.get(key) or []), *st.query_params.get_all(key)]
+    names = _offered(PRESETS[key], shape, chosen)
     if not names:
         return []
     return st.pills(

@@ -413,10 +413,12 @@ def mention_other_runs(backend: Backend, shown: str) -> None:
 @widgets.fragment(JOB_S)
 def _mention_other_runs(backend: Backend, shown: str, seen: list[Job]) -> None:
     job, *more = jobs_under_way(backend, seen, but=shown)
-    state, about = "is waiting", job_status.job_title(job)[1]
+    state = "is waiting"
+    about = job_status.job_title(job)[1]
     if job.state == "running":
         activity = (*job_status.job_activity(job), job_status.job_progress_words(backend, job)[1])
-        state, about = "is under way", " · ".join(filter(None, activity))
+        state = "is under way"
+        about = " · ".join(filter(None, activity))
     with st.container(gap=None):
         title = widget_label(f"Another run {state}: {job_status.job_name(backend, job)}")
         widgets.link(

@@ -376,11 +376,12 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
         return
     chart = st.container()
     share, highlight = st.columns(2)
-    budgets = {results_of_run.run.settings.budget for results_of_run in results}
-    methods = chain.from_iterable(found.run.settings.methods for found in results)
+    settings = [results_of_run.run.settings for results_of_run in results]
+    budgets = {run_settings.budget for run_settings in settings}
+    methods = chain.from_iterable(run_settings.methods for run_settings in settings)
     with share:
-        asked = budgets.pop() if len(budgets) == 1 else "channels"
-        axis = choose_share(asked, list(methods))
+        usual = budgets.pop() if len(budgets) == 1 else "channels"
+        axis = choose_share(usual, list(methods))
     drawn = overlay(results, axis)
     with chart:
         if drawn.legend:

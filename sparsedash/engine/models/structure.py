@@ -12,7 +12,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 import torch
@@ -244,11 +244,8 @@ def blocks_path(model: PreTrainedModel) -> str:
             for name, module in model.named_modules()
             if isinstance(module, nn.ModuleList) and name.startswith(prefix)
         }
-        outer = {
-            name: module
-            for name, module in lists.items()
-            if not any(name.startswith(f"{other}.") for other in lists)
-        }
+        inside = tuple(f"{name}." for name in lists)
+        outer = {name: module for name, module in lists.items() if not name.startswith(inside)}
         fitting = [name for name, module in outer.items() if len(module) == depth] or list(outer)
         if fitting:
             largest: str = max(fitting, key=lambda name: n_parameters(outer[name]))
@@ -272,7 +269,7 @@ def _integers(
 
     A value is an integer or a list of one for each block, or None where the code has a usual width.
     """
-    sizes = {size for shape in shapes.values() for size in shape}
+    sizes = set(chain.from_iterable(shapes.values()))
     path = _language_path(config)
     text = language_config(config)
     nested = [((*path, key), part) for key, part in vars(text).items() if "ffn" in key]
@@ -319,7 +316,7 @@ def _following(
     """
     if value is None:
         # Any width will do that no dimension has by chance.
-        larger: Any = 2 * max(size for shape in before.values() for size in shape)
+        larger: Any = 2 * max(chain.from_iterable(before.values()))
     else:
         larger = [2 * item for item in value] if isinstance(value, list) else 2 * value
     try:
@@ -479,7 +476,8 @@ def _routed(
     chosen: list[int] = []
 
     def choose(*inputs: Any, **named_inputs: Any) -> torch.Tensor:
-        hidden, choices, _ = (*inputs, *named_inputs.values())
+        arguments = [*inputs, *named_inputs.values()]
+        hidden, choices, _ = arguments
         chosen.append(choices.shape[-1])
         return torch.zeros_like(hidden)
 

@@ -39,6 +39,15 @@ from sparsedash.storage.checkpoint import StageCheckpoint
 from sparsedash.storage.model_folders import require_export_room, swept_folder
 from sparsedash.storage.store import Store
 
+_NOT_REFITTED = (
+    "{:,} kept experts were not refitted: fewer than {} calibration tokens per channel reached "
+    "them. Calibrate on more text."
+)
+_ONE_NOT_REFITTED = (
+    "{} kept expert was not refitted: fewer than {} calibration tokens per channel reached it. "
+    "Calibrate on more text."
+)
+
 
 class RunModel:
     """A model of a run, dense or sparse, which is made when it is first applied.
@@ -217,13 +226,8 @@ def pruning_warning(made: Pruned, shape: ModelShape) -> str | None:
     permille = made.sparsity_permille
     method = made.method
     if made.few_tokens:
-        experts, reached = "kept experts were", "them"
-        if made.few_tokens == 1:
-            experts, reached = "kept expert was", "it"
-        return (
-            f"{made.few_tokens:,} {experts} not refitted: fewer than {FEWEST_TOKENS_PER_CHANNEL} "
-            f"calibration tokens per channel reached {reached}. Calibrate on more text."
-        )
+        template = _NOT_REFITTED if made.few_tokens > 1 else _ONE_NOT_REFITTED
+        return template.format(made.few_tokens, FEWEST_TOKENS_PER_CHANNEL)
     if permille and method.removes_channels and usual_method(shape) != DEFAULT_METHOD:
         return (
             f"Only {100 * made.reached.weights:.1f} % of the blocks' weights went: this method removes channels of the "
