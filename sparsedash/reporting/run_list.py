@@ -58,6 +58,7 @@ RUN_ADDRESS_LENGTH = 16
 MOST_LINES = MOST_RUNS = len(SYMBOLS)
 """Of one chart; more could not be told apart."""
 _LONGEST_LABEL = 2 * LONGEST
+"""Two short lines beside the chart, which leave a phone's most of its width."""
 _COLUMNS: dict[Measure, tuple[str, ...]] = {
     "word perplexity": ("Times dense", "Verdict"),
     "accuracy": ("Change, points", "p", "Verdict"),
@@ -65,7 +66,6 @@ _COLUMNS: dict[Measure, tuple[str, ...]] = {
     "share right": ("Accuracy",),
 }
 """Heads of the columns of numbers under the chart of a measure."""
-"""Two short lines beside the chart, which leave a phone's most of its width."""
 _EACH = "Intervals hold within each run, not across runs."
 
 
@@ -421,7 +421,7 @@ class Overlay:
 
     measures: what can be drawn. models: what the address of the compare page says of each model
     beside its dense one, by the record's key. signs: the mark and letter of each line, with
-    what they stand for; empty where lines have their own names. numbers: a table for each measure.
+    what they stand for; empty where lines have their own names. lines: what the numbers are of.
     notes: what is not drawn, and why; plain text.
     """
 
@@ -429,7 +429,7 @@ class Overlay:
     measures: Sequence[Measure]
     models: Mapping[str, dict[str, str]]
     signs: Mapping[str, str]
-    numbers: Mapping[Measure, Table]
+    lines: Sequence[_Line]
     notes: Sequence[str]
 
     @property
@@ -440,6 +440,27 @@ class Overlay:
             mark = element("b", escape(sign), css=f"sd-line-{i}")
             items.append(element("li", mark, escape(label)))
         return element("ul", *items, css="sd-chart-key") if items else join()
+
+    def numbers(self, measure: Measure) -> Table:
+        """Every model with what a measure says of it; its file holds all measures."""
+        rows = []
+        for line in self.lines:
+            for model in line.models:
+                values: dict[str, Value] = {
+                    "model": line.label,
+                    "sparsity_percent": model.permille / 10,
+                    "budget": model.method.budget,
+                    **verdicts.reached_percents(line.run, model),
+                }
+                share = sparsity_words(model.permille, model.method)
+                shown = []
+                for cell in (verdicts.accuracy_cell(model.record), *verdicts.loss_cells(model)):
+                    values |= cell.values
+                    if cell.head in _COLUMNS[measure]:
+                        shown.append(Cell(cell.head, cell.text))
+                rows.append([Cell("Model", f"{line.label}, {share}", values), *shown])
+        caption = f"Each model against its own dense model, on the same passages. {_EACH}"
+        return Table.of_cells("The numbers of these runs", caption, rows)
 
 
 def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
@@ -498,7 +519,7 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
         measures=measures,
         models=comparisons,
         signs=signs,
-        numbers={measure: _numbers_table(lines, measure) for measure in measures},
+        lines=lines,
         notes=notes,
     )
 
@@ -524,28 +545,6 @@ def _comparable(runs: Sequence[RunResults], notes: list[str]) -> list[RunResults
     if len(same) > MOST_RUNS:
         notes.append(f"Only the first {MOST_RUNS} runs are drawn, the most that can be told apart.")
     return same[:MOST_RUNS]
-
-
-def _numbers_table(lines: Sequence[_Line], measure: Measure) -> Table:
-    """Every model of these lines with what a measure says of it; its file holds all measures."""
-    rows = []
-    for line in lines:
-        for model in line.models:
-            values: dict[str, Value] = {
-                "model": line.label,
-                "sparsity_percent": model.permille / 10,
-                "budget": model.method.budget,
-                **verdicts.reached_percents(line.run, model),
-            }
-            share = sparsity_words(model.permille, model.method)
-            shown = []
-            for cell in (verdicts.accuracy_cell(model.record), *verdicts.loss_cells(model)):
-                values |= cell.values
-                if cell.head in _COLUMNS[measure]:
-                    shown.append(Cell(cell.head, cell.text))
-            rows.append([Cell("Model", f"{line.label}, {share}", values), *shown])
-    caption = f"Each model against its own dense model, on the same passages. {_EACH}"
-    return Table.of_cells("The numbers of these runs", caption, rows)
 
 
 def _lines(runs: Sequence[RunResults], notes: list[str]) -> list[_Line]:

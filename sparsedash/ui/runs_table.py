@@ -400,7 +400,7 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
         widgets.note(note)
     _note_left_out(with_results)
     with st.expander("The numbers as a table"):
-        widgets.show_table(drawn.numbers[measure])
+        widgets.show_table(drawn.numbers(measure))
 
 
 def _overlay_file(drawn: Overlay, measure: Measure, limits: Tolerance) -> ChartFile:

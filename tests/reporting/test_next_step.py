@@ -99,6 +99,16 @@ def test_a_share_that_no_text_can_confirm_is_not_suggested():
     assert step.kind == "more passages" and not step.link and step.request is None
 
 
+@pytest.mark.parametrize("reach", [NOTHING, Reach()])
+def test_more_passages_are_not_suggested_where_only_tasks_are_open(reach):
+    results = on_built_in(run_of(132, 60, (10, 0.0, 0.1, 60)))
+    (dense, model) = results.models
+    model = replace(model, verdict=replace(model.verdict, unanswered=True))
+    step = next_step(replace(results, models=(dense, model)), reach)
+    assert plain(step.sentence).startswith("Passages cannot decide 10 %: tasks are open.")
+    assert not step.link and step.request is None
+
+
 def test_passages_are_counted_in_one_way_whichever_step_takes_them():
     results = run_of(402, 200, (10, 0.03, 0.7, 198), (20, 0.3, 0.9, 190))
     tested = passages_needed(results, 100)

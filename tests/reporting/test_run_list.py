@@ -276,7 +276,7 @@ def overlaid_run(name="", dense="dense", n=None, **changes):
 )
 def test_lines_are_called_by_what_tells_their_runs_apart(runs, labels):
     results = overlay([overlaid_run(**changes) for changes in runs])
-    rows = results.numbers["word perplexity"].rows
+    rows = results.numbers("word perplexity").rows
     assert list(dict.fromkeys(row[0].rpartition(", ")[0] for row in rows)) == labels
 
 
@@ -351,19 +351,19 @@ def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table():
     other = overlaid_run(sparsities_permille=(100,))
     results = overlay([one, other])
     assert results.models[other.sparse_records[0].key] == {"run": other.run.key, "right": "10 %"}
-    assert len(results.models) == 4 == results.numbers["accuracy"].html.count('scope="row"')
+    assert len(results.models) == 4 == results.numbers("accuracy").html.count('scope="row"')
     assert "not across runs" in results.notes[-1]
 
 
 def test_the_table_under_a_chart_has_the_columns_of_its_measure_and_its_file_those_of_all():
-    numbers = overlay([overlaid_run(), overlaid_run("Two", sparsities_permille=(100,))]).numbers
-    heads = {measure: list(table.head) for measure, table in numbers.items()}
-    assert heads == {
+    results = overlay([overlaid_run(), overlaid_run("Two", sparsities_permille=(100,))])
+    tables = {measure: results.numbers(measure) for measure in results.measures}
+    assert {measure: list(table.head) for measure, table in tables.items()} == {
         "word perplexity": ["Model", "Times dense", "Verdict"],
         "accuracy": ["Model", "Change, points", "p", "Verdict"],
         "flips": ["Model", "p", "Broke", "Fixed"],
         "share right": ["Model", "Accuracy"],
     }
-    files = [table.data for table in numbers.values()]
+    files = [table.data for table in tables.values()]
     assert files == [files[0]] * len(files)
     assert {"perplexity_ratio", "change_points", "broke", "accuracy_percent"} <= files[0][0].keys()
