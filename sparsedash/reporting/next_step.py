@@ -192,11 +192,11 @@ def _test_share(
     )
     share = sparsity_percent(permille)
     sentence = f"Next: test {share} on {_passages_words(results, evaluation, n, lengths)}."
-    others = [share for share in reversed(tested) if share != permille]
-    if others:
-        verb = "stays" if len(others) == 1 else "stay"
-        sentence = f"{sentence} {percents(others)} {verb} open"
-        needed = [passages_needed(results, share) or 0 for share in others]
+    still_open = [share for share in reversed(tested) if share != permille]
+    if still_open:
+        verb = "stays" if len(still_open) == 1 else "stay"
+        sentence = f"{sentence} {percents(still_open)} {verb} open"
+        needed = [passages_needed(results, share) or 0 for share in still_open]
         if any(needed):
             sentence = f"{sentence}: about {round_up(max(needed)):,} passages would decide"
         sentence = f"{sentence}."
