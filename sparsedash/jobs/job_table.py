@@ -31,13 +31,11 @@ from sparsedash.jobs.job import (
 )
 from sparsedash.jobs.lock_files import open_own
 from sparsedash.schema.errors import JobError, StoreError
-from sparsedash.schema.plain_values import canonical_json
+from sparsedash.schema.plain_values import LOCK_TIMEOUT_S, canonical_json
 from sparsedash.schema.progress import Step
 
 T = TypeVar("T")
 
-LOCK_TIMEOUT_S = 5.0
-"""How long to wait for another process while a user waits for the page."""
 _TRY_S = 0.1
 _RETRY_S = 0.02
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

@@ -56,25 +56,23 @@ def crash_reason(job: Job, exit_code: int | None) -> tuple[str, str]:
     return f"Its worker process {how}.", f"{log_end} {resume_advice(job.kind)}"
 
 
-def last_log_lines(path: Path, n: int) -> list[str]:
-    """The last n lines of a log, oldest first; of a progress bar only its last state. Raises
-    StoreError.
-    """
+def log_tail(path: Path, n: int) -> str:
+    """The last n lines of a log; of a progress bar only its last state. Raises StoreError."""
     try:
         with open_own(path, "rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - _TAIL_BYTES))
             text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
-        return []
+        return ""
     lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.rstrip().split("\n")]
-    return lines[-n:] if text.strip() else []
+    return "\n".join(lines[-n:])
 
 
 def last_log_line(path: Path) -> str:
     """The last line of a log, or why it cannot be read; empty for an empty log."""
     try:
-        return "".join(last_log_lines(path, 1))[:_SHOWN]
+        return log_tail(path, 1)[:_SHOWN]
     except (StoreError, OSError) as error:
         return str(error)[:_SHOWN]
 

@@ -18,6 +18,7 @@ from sparsedash.reporting.model_results import (
     named_shares,
 )
 from sparsedash.reporting.run_results import RunResults
+from sparsedash.reporting.wording import NBSP
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.stats.sparsity_search import first_crossing
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
@@ -93,6 +94,13 @@ class LimitEstimate(NamedTuple):
     percent: float
     low: float
     high: float | None
+
+    @property
+    def interval(self) -> str:
+        """ "1.6 to 18 %", "1.5 % or more"."""
+        if self.high is None:
+            return f"{self.low:.2g}{NBSP}% or more"
+        return f"{self.low:.2g} to {self.high:.2g}{NBSP}%"
 
 
 @dataclass(frozen=True, kw_only=True)

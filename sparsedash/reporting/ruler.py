@@ -222,10 +222,7 @@ def _pin_label(pin: LimitEstimate) -> str:
 
 def _pin_words(pin: LimitEstimate) -> str:
     """ "3.4 % (1.6 to 18 %)", "3 % (1.5 % or more)"."""
-    ends = f"{pin.low:.2g}{NBSP}% or more"
-    if pin.high is not None:
-        ends = f"{pin.low:.2g} to {pin.high:.2g}{NBSP}%"
-    return f"{pin.percent:.2g}{NBSP}% ({ends})"
+    return f"{pin.percent:.2g}{NBSP}% ({pin.interval})"
 
 
 def rulers_html(rulers: Sequence[Ruler], addresses: Mapping[str, str] | None = None) -> Html:

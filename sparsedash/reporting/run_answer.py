@@ -239,9 +239,6 @@ def estimate_words(results: RunResults) -> str:
     if estimate is None:
         return ""
     method = results.best[0].method
-    ends = f"{estimate.low:.2g}{NBSP}% or more"
-    if estimate.high is not None:
-        ends = f"{estimate.low:.2g} to {estimate.high:.2g}{NBSP}%"
     limit = limit_factor(results.tolerance.ratio)
     by_method = ""
     if results.run.settings.names_methods:
@@ -249,7 +246,7 @@ def estimate_words(results: RunResults) -> str:
     share = f"{estimate.percent:.2g}{NBSP}% {share_of(method)}"
     return (
         f"By linear interpolation perplexity reaches {limit} at {share} "
-        f"{removed_or_zeroed(method)}{by_method} (by the intervals {ends})."
+        f"{removed_or_zeroed(method)}{by_method} (by the intervals {estimate.interval})."
     )
 
 

@@ -33,6 +33,9 @@ def _require_text_keys(value: Any) -> None:
             _require_text_keys(part)
 
 
+LOCK_TIMEOUT_S = 5.0
+"""How long to wait for another process while a user waits for the page."""
+
 Count = Annotated[int, Meta(ge=0)]
 Permille = Annotated[int, Meta(ge=0, le=1000)]
 Share = Annotated[float, Meta(ge=0, le=1)]

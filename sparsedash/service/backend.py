@@ -14,7 +14,7 @@ from sparsedash.catalog.model_sizes import listed_shape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import CLUSTER, Job, JobKind, Move, Priority
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.local_runner import LocalRunner, last_log_lines
+from sparsedash.jobs.local_runner import LocalRunner, log_tail
 from sparsedash.schema import __version__, pair_records, store_keys
 from sparsedash.schema.errors import AccessError, JobError, StoreError
 from sparsedash.schema.export_settings import ExportSettings
@@ -248,7 +248,7 @@ class Backend:
         """The last n lines of the job's log."""
         job = self._table.get(job_id)
         self._access.require_job(job)
-        return "\n".join(last_log_lines(Path(job.log_path), n))
+        return log_tail(Path(job.log_path), n)
 
     def result(self, kind: type[R], key: str) -> R | None:
         """The result of this kind with the key of its job, or None."""

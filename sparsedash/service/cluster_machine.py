@@ -23,7 +23,7 @@ from typing import IO, Any
 from sparsedash.jobs.cluster_parts import Fetch, KeptCalibration, Part, PartEnd, Report, failed_part
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.local_runner import NVIDIA, LocalRunner, last_log_lines, visible_gpus
+from sparsedash.jobs.local_runner import NVIDIA, LocalRunner, log_tail, visible_gpus
 from sparsedash.jobs.lock_files import hold_lock, make_folder
 from sparsedash.schema import __version__, store_keys
 from sparsedash.schema.errors import SparseDashError, StoreError
@@ -70,7 +70,7 @@ class PartMachine:
             if part.known:
                 keep_run(read_run_file(part.known), self.store)
             job = self._followed(part, name, report, stopped)
-        log_end = "\n".join(last_log_lines(Path(job.log_path), LOG_LINES))
+        log_end = log_tail(Path(job.log_path), LOG_LINES)
         match job.state:
             case "failed" | "cancelled" | "crashed" as state:
                 return PartEnd(

@@ -8,11 +8,11 @@ is wrong is at most alpha, 5 %, for all tasks that are judged together, of one m
 Holm's steps. Why: see docs/adr/0049.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from math import exp, inf, log, sqrt
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet
 from sparsedash.schema.records import Run
@@ -32,6 +32,9 @@ from sparsedash.stats.tolerance import (
     loss_of,
     lost_share_interval,
 )
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 NotJudged = Literal["few right", "chance"]
 TaskVerdict = Verdict | Literal["not judged"]
@@ -137,28 +140,25 @@ def judge_tasks(
     return results
 
 
-class Together(NamedTuple):
-    """Sparse records of a run whose tasks are judged together.
+def judge_together(
+    run: Run,
+    tasks: Mapping[str, Sequence[T]],
+    n_tasks: Collection[int],
+    judge: Callable[[list[T], float, int], Iterable[V]],
+) -> dict[str, list[V]]:
+    """What `judge` says of the tasks of each sparse record of a run, in their order.
 
-    alpha, n_missing: as of `judge_tasks`.
-    """
-
-    records: Sequence[str]
-    alpha: float
-    n_missing: int
-
-
-def judged_together(run: Run, n_tasks: Mapping[str, int]) -> list[Together]:
-    """The records of a run in the groups that are judged together. n_tasks: of each record, those
-    that can be judged.
-
-    Models of a run that are missing count as those there do. A search judges each trial by itself,
-    when the next ones are not known.
+    n_tasks: those that can be judged, by record. judge: called with tasks that are judged together,
+    alpha and n_missing, as of `judge_tasks`. Models of a run that are missing count as those there
+    do. A search judges each trial by itself, when the next ones are not known.
     """
     if run.find is not None:
-        return [Together([record], TRIAL_ALPHA, 0) for record in n_tasks]
-    missing = max(0, run.n_compared - len(n_tasks))
-    return [Together(list(n_tasks), ALPHA, missing * max(n_tasks.values(), default=0))]
+        return {
+            record: list(judge(list(of_one), TRIAL_ALPHA, 0)) for record, of_one in tasks.items()
+        }
+    n_missing = max(0, run.n_compared - len(tasks)) * max(n_tasks, default=0)
+    results = iter(judge(list(chain.from_iterable(tasks.values())), ALPHA, n_missing))
+    return {record: list(islice(results, len(of_one))) for record, of_one in tasks.items()}
 
 
 def is_unanswered(run: Run, record: str, judged: Container[str]) -> bool:
@@ -177,7 +177,7 @@ def judge_run(
     run: Run, answered: Callable[[str], QuestionSet | None], tolerance: Tolerance
 ) -> dict[str, JudgedAnswers]:
     """The verdicts on the tasks of each sparse model of a run, by the key of its record: see
-    `judged_together`.
+    `judge_together`.
 
     answered: the set of a key. Models of which a set is missing are left out; a note says what
     cannot be judged.
@@ -191,19 +191,18 @@ def judge_run(
         return {}
     pairs = dict[str, list[TaskPair]]()
     notes = dict[str, list[str]]()
-    n_tasks = dict[str, int]()
+    n_tasks = list[int]()
     for record in run.sparse:
         if record in complete:
             pairs[record], notes[record] = pairs_of(complete[run.dense], complete[record])
-            n_tasks[record] = sum(_not_judged(pair) is None for pair in pairs[record])
-    judged = {}
-    for records, alpha, n_missing in judged_together(run, n_tasks):
-        together = list(chain.from_iterable(pairs[record] for record in records))
-        results = iter(judge_tasks(together, tolerance, alpha, n_missing))
-        for record in records:
-            of_record = list(islice(results, len(pairs[record])))
-            judged[record] = JudgedAnswers(of_record, notes[record])
-    return judged
+            n_tasks.append(sum(_not_judged(pair) is None for pair in pairs[record]))
+    judged = judge_together(
+        run,
+        pairs,
+        n_tasks,
+        lambda together, alpha, n_missing: judge_tasks(together, tolerance, alpha, n_missing),
+    )
+    return {record: JudgedAnswers(results, notes[record]) for record, results in judged.items()}
 
 
 def own_limit(task: TaskLosses, tolerance: Tolerance) -> float | None:

@@ -322,7 +322,7 @@ MAX_TOTAL_BYTES = 1_000_000_000
 """Of all uploads of a data folder, so that they cannot fill the disk."""
 
 _LOCK = "quotas.lock"
-_LOCK_TIMEOUT_S = 60.0
+_QUOTA_TIMEOUT_S = 60.0
 _HASH_DIGITS = 32
 _NAME_LETTERS = 60
 
@@ -335,7 +335,7 @@ class Uploads:
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._lock = FileLock(data_dir / _LOCK, timeout=_LOCK_TIMEOUT_S)
+        self._lock = FileLock(data_dir / _LOCK, timeout=_QUOTA_TIMEOUT_S)
 
     @contextmanager
     def changing(self) -> Iterator[None]:

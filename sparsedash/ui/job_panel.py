@@ -12,6 +12,7 @@ from sparsedash.reporting import job_status, wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible, widget_label
 from sparsedash.reporting.record_pair import ADDRESS_LENGTH, record_choices
 from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.progress import ignore
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Preflight
@@ -306,7 +307,7 @@ def watch_job(
     job: Job,
     changed: Callable[[], bool] = lambda: False,
     brief: bool = False,
-    below: Callable[[Job], None] = lambda _: None,
+    below: Callable[[Job], None] = ignore,
 ) -> None:
     """Draw the job's panel. Reruns the page when the job starts, ends or is to stop, or when
     `changed` says so.

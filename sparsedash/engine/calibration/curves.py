@@ -25,6 +25,7 @@ from sparsedash.engine.pruning.linalg import row_slices
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import ignore
 
 LEAST_CERTAIN = 0.1
 """Share of a measured loss that is never taken for rounding."""
@@ -34,10 +35,6 @@ ROWS = 64
 
 OnPart = Callable[[float], None]
 """Called with the share of a block's measurement that is done. May raise `Cancelled`."""
-
-
-def _ignore(share: float) -> None:
-    """The callback that does nothing."""
 
 
 class CurveMeasurement:
@@ -64,7 +61,7 @@ class CurveMeasurement:
 
     @torch.no_grad()
     def losses(
-        self, index: int, versions: Sequence[PrunedMlp], on_part: OnPart = _ignore
+        self, index: int, versions: Sequence[PrunedMlp], on_part: OnPart = ignore
     ) -> list[float]:
         """The loss with each version of this block's MLP. An earlier block starts over."""
         mlp = self._loaded.mlps[index]
@@ -81,7 +78,7 @@ class CurveMeasurement:
     def losses_without(
         self,
         gone: Collection[int],
-        on_part: OnPart = _ignore,
+        on_part: OnPart = ignore,
     ) -> dict[int, float]:
         """The loss without these layers and one more, by the index of that one.
 

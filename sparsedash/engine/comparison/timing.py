@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from sparsedash.schema.pair_records import Phase, SpeedRatio, TimedPhase, TimingSettings
-from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.progress import OnStep, Step, ignore
 from sparsedash.stats.mean_intervals import is_narrow, speed_ratio
 
 FEWEST_ROUNDS = 3
@@ -85,7 +85,7 @@ def timed_rounds(
     sample: TimeSample,
     settings: TimingSettings,
     clock: Clock = time.monotonic,
-    on_round: Callable[[int, float], None] = lambda n_rounds, spent_s: None,
+    on_round: Callable[[int, float], None] = ignore,
 ) -> TimedPhase:
     """Rounds of the same work by both models, in random order, until the interval is narrow.
 

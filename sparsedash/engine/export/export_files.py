@@ -67,7 +67,7 @@ def write_folder(
     widths: Sequence[int] | None,
     weights: str,
     shard_mb: int = 1_000,
-    require_room: Callable[[int], None] = lambda n_bytes: None,
+    require_room: Callable[[int], None] = ignore,
     on_part: OnPart = ignore,
 ) -> WrittenFiles:
     """Write weights in shards, their index, the config and the base's other files.

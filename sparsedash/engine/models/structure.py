@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, takewhile
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -213,11 +214,8 @@ def with_values(config: PretrainedConfig, values: Mapping[str, object]) -> Pretr
 def set_values_(config: PretrainedConfig, values: Mapping[str, object]) -> None:
     """Set values of a config, by keys with dots between nested configs."""
     for path, value in values.items():
-        *parents, key = path.split(".")
-        owner: Any = config
-        for parent in parents:
-            owner = getattr(owner, parent)
-        setattr(owner, key, value)
+        part, _, key = path.rpartition(".")
+        setattr(attrgetter(part)(config) if part else config, key, value)
 
 
 def _depth(config: PretrainedConfig) -> int | None:
@@ -439,9 +437,7 @@ def _with_width(
             continue
         if shared is not None and (shared.width == 0 or shared.width % mixture.width):
             continue
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part)
+        value = attrgetter(key)(config)
         return replace(mixture, inner=inner, width_key=key, width_value=value, shared=shared)
     return mixture
 
