@@ -11,10 +11,10 @@ ROOT = Path(__file__).parents[1]
 PLACES = {"product": ("sparsedash", "pages", "app.py"), "tests": ("tests",)}
 CEILINGS = {
     "product": {
-        "nested comprehensions": 46,
-        "several assignments in one line": 15,
-        "choices inside f-strings": 4,
-        "empty names": 38,
+        "nested comprehensions": 0,
+        "several assignments in one line": 0,
+        "choices inside f-strings": 0,
+        "empty names": 9,
     },
     "tests": {
         "nested comprehensions": 27,

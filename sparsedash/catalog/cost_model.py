@@ -164,7 +164,7 @@ def _load_s(run: Workload, spec: SparseSpec) -> float:
 def _text_s(run: Workload, spec: SparseSpec) -> float:
     """Of writing the text: each step reads all weights, and the keys and values so far."""
     calibration = run.settings.calibration
-    n_texts = min(calibration.n_samples, resources.MOST_TEXTS)
+    n_texts = min(calibration.n_samples, resources.MAX_TEXTS)
     n_moved = run.shape.n_matmul / n_texts + run.shape.cache_per_token * calibration.length / 2
     return (run.token_s + run.logits_s + n_moved * run.move_s) * run.n_calibrated
 

@@ -22,7 +22,7 @@ from sparsedash.schema.method_settings import FIXED_PERMILLE
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.stats.tolerance import Verdict
 
-MOST_SHOWN = 3
+MAX_SHOWN = 3
 """Rulers before the others are asked for."""
 _SIGNS: dict[Verdict, str] = {"within": "✓", "beyond": "✕", "undecided": "?"}
 _WORDS: dict[Verdict, str] = {
@@ -222,10 +222,7 @@ def _pin_label(pin: LimitEstimate) -> str:
 
 def _pin_words(pin: LimitEstimate) -> str:
     """ "3.4 % (1.6 to 18 %)", "3 % (1.5 % or more)"."""
-    ends = f"{pin.low:.2g}{NBSP}% or more"
-    if pin.high is not None:
-        ends = f"{pin.low:.2g} to {pin.high:.2g}{NBSP}%"
-    return f"{pin.percent:.2g}{NBSP}% ({ends})"
+    return f"{pin.percent:.2g}{NBSP}% ({pin.interval})"
 
 
 def rulers_html(rulers: Sequence[Ruler], addresses: Mapping[str, str] | None = None) -> Html:

@@ -167,7 +167,7 @@ def choose_axis(labels: Collection[str], settings: RunSettings) -> tuple[GainNam
     Returns the gain, or None for sparsity, and the budget whose shares that is. settings: of the
     run.
     """
-    asked = settings.axis
+    usual = settings.axis
     first, second, third = st.columns(3)
     with first:
         chosen = select(
@@ -181,20 +181,20 @@ def choose_axis(labels: Collection[str], settings: RunSettings) -> tuple[GainNam
     if gain:
         with second:
             choose_highlight(labels)
-        return gain, asked
+        return gain, usual
     with second:
-        budget = choose_share(asked, settings.methods)
+        budget = choose_share(usual, settings.methods)
     with third:
         choose_highlight(labels)
     return None, budget
 
 
-def choose_share(asked: Budget, methods: Sequence[MethodSettings]) -> Budget:
-    """Draw the choice of the budget whose shares are the sparsity axis. asked: the runs' own.
+def choose_share(usual: Budget, methods: Sequence[MethodSettings]) -> Budget:
+    """Draw the choice of the budget whose shares are the sparsity axis. usual: the runs' own.
 
     methods: of their models.
     """
-    return choose_budget("share", "Sparsity axis", asked, wording.budget_titles(methods))
+    return choose_budget("share", "Sparsity axis", usual, wording.budget_titles(methods))
 
 
 def show_gains(

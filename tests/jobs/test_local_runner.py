@@ -14,8 +14,8 @@ from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import (
     LocalRunner,
     crash_reason,
-    last_log_lines,
     linger_s,
+    log_tail,
     n_slots,
     worker_environment,
 )
@@ -244,18 +244,16 @@ def test_every_exit_code_has_its_words_and_the_last_line_of_the_log_is_quoted(
 
 
 @pytest.mark.parametrize(
-    ("log", "lines"),
+    ("log", "tail"),
     [
-        (b"", []),
-        (b"begin\r\n 10%\r 50%\r100%\r\nend\n", ["begin", "100%", "end"]),
-        (b"x" * 100_000 + b"\none\n\xff bytes\nend\n", ["one", "\ufffd bytes", "end"]),
+        (b"", ""),
+        (b"begin\r\n 10%\r 50%\r100%\r\nend\n", "begin\n100%\nend"),
+        (b"x" * 100_000 + b"\none\n\xff bytes\nend\n", "one\n\ufffd bytes\nend"),
     ],
     ids=["empty", "a progress bar", "long"],
 )
-def test_the_last_lines_of_a_log_are_read_and_of_a_progress_bar_its_last_state(
-    tmp_path, log, lines
-):
+def test_the_last_lines_of_a_log_are_read_and_of_a_progress_bar_its_last_state(tmp_path, log, tail):
     path = tmp_path / "a.log"
-    assert last_log_lines(path, 3) == []
+    assert log_tail(path, 3) == ""
     path.write_bytes(log)
-    assert last_log_lines(path, 3) == lines
+    assert log_tail(path, 3) == tail
