@@ -38,8 +38,8 @@ from sparsedash.stats.mean_intervals import (
 )
 from sparsedash.stats.significance import Z_95, shared_outcomes
 from sparsedash.stats.tolerance import (
-    FEWEST_PASSAGES,
-    FEWEST_RIGHT,
+    MIN_PASSAGES,
+    MIN_RIGHT,
     Losses,
     judge_all,
     lost_share_interval,
@@ -171,7 +171,7 @@ def perplexity_errors(population, looks, draws):
         for look in looks:
             bounds = [interval(moments, ALPHA) for moments in _moments(values[:, :look])]
             low, high = np.array(bounds).T
-            within |= (high <= true) & (look >= FEWEST_PASSAGES)
+            within |= (high <= true) & (look >= MIN_PASSAGES)
             beyond |= low > true
         n_within += within.sum()
         n_beyond += beyond.sum()
@@ -202,7 +202,7 @@ def accuracy_errors(population, looks, draws):
             )
             if low > true:
                 verdicts.add("beyond")
-            elif high <= true and look >= FEWEST_PASSAGES:
+            elif high <= true and look >= MIN_PASSAGES:
                 verdicts.add("within")
         called.update(verdicts)
         spread = (broke + fixed) / n - ((broke - fixed) / n) ** 2
@@ -311,7 +311,7 @@ def _losses(nats, flips=None, right=None):
     """Losses of a draw, for the verdict; without flips by word perplexity alone."""
     if flips is None:
         return Losses(nats=nats, broke=0, fixed=0, n_right=0, anytime=False)
-    n_right = max(FEWEST_RIGHT, int(right.sum()))
+    n_right = max(MIN_RIGHT, int(right.sum()))
     broke = int((flips == 1).sum())
     fixed = int((flips == -1).sum())
     return Losses(nats=nats, broke=broke, fixed=fixed, n_right=n_right, anytime=False)

@@ -4,18 +4,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-MOST_LAYERS = 2_000
+MAX_LAYERS = 2_000
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
 """Under which a config says how many decoder blocks there are."""
 _SIZES = {
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), (1, MOST_LAYERS)),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), (1, MAX_LAYERS)),
     **dict.fromkeys(("num_attention_heads", "n_head", "num_heads"), (1, 10_000)),
     **dict.fromkeys(("hidden_size", "n_embd"), (1, 1_000_000)),
     **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim"), (1, 10_000_000)),
     "vocab_size": (1, 100_000_000),
     # transformers makes a dictionary of as many names, and a list of as many layers.
     "num_labels": (0, 10_000),
-    "attention_types": (0, MOST_LAYERS),
+    "attention_types": (0, MAX_LAYERS),
 }
 """Least and most of a size, by its names in configs; what is not said has the type's usual value."""
 

@@ -21,7 +21,7 @@ from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.wording import NBSP
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.stats.sparsity_search import first_crossing
-from sparsedash.stats.tolerance import FEWEST_PASSAGES
+from sparsedash.stats.tolerance import MIN_PASSAGES
 
 _FAR = 10
 """Times the limit."""
@@ -150,7 +150,7 @@ def search_ends(search: FindResult, models: Sequence[M]) -> list[M]:
 def search_kind(search: FindResult, ends: Sequence[M]) -> AnswerKind:
     """The kind of answer of a finished search. ends: see `search_ends`."""
     has_record = search.answer in [model.permille for model in ends]
-    if not has_record and search.n_passages < FEWEST_PASSAGES:
+    if not has_record and search.n_passages < MIN_PASSAGES:
         return AnswerKind.SEARCH_TOO_FEW
     if search.answer is None:
         return AnswerKind.SEARCH_NONE
@@ -175,7 +175,7 @@ def find_race(results: RunResults) -> Race | None:
             ahead.append(rival)
     differences = [difference for _, difference in results.race]
     n_passages = min(difference.n_passages for difference in differences)
-    if n_passages < FEWEST_PASSAGES:
+    if n_passages < MIN_PASSAGES:
         kind = RaceKind.TOO_FEW
     elif ahead:
         kind = RaceKind.BEATEN

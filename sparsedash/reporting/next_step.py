@@ -36,20 +36,20 @@ from sparsedash.schema.settings import (
     RunSettings,
 )
 from sparsedash.schema.tolerance_settings import ALPHA
-from sparsedash.service.run_checks import Reach
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, passages_to_judge
+from sparsedash.service.run_checks import RequestRules
+from sparsedash.stats.tolerance import MIN_PASSAGES, SPREAD_NATS, passages_to_judge
 
 Suggestion = Literal["more passages", "another share", "search", "export"]
-ANYTHING = Reach()
+ANYTHING = RequestRules()
 """Nothing is refused."""
 _LENGTHS = {choice.name: choice.n_texts for choice in EVALUATION_CORPORA}
 _LARGER_LOSS = "Upload more passages, or allow a larger loss."
 _MORE_QUESTIONS = "Choose tasks with more questions, or allow a larger loss."
-_LEAST_GAIN = 1.1
+_MIN_GAIN = 1.1
 """A share is worth a run from so many times what is known to be within."""
 _FINE_TO = 50
 """Shares up to this many per mille are tried in halves of a percent, larger ones in whole ones."""
-_LEAST_NATS = 1e-4
+_MIN_NATS = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,33 +65,33 @@ class NextStep:
     request: RunSettings | FindSettings | None = None
 
 
-def next_step(results: RunResults, reach: Reach = ANYTHING) -> NextStep | None:
+def next_step(results: RunResults, rules: RequestRules = ANYTHING) -> NextStep | None:
     """The step to suggest after a finished run; None without a verdict.
 
-    reach: what can be started here. What cannot has no link, and a sentence that says why.
+    rules: what can be started here. What cannot has no link, and a sentence that says why.
     """
     if not results.best or not results.run.finished:
         return None
-    step = _suggestion(results, _lengths(results.run.settings.evaluation.corpus, reach))
-    problems = reach.problems(step.request) if step.request is not None else ()
+    step = _suggestion(results, _lengths(results.run.settings.evaluation.corpus, rules))
+    problems = rules.problems(step.request) if step.request is not None else ()
     if problems:
         sentence = f"{step.sentence} It cannot start: {problems[0]}"
         return replace(step, sentence=sentence, link="")
     return step
 
 
-def _lengths(corpus: str, reach: Reach) -> dict[str, int]:
+def _lengths(corpus: str, rules: RequestRules) -> dict[str, int]:
     """Passages of the run's text and of longer ones; 0 where they are not known or out of reach."""
     lengths = {}
     for reference in (corpus, BUILTIN_CLOZE_402, "lambada_openai"):
-        length = _LENGTHS.get(reference) or reach.n_passages(reference)
-        lengths[reference] = 0 if reach.lacks(reference) else length or 0
+        length = _LENGTHS.get(reference) or rules.n_passages(reference)
+        lengths[reference] = 0 if rules.lacks(reference) else length or 0
     return lengths
 
 
 def _suggestion(results: RunResults, lengths: Mapping[str, int]) -> NextStep:
     bounds = limit_bounds(results.best)
-    if results.n_passages < FEWEST_PASSAGES and not bounds.beyond:
+    if results.n_passages < MIN_PASSAGES and not bounds.beyond:
         return _more_passages(results, lengths)
     if bounds.between and all(_is_open_on_tasks(model) for model in bounds.between):
         names = percents(model.permille for model in bounds.between)
@@ -138,7 +138,7 @@ def _share_worth_most(
         shares += range(MAX_SPARSITY_PERMILLE, _FINE_TO, -10)
         shares += range(_FINE_TO, 0, -5)
     for permille in shares:
-        if not max(low * _LEAST_GAIN, low + 4) < permille < high:
+        if not max(low * _MIN_GAIN, low + 4) < permille < high:
             continue
         n = passages_needed(results, permille)
         if n is not None and permille in tested:
@@ -158,7 +158,7 @@ def passages_needed(results: RunResults, permille: int) -> int | None:
     for model in results.best:
         falls = model.losses.nats
         if isfinite(falls.mean) and falls.n > 1:
-            losses.append((float(model.permille), max(falls.mean, _LEAST_NATS), falls.deviation))
+            losses.append((float(model.permille), max(falls.mean, _MIN_NATS), falls.deviation))
     if len(losses) < 2:
         return passages_to_judge(0.0, results.tolerance.ratio, ALPHA / 2)
     ends = next((pair for pair in pairwise(losses) if permille <= pair[1][0]), losses[-2:])
@@ -170,7 +170,7 @@ def passages_needed(results: RunResults, permille: int) -> int | None:
     else:
         part = log(permille / start) / log(end / start)
         nats = nats * (next_nats / nats) ** part
-        spread = spread * (max(next_spread, _LEAST_NATS) / max(spread, _LEAST_NATS)) ** part
+        spread = spread * (max(next_spread, _MIN_NATS) / max(spread, _MIN_NATS)) ** part
     if nats >= log(results.tolerance.ratio):
         return None
     return passages_to_judge(nats, results.tolerance.ratio, ALPHA / 2, min(spread, 1e3))

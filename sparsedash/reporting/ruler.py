@@ -22,7 +22,7 @@ from sparsedash.schema.method_settings import FIXED_PERMILLE
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.stats.tolerance import Verdict
 
-MOST_SHOWN = 3
+MAX_SHOWN = 3
 """Rulers before the others are asked for."""
 _SIGNS: dict[Verdict, str] = {"within": "✓", "beyond": "✕", "undecided": "?"}
 _WORDS: dict[Verdict, str] = {

@@ -13,7 +13,7 @@ from typing import Literal
 
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts
-from sparsedash.reporting.charts.chart_style import LONGEST
+from sparsedash.reporting.charts.chart_style import LABEL_LENGTH
 from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS
 from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure, TradeoffData
 from sparsedash.reporting.html import Cell, Html, Table, Value, element, escape, join, visible
@@ -55,9 +55,9 @@ JOBS_LOOKED_AT = 200
 """Newest first; of an older run that ended early it is only said that it did not finish."""
 RUN_ADDRESS_LENGTH = 16
 """Characters of a run's key that name it in an address; enough to be the only one."""
-MOST_LINES = MOST_RUNS = len(SYMBOLS)
+MAX_LINES = len(SYMBOLS)
 """Of one chart; more could not be told apart."""
-_LONGEST_LABEL = 2 * LONGEST
+_LONGEST_LABEL = 2 * LABEL_LENGTH
 """Two short lines beside the chart, which leave a phone's most of its width."""
 _COLUMNS: dict[Measure, tuple[str, ...]] = {
     "word perplexity": ("Times dense", "Verdict"),
@@ -527,7 +527,7 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
 def _comparable(runs: Sequence[RunResults], notes: list[str]) -> list[RunResults]:
     """Those with sparse models that answer the same passages as most do; adds why others do not.
 
-    At most MOST_RUNS of them.
+    At most MAX_LINES of them.
     """
     by_passages: dict[tuple[object, ...], list[RunResults]] = {}
     for run in runs:
@@ -542,9 +542,9 @@ def _comparable(runs: Sequence[RunResults], notes: list[str]) -> list[RunResults
     for group in by_passages.values():
         if group is not same:
             notes += [f"“{run.title}” is not drawn: {why}." for run in group]
-    if len(same) > MOST_RUNS:
-        notes.append(f"Only the first {MOST_RUNS} runs are drawn, the most that can be told apart.")
-    return same[:MOST_RUNS]
+    if len(same) > MAX_LINES:
+        notes.append(f"Only the first {MAX_LINES} runs are drawn, the most that can be told apart.")
+    return same[:MAX_LINES]
 
 
 def _lines(runs: Sequence[RunResults], notes: list[str]) -> list[_Line]:
@@ -560,11 +560,11 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> list[_Line]:
             methods.setdefault(run.line_of(result.spec), []).append(result)
         for models in methods.values():
             lines.append(_Line(run=run, models=models, several=len(methods) > 1))
-    if len(lines) > MOST_LINES:
+    if len(lines) > MAX_LINES:
         best = [_Line(run=run, models=run.best, several=False) for run in runs if run.best]
-        lines = best or lines[:MOST_LINES]
+        lines = best or lines[:MAX_LINES]
         notes.append(
-            f"Only the best method of each run is drawn: more than {MOST_LINES} lines cannot be told apart."
+            f"Only the best method of each run is drawn: more than {MAX_LINES} lines cannot be told apart."
         )
     facets = [line.facets for line in lines]
     differ = [len(set(values)) > 1 for values in zip(*facets, strict=True)]

@@ -20,7 +20,7 @@ _UNPACED: tuple[Stage, ...] = ("start", "load")
 """Stages that tell nothing of the pace of others: the model may be in memory."""
 _OF_MADE_MODELS: tuple[Stage, ...] = ("continue", "answer", "evaluate")
 """Stages after a model is made."""
-_MOST_OF_PART = 0.9
+_MAX_OF_PART = 0.9
 """The most of a part that is filled before its end."""
 _TRUSTED_SHARE = 0.1
 """Share of a steady part from which on its own rate tells its time."""
@@ -72,10 +72,10 @@ def job_progress(
     share = step.share if is_own_step and step.stage != "answer" else 0.0
     if not is_steady:
         share = max(share, by_time)
-    share = min(_MOST_OF_PART, share)
+    share = min(_MAX_OF_PART, share)
     remaining_s = step.remaining_s if is_steady else None
-    left_s = (1 - min(_MOST_OF_PART, max(share, by_time))) * expected_s
-    if remaining_s is not None and _TRUSTED_SHARE <= share < _MOST_OF_PART:
+    left_s = (1 - min(_MAX_OF_PART, max(share, by_time))) * expected_s
+    if remaining_s is not None and _TRUSTED_SHARE <= share < _MAX_OF_PART:
         left_s = max(0.0, remaining_s - silent_s)
     left_s += sum(part.seconds * _pace(paces, part.stage) for part in coming)
 

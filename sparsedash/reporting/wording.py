@@ -35,8 +35,8 @@ EXAMPLE_TITLE = "Example"
 DENSE = "dense"
 FEW_SHARES = 3
 """Sparsities of a run that are named one by one."""
-MOST_FACTOR = 1_000_000
-LEAST_FACTOR = 100
+MAX_FACTOR = 1_000_000
+MIN_FACTOR = 100
 """A word perplexity of more times dense's, or of less than dense's divided by so much, is not told
 more exactly.
 """
@@ -145,10 +145,10 @@ def nats_as_factor(nats: float, digits: int = 2) -> str:
 
     digits: see factor_digits.
     """
-    if nats >= log(MOST_FACTOR):
-        return f"over {MOST_FACTOR:,} ×"
-    if nats <= -log(LEAST_FACTOR):
-        return f"under {1 / LEAST_FACTOR:g} ×"
+    if nats >= log(MAX_FACTOR):
+        return f"over {MAX_FACTOR:,} ×"
+    if nats <= -log(MIN_FACTOR):
+        return f"under {1 / MIN_FACTOR:g} ×"
     value = exp(nats)
     return f"{value:,.{factor_digits(value, digits)}f} ×"
 
@@ -577,7 +577,7 @@ def stored_run_details(run: Run) -> str:
     return " · ".join(filter(None, (details, revision_words(run))))
 
 
-_MOST_DATA_SETS = 2
+_MAX_DATA_SETS = 2
 _SHORT = 7
 """Named of a run; digits shown of a commit, as the hub's pages have them."""
 
@@ -594,8 +594,8 @@ def revision_words(run: Run) -> str:
         if name.startswith(DATA_SET):
             title = name.removeprefix(DATA_SET)
             data_sets.append(f"data set {title} {data_commit[:_SHORT]}")
-    words += data_sets[:_MOST_DATA_SETS]
-    more = len(data_sets) - _MOST_DATA_SETS
+    words += data_sets[:_MAX_DATA_SETS]
+    more = len(data_sets) - _MAX_DATA_SETS
     if more > 0:
         words.append(f"and {quantity(more, 'more data set')}")
     return ", ".join(words)

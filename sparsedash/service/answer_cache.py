@@ -20,7 +20,7 @@ from sparsedash.schema.store_keys import NoteName
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.lru_cache import (
     MAX_PASSAGES_IN_MEMORY,
-    MOST_RUNS,
+    MAX_RUNS,
     LruCache,
     n_cached_passages,
 )
@@ -88,7 +88,7 @@ class AnswerCache:
         self._store = store
         self._cache = LruCache(MAX_PASSAGES_IN_MEMORY, n_cached_passages)
         # Of a few numbers each: questions shall not push them out.
-        self._comparisons = LruCache(MOST_RUNS, lambda comparisons: 1)
+        self._comparisons = LruCache(MAX_RUNS, lambda comparisons: 1)
 
     def keep(self, name: str, content: bytes) -> list[str]:
         """The keys of the models in a file of this name, or a zip of one model's folder. Raises

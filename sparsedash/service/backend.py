@@ -37,7 +37,7 @@ from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.model_lookup import NamedModel, fetch_config, inspect_config, named_model
 from sparsedash.service.preflight import Preflight
 from sparsedash.service.request_checks import Access, ReferenceField
-from sparsedash.service.run_checks import Reach
+from sparsedash.service.run_checks import RequestRules
 from sparsedash.service.stored_results import (
     ResultCache,
     VerdictCache,
@@ -368,9 +368,9 @@ class Backend:
         return run_checks.lacks_text(reference, self._store, self._hub)
 
     @property
-    def reach(self) -> Reach:
+    def request_rules(self) -> RequestRules:
         """What the user can ask for."""
-        return Reach(
+        return RequestRules(
             lacks=self.lacks_text, n_passages=self._count_passages, problems=self._request_problems
         )
 

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 TERM_S = 0.5
 KILL_S = 1.0
 """Sooner than on the server: the folder is not lost by it, and somebody waits for a machine."""
-MOST_WORKERS = 64
+MAX_WORKERS = 64
 LOG_LINES = 200
 _TICK_S = 0.1
 _REPORT_S = 0.5
@@ -197,12 +197,12 @@ def _opened() -> PartMachine:
     shared = local_path(data_folder()).absolute()
     claim_data_folder(shared)
     make_folder(shared / "cluster")
-    for number in range(MOST_WORKERS):
+    for number in range(MAX_WORKERS):
         if lock := hold_lock(shared / "cluster" / f"{number}.lock", wait_s=0.05):
             _held.append(lock)
             return PartMachine(shared / "cluster" / str(number))
     raise StoreError(
-        f"{MOST_WORKERS} Dask workers use {shared} already.",
+        f"{MAX_WORKERS} Dask workers use {shared} already.",
         "Name another one: SPARSEDASH_DATA_DIR.",
     )
 

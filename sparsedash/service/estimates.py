@@ -46,7 +46,7 @@ GUESSES_S: dict[Stage, float] = {
 USUAL_GUESS_S = 30.0
 """Of any other stage."""
 
-MOST_MINUTES = 24 * 60
+MAX_MINUTES = 24 * 60
 """Of healing."""
 STEP_MULTIPLE = 8
 """Steps of healing are a multiple of it, so that two measurements of a machine seldom give two

@@ -23,8 +23,8 @@ from sparsedash.stats.significance import holm, mcnemar, wilson_interval
 from sparsedash.stats.sparsity_search import TRIAL_ALPHA
 from sparsedash.stats.task_pairs import TaskPair, pairs_of
 from sparsedash.stats.tolerance import (
-    FEWEST_PASSAGES,
-    FEWEST_RIGHT,
+    MIN_PASSAGES,
+    MIN_RIGHT,
     Loss,
     Verdict,
     flip_moments,
@@ -38,7 +38,7 @@ V = TypeVar("V")
 
 NotJudged = Literal["few right", "chance"]
 TaskVerdict = Verdict | Literal["not judged"]
-"""not judged: dense has fewer than FEWEST_RIGHT right answers, or not shown more than guessing
+"""not judged: dense has fewer than MIN_RIGHT right answers, or not shown more than guessing
 gives.
 """
 
@@ -270,7 +270,7 @@ def _accuracy_interval(task: TaskLosses, alpha: float) -> tuple[float, float]:
     clusters = task.clusters
     if clusters is None:
         return low, high
-    if clusters.n < FEWEST_PASSAGES:
+    if clusters.n < MIN_PASSAGES:
         return -inf, inf
     cluster_low, cluster_high = mean_interval(clusters, alpha)
     return min(low, cluster_low), max(high, cluster_high)
@@ -329,7 +329,7 @@ def _loss_moments(pair: TaskPair) -> Moments:
     losses = moments([mean + (fall - mean * words) * n / n_words for fall, words in falls])
     # Few documents, or all with the same change, do not say how much others differ.
     differ = losses.deviation > _ALIKE * abs(losses.mean) or losses.mean == 0
-    return losses if n >= FEWEST_PASSAGES and differ else replace(losses, deviation=inf)
+    return losses if n >= MIN_PASSAGES and differ else replace(losses, deviation=inf)
 
 
 def _cluster_moments(pair: TaskPair, losses: Moments) -> Moments | None:
@@ -355,7 +355,7 @@ def _not_judged(pair: TaskPair) -> NotJudged | None:
         return None
     n = len(pair.questions)
     n_right = sum(one.right is True for one, _ in pair.questions)
-    if n_right < FEWEST_RIGHT:
+    if n_right < MIN_RIGHT:
         return "few right"
     if pair.dense.inverted:
         # What is to be avoided is no ability that guessing could feign: a biased model can become
@@ -371,7 +371,7 @@ def _p_value(task: TaskLosses) -> float:
     p_value = mcnemar(task.broke, task.fixed)
     if task.clusters is None:
         return p_value
-    if task.clusters.n < FEWEST_PASSAGES:
+    if task.clusters.n < MIN_PASSAGES:
         return 1.0
     return max(p_value, mean_p_value(task.clusters))
 

@@ -183,7 +183,7 @@ def _unreadable_kind(name: str) -> CorpusError:
     )
 
 
-FEWEST_UPLOADED = 5
+MIN_UPLOADED = 5
 """Of a text that is uploaded to be answered."""
 
 
@@ -206,14 +206,14 @@ class TextCount:
         """Why these texts cannot be answered, as the end of a sentence that begins with the file's
         name, or empty.
 
-        fewest: FEWEST_UPLOADED of an upload, where each text must be a passage; less of a file,
+        fewest: MIN_UPLOADED of an upload, where each text must be a passage; less of a file,
         which may be longer than what a run reads of it.
         """
         rule = "A passage has two words or more, the last is the gap; repeats count once."
         if self.n_passages < fewest:
             unit = "passages" if self.n_passages > 1 else "passage"
             return f"gives {self.n_passages or 'no'} {unit}; {fewest} or more needed. {rule}"
-        if fewest < FEWEST_UPLOADED or not self.no_gap:
+        if fewest < MIN_UPLOADED or not self.no_gap:
             return ""
         return f"holds a text without a gap: {self.no_gap[:40]!r}. {rule}"
 

@@ -13,7 +13,7 @@ from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import Html, element, escape, file_name, paragraph, widget_label
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_list import (
-    MOST_RUNS,
+    MAX_LINES,
     RUN_ADDRESS_LENGTH,
     USUAL_COLUMNS,
     Column,
@@ -357,7 +357,7 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     with_results = [row for row in chosen if row.run is not None]
     limits = navigation.current_tolerance()
     results = []
-    for row in with_results[:MOST_RUNS]:
+    for row in with_results[:MAX_LINES]:
         results_of_run = run_results(backend, row.run, limits, row.mark.name)
         if results_of_run:
             results.append(results_of_run)
@@ -412,8 +412,8 @@ def _overlay_file(drawn: Overlay, measure: Measure, limits: Tolerance) -> ChartF
 
 
 def _note_left_out(with_results: Sequence[RunRow]) -> None:
-    if len(with_results) > MOST_RUNS:
-        widgets.note(f"Only the first {MOST_RUNS} of the chosen runs are shown.")
+    if len(with_results) > MAX_LINES:
+        widgets.note(f"Only the first {MAX_LINES} of the chosen runs are shown.")
 
 
 def explain_no_runs(backend: Backend) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.model_sizes import shipped_shape
-from sparsedash.reporting.leaderboard import MOST_MODELS, leaderboard, leaderboard_entries
+from sparsedash.reporting.leaderboard import MAX_MODELS, leaderboard, leaderboard_entries
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import SpeedRatio, TimedPhase, TimingSettings
@@ -307,9 +307,9 @@ def test_cost_is_beside_the_scores_where_it_is_known(backend):
 
 
 def test_too_many_models_are_cut(backend):
-    results = [add(backend, f"owner/{i}") for i in range(MOST_MODELS // 2 + 1)]
+    results = [add(backend, f"owner/{i}") for i in range(MAX_MODELS // 2 + 1)]
     entries, left_out = leaderboard_entries([*results, results[0]])
-    assert (len(entries), left_out) == (MOST_MODELS, 2)
+    assert (len(entries), left_out) == (MAX_MODELS, 2)
 
 
 def test_the_report_is_one_page_that_asks_for_nothing(backend):

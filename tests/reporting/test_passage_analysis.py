@@ -208,7 +208,7 @@ def test_every_change_is_counted_once_in_ranges_that_leave_no_gap(changes):
     assert sum(analysis.count_by_range(changes, results)) == len(changes)
     assert (results[0].low, results[-1].high) == (-inf, inf)
     assert all(one.high == other.low for one, other in itertools.pairwise(results))
-    assert 2 <= len(results) <= analysis.MOST_RANGES + 1 and 0.0 in [each.high for each in results]
+    assert 2 <= len(results) <= analysis.MAX_RANGES + 1 and 0.0 in [each.high for each in results]
     for change in changes:
         at = analysis.count_by_range([change], results).index(1)
         assert results[at].low <= change < results[at].high

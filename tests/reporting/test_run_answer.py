@@ -34,7 +34,7 @@ from sparsedash.schema.records import Healed, Record
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.service.run_checks import Reach
+from sparsedash.service.run_checks import RequestRules
 from sparsedash.shell.terminal import run_table
 from sparsedash.stats.mean_intervals import moments
 from sparsedash.stats.tolerance import Losses, judge_all
@@ -52,7 +52,7 @@ WEIGHTS = MethodSettings(
     pattern="1x1",
     compensation="none",
 )
-NOTHING_KNOWN = Reach()
+NOTHING_KNOWN = RequestRules()
 LIMITS = "Limits: perplexity 1.10 ×, accuracy −2 points."
 OPEN = "accuracy is undecided on 120 passages"
 

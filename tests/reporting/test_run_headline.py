@@ -89,7 +89,7 @@ RESULTS = {
 @pytest.mark.parametrize(("results", "sentence"), RESULTS.values(), ids=RESULTS)
 def test_a_headline_says_how_much_can_go_in_fourteen_words(results, sentence):
     assert said(results) == sentence
-    assert run_headline.n_words(sentence) <= run_headline.MOST_WORDS
+    assert run_headline.n_words(sentence) <= run_headline.MAX_WORDS
 
 
 def test_more_passages_are_asked_for_where_the_text_has_them():

@@ -6,7 +6,7 @@ import pytest
 
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.reporting import run_list
-from sparsedash.reporting.run_list import MOST_LINES, newest_jobs, overlay
+from sparsedash.reporting.run_list import MAX_LINES, newest_jobs, overlay
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -337,13 +337,13 @@ def test_too_many_lines_become_the_best_method_of_each_run():
         [overlaid_run(dtype=dtype, methods=methods) for dtype in ("float32", "bfloat16")]
     )
     assert len(results.tradeoff.lines) == 2
-    assert f"more than {MOST_LINES} lines cannot be told apart" in " ".join(results.notes)
+    assert f"more than {MAX_LINES} lines cannot be told apart" in " ".join(results.notes)
 
 
 def test_of_many_methods_that_removed_nothing_the_first_ones_are_drawn(monkeypatch):
     monkeypatch.setattr(RunResults, "best", [])
     results = overlay([overlaid_run(methods=tuple(METHODS[i].settings for i in range(9)))])
-    assert len(results.tradeoff.lines) == MOST_LINES
+    assert len(results.tradeoff.lines) == MAX_LINES
 
 
 def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table():

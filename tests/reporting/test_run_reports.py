@@ -315,7 +315,7 @@ def test_without_texts_or_anything_written_there_is_no_section_and_a_long_one_is
         )
         == []
     )
-    monkeypatch.setattr("sparsedash.reporting.run_reports.MOST_CONTINUATIONS", 3)
+    monkeypatch.setattr("sparsedash.reporting.run_reports.MAX_CONTINUATIONS", 3)
     assert len(written(house)) == 1 + 3
 
 

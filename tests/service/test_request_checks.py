@@ -214,7 +214,11 @@ def test_local_files_are_read_below_the_listed_folders(house, folders):
     inside, outside = folders
     ada = house.of("ada")
     text = f"file:{inside}/text.jsonl"
-    assert ada.reach.n_passages(text) > 0 == ada.reach.n_passages(f"file:{outside}/text.jsonl")
+    assert (
+        ada.request_rules.n_passages(text)
+        > 0
+        == ada.request_rules.n_passages(f"file:{outside}/text.jsonl")
+    )
     assert ada.reference_problem("model", str(inside)) == ""
     assert ada.reference_problem("evaluation text", f"{text}[:3]") == ""
     root = house.of("root")
@@ -276,7 +280,7 @@ care for jobs.
 ASKED = (
     " administers cached cancel cluster continuation damaged_runs fetch_config first_texts health inspect_config job"
     " jobs log_tail may_stop move named_model newest_job offered_tasks open_answers open_run pack_run passages"
-    " preflight prioritise queue queue_position reach record reference_problem result retry run runs search"
+    " preflight prioritise queue queue_position record reference_problem request_rules result retry run runs search"
     " seen_by sees_all submit why_missing written_at"
 )
 
@@ -490,9 +494,9 @@ def test_a_search_with_fewer_than_thirty_passages_does_not_start(
     corpus = "builtin:cloze" if n_lines is None else f"file:{file}"
     search = FindSettings(evaluation=EvaluationSettings(corpus=corpus, n_passages=asked))
     refused = [*backend.preflight(search).problems]
-    assert backend.reach.problems(search) == tuple(refused)
-    assert backend.reach.n_passages(corpus) == n_lines
-    assert backend.reach.n_passages(f"file:{tmp_path / 'gone.txt'}") == 0
+    assert backend.request_rules.problems(search) == tuple(refused)
+    assert backend.request_rules.n_passages(corpus) == n_lines
+    assert backend.request_rules.n_passages(f"file:{tmp_path / 'gone.txt'}") == 0
     refusal = f"A search needs at least 30 different passages, not {few}."
     assert refused == ([f"{refusal} Fewer can never confirm a model."] if few else [])
     if few:

@@ -15,7 +15,7 @@ from torch.nn.functional import log_softmax, pad
 from sparsedash.catalog.resources import (
     CURVE_TOKENS,
     LAYER_TOKENS,
-    LEAST_CURVE_LENGTH,
+    MIN_CURVE_LENGTH,
     judged_tokens,
 )
 from sparsedash.engine.calibration.statistics import BATCH_TOKENS, beginnings, split_held_out
@@ -27,7 +27,7 @@ from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore
 
-LEAST_CERTAIN = 0.1
+MIN_CERTAIN = 0.1
 """Share of a measured loss that is never taken for rounding."""
 
 ROWS = 64
@@ -72,7 +72,7 @@ class CurveMeasurement:
             [_rounded_otherwise(mlp), *versions],
             on_part,
         )
-        return [max(loss - rounding, LEAST_CERTAIN * loss) for loss in losses]
+        return [max(loss - rounding, MIN_CERTAIN * loss) for loss in losses]
 
     @torch.no_grad()
     def losses_without(
@@ -252,7 +252,7 @@ def scored_text(sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
     return beginnings(
         texts,
         CURVE_TOKENS,
-        max(LEAST_CURVE_LENGTH, CURVE_TOKENS // len(texts)),
+        max(MIN_CURVE_LENGTH, CURVE_TOKENS // len(texts)),
     )
 
 
@@ -281,7 +281,7 @@ def layer_order(
         yield sorted(range(n), key=influences.__getitem__)[len(gone) :]
         return
     # A choice among a few layers has nothing to overfit with.
-    text = beginnings(sequences(), LAYER_TOKENS, LEAST_CURVE_LENGTH)
+    text = beginnings(sequences(), LAYER_TOKENS, MIN_CURVE_LENGTH)
     measurement = CurveMeasurement(loaded, text, by=method.saliency)
     while len(gone) < n:
         losses = measurement.losses_without(gone, on_part)

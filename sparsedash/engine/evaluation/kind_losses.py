@@ -21,7 +21,7 @@ from sparsedash.engine.texts.mixed_sequences import held_out_sequences
 from sparsedash.schema.divergence_records import DivergenceFigures
 from sparsedash.schema.progress import ignore
 from sparsedash.schema.records import KindLoss
-from sparsedash.stats.divergence_figures import LEAST_LOG, TokenDivergences, divergence_figures
+from sparsedash.stats.divergence_figures import MIN_LOG, TokenDivergences, divergence_figures
 
 _BATCH_TOKENS = 1024
 _VALUES = 2**23
@@ -119,7 +119,7 @@ class KindText:
         return torch.stack(
             [
                 terms.sum(dim=-1).clamp(min=0),
-                terms.masked_fill_(dense <= LEAST_LOG, 0).sum(dim=-1),
+                terms.masked_fill_(dense <= MIN_LOG, 0).sum(dim=-1),
                 -dense.gather(1, targets[:, None])[:, 0],
                 -sparse.gather(1, targets[:, None])[:, 0],
                 (dense.argmax(dim=-1) == sparse.argmax(dim=-1)).float(),

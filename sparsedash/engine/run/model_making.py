@@ -9,7 +9,7 @@ import msgspec
 
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.catalog.presets import DEFAULT_METHOD
-from sparsedash.catalog.resources import FEWEST_TOKENS_PER_CHANNEL, MORE_ROOM
+from sparsedash.catalog.resources import MIN_REFIT_TOKENS_PER_CHANNEL, MORE_ROOM
 from sparsedash.catalog.usual_settings import usual_method
 from sparsedash.engine.calibration.calibration import CacheEvicted, Calibration
 from sparsedash.engine.calibration.statistics import pack_tensors, reading_stored, unpacked
@@ -227,7 +227,7 @@ def pruning_warning(made: Pruned, shape: ModelShape) -> str | None:
     method = made.method
     if made.few_tokens:
         template = _NOT_REFITTED if made.few_tokens > 1 else _ONE_NOT_REFITTED
-        return template.format(made.few_tokens, FEWEST_TOKENS_PER_CHANNEL)
+        return template.format(made.few_tokens, MIN_REFIT_TOKENS_PER_CHANNEL)
     if permille and method.removes_channels and usual_method(shape) != DEFAULT_METHOD:
         return (
             f"Only {100 * made.reached.weights:.1f} % of the blocks' weights went: this method removes channels of the "
