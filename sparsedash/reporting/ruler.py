@@ -38,6 +38,11 @@ _SIGN_LETTERS = 4
 _NEAR_END = 10.0
 """Percent of a ruler from its ends within which a label is not centred."""
 _AIR = 1.04
+_LEAST_END = 10.0
+_UNTESTED = 1.5
+"""Where no share tested is too much, a ruler goes on to so many percent, or to so many times the
+largest share: a track that is green to its end looks as if everything could go.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +148,15 @@ def _ruler(
     places = {model.record.key: mark.place for model, mark in zip(models, marks, strict=False)}
     within = places[bounds.within.record.key] if bounds.within else 0.0
     beyond = places[bounds.beyond.record.key] if bounds.beyond else None
+    end = max(mark.place for mark in marks)
+    is_judged = all(mark.verdict is not None for mark in marks)
+    end = max(_LEAST_END, end * _UNTESTED) if is_judged and beyond is None else end * _AIR
     methods = [models[0].method] if models else settings.methods
     share = f"{budget_titles(methods)[settings.budget]} {removed_or_zeroed(methods[0])}"
     return Ruler(
         title=title,
         axis=f"of the {share}",
-        end=min(100.0, max(mark.place for mark in marks) * _AIR),
+        end=min(100.0, end),
         marks=tuple(sorted(marks, key=lambda mark: mark.place)),
         within=within,
         beyond=beyond,

@@ -122,7 +122,7 @@ def smallest_file(results: RunResults) -> ModelResult | None:
 
 
 def _judged_by(model: ModelResult) -> str:
-    """ "judged by perplexity; accuracy is open"."""
+    """ "judged by perplexity; accuracy needs more passages"."""
     verdict = model.verdict
     counted = ["perplexity"]
     if verdict.accuracy is not None and verdict.accuracy.verdict != "undecided":
@@ -131,7 +131,7 @@ def _judged_by(model: ModelResult) -> str:
         counted.append(quantity(len(verdict.tasks), "task"))
     words = f"judged by {and_join(counted)}"
     if verdict.accuracy is not None and verdict.accuracy.verdict == "undecided":
-        words += "; accuracy is open"
+        words += "; accuracy needs more passages"
     return words
 
 

@@ -25,7 +25,6 @@ from sparsedash.reporting.charts.tradeoff_chart import (
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, run_gains
 from sparsedash.reporting.html import file_name, paragraph, widget_label
-from sparsedash.reporting.kind_words import forgotten_sentence
 from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.run_headline import basis_words, headline
 from sparsedash.reporting.run_results import RunResults
@@ -336,7 +335,6 @@ def show_kinds(results: RunResults, record: Record) -> None:
     estimates = kind_estimates(record.by_kind)
     if not estimates:
         return
-    widgets.remark(forgotten_sentence(record))
     figure = kind_chart(estimates, frame.theme())
     name = results.names[record.key]
     file = run_chart_file(results, f"What {name} forgot", name, "forgotten")

@@ -23,7 +23,7 @@ from sparsedash.reporting.html import (
     readable,
     widget_label,
 )
-from sparsedash.reporting.kind_words import kinds_table
+from sparsedash.reporting.kind_words import forgotten_sentence, kinds_table
 from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.next_step import NextStep, next_step
 from sparsedash.reporting.record_pair import (
@@ -70,7 +70,7 @@ _GROWN = "run-grown"
 _MAX_CHIPS = 4
 _TO_COME = "…"
 _NOT_STORED = "(not stored)"
-_TWO_TEXTS = f"Greedy decoding. {DIVERGENCE_SIGN} marks where the two texts diverge."
+_TWO_TEXTS = f"Greedy decoding; {DIVERGENCE_SIGN} where they diverge."
 
 
 def show_answer(backend: Backend, results: RunResults, job: Job | None) -> None:
@@ -324,6 +324,7 @@ def _show_numbers(backend: Backend, results: RunResults, *, live: bool) -> None:
         widgets.show(verdicts.race_table(results).html)
     headline_record = results.headline
     if headline_record is not None and headline_record.by_kind:
+        widgets.remark(forgotten_sentence(headline_record))
         widgets.show_table(kinds_table(headline_record))
 
 
@@ -452,8 +453,11 @@ def _show_answers_now(backend: Backend, results: RunResults, *, live: bool, grow
         addresses[kind] = f"compare?{urlencode({**query, **limits, 'filter': kind})}"
     with widgets.row("answers-head"):
         widgets.section(f"What {results.names[record.key]} answers now")
-        widgets.link("compare", "Compare the answers passage by passage", **query)
+        widgets.link("compare", "Compare all answers", **query)
     widgets.show(answer_dots(numbers, addresses))
+    if not numbers["broke"]:
+        _show_prompts(backend, results, live=live, grows=grows)
+        return
     passage, prompts = st.columns([2, 3], gap="large")
     with passage:
         _show_broken(backend, results)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
-from sparsedash.catalog.cost_model import Speeds, Workload, shared_pruning_s
+from sparsedash.catalog.cost_model import STAGES, Speeds, Workload, shared_pruning_s
 from sparsedash.catalog.model_sizes import listed_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import TOGETHER_TOKENS, TOKENS_A_PASSAGE
@@ -143,6 +143,23 @@ def test_models_side_by_side_read_streamed_weights_once():
         return slow - counted("evaluate", settings)
 
     assert 3 * reading_s(stop_early=False) == pytest.approx(reading_s(stop_early=True))
+
+
+def test_a_model_without_a_cache_reads_its_texts_again_for_every_token():
+    settings = replace(SETTINGS, prompts=RunSettings().prompts)
+    shape = listed_shape(settings.model)
+    whole = replace(shape, structure=replace(shape.structure, plain_cache=False))
+    workload = Workload(shape=shape, settings=settings, speeds=SPEEDS, n_passages=100)
+
+    def times_as_long(stage):
+        seconds = STAGES[stage].seconds
+        spec = settings.points[0]
+        return seconds(replace(workload, shape=whole), spec) / seconds(workload, spec)
+
+    # Half of a text on average; half of the passages, for two tokens.
+    assert times_as_long("text") > settings.calibration.length / 5
+    assert 1.5 < times_as_long("evaluate") < 2
+    assert times_as_long("continue") > 1.5
 
 
 def test_what_all_models_of_a_method_share_is_counted_once():
