@@ -463,7 +463,7 @@ def test_what_left_the_first_screen_stands_in_the_fold_in_the_report_and_in_json
     records = [records[0], *(replace(record, by_kind=kinds) for record in records[1:])]
     backend.add_run((run, records))
     results = run_results(backend, run)
-    step = next_step(results, backend.reach)
+    step = next_step(results, backend.request_rules)
     sentences = [
         answer_sentence(results),
         *answer_figures(results),
