@@ -7,7 +7,6 @@ for it. The time left is what they take at this job's own pace.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from sparsedash.schema.progress import Stage, StageTime, Step
 from sparsedash.service.estimates import GUESSES_S, USUAL_GUESS_S, RunPart
@@ -85,7 +84,9 @@ def job_progress(
     to_fill_s = _seconds(coming) + (1 - share) * _seconds(present)
     whole_s = done_before_s + _seconds(parts)
 
-    measured = {part.stage for part in chain.from_iterable(parts for parts, _ in earlier)}
+    measured = set[Stage]()
+    for period_parts, _ in earlier:
+        measured.update(part.stage for part in period_parts)
     if remaining_s is not None:
         measured.add(step.stage)
     guessed = [part.stage for part in (*present, *coming) if part.basis == "guessed"]
