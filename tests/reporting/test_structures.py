@@ -253,8 +253,7 @@ def test_nothing_is_said_without_both_structures_or_of_two_sizes():
 def test_shares_of_layers_are_called_so_and_the_kv_cache_is_told_where_some_is_gone():
     only = method_named("shortgpt")
     assert (
-        plain(wording.model_words(SparseSpec(only, 200), named=False))
-        == "20 % of the layers removed"
+        plain(wording.model_words(SparseSpec(only, 200))) == "shortgpt, 20 % of the layers removed"
     )
     assert wording.sparsity_axis_title([only]) == "Layers removed"
     assert wording.sparsity_axis_title([only, method_named("flap")]) == "MLP channels removed"
