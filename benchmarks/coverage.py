@@ -162,7 +162,9 @@ def perplexity_errors(population, looks, draws):
     true = population.nats.mean()
     n = looks[-1]
     interval = anytime_mean_interval if len(looks) > 1 else mean_interval
-    n_within, n_beyond, widths = 0, 0, []
+    n_within = 0
+    n_beyond = 0
+    widths = []
     most = max(1, AT_ONCE // n)
     for done in range(0, draws, most):
         values = rng.choice(population.nats, (min(most, draws - done), n))

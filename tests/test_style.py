@@ -18,9 +18,9 @@ CEILINGS = {
     },
     "tests": {
         "nested comprehensions": 27,
-        "several assignments in one line": 40,
+        "several assignments in one line": 0,
         "choices inside f-strings": 0,
-        "empty names": 195,
+        "empty names": 2,
     },
 }
 """To be lowered whenever a figure falls."""

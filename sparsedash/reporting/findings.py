@@ -13,9 +13,7 @@ from typing import NamedTuple
 from sparsedash.reporting.model_results import (
     M,
     ModelResult,
-    Shares,
     is_one_layer_apart,
-    named_shares,
 )
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.wording import NBSP
@@ -109,7 +107,6 @@ class Findings:
 
     kind: AnswerKind
     is_so_far: bool
-    shares: Shares[ModelResult]
     race: Race | None
     estimate: LimitEstimate | None
 
@@ -128,7 +125,6 @@ def findings(results: RunResults, ended: bool = False) -> Findings:
     return Findings(
         kind=kind,
         is_so_far=bool(models) and not finished,
-        shares=named_shares(models),
         race=find_race(results),
         estimate=estimate_limit(results),
     )

@@ -38,7 +38,7 @@ _SIGN_LETTERS = 4
 _NEAR_END = 10.0
 """Percent of a ruler from its ends within which a label is not centred."""
 _AIR = 1.04
-_LEAST_END = 10.0
+_MIN_END = 10.0
 _UNTESTED = 1.5
 """Where no share tested is too much, a ruler goes on to so many percent, or to so many times the
 largest share: a track that is green to its end looks as if everything could go.
@@ -150,7 +150,7 @@ def _ruler(
     beyond = places[bounds.beyond.record.key] if bounds.beyond else None
     end = max(mark.place for mark in marks)
     is_judged = all(mark.verdict is not None for mark in marks)
-    end = max(_LEAST_END, end * _UNTESTED) if is_judged and beyond is None else end * _AIR
+    end = max(_MIN_END, end * _UNTESTED) if is_judged and beyond is None else end * _AIR
     methods = [models[0].method] if models else settings.methods
     share = f"{budget_titles(methods)[settings.budget]} {removed_or_zeroed(methods[0])}"
     return Ruler(

@@ -694,25 +694,13 @@ def model_name(spec: SparseSpec, named: bool, again: bool = False) -> str:
     return with_type(name, spec, again)
 
 
-def model_words(spec: SparseSpec, named: bool = True, pruned: Pruned | None = None) -> str:
-    """ "magnitude, 20 % of the MLP channels removed"; without its method where it is not named.
-
-    pruned: the model: "20 % asked, 20.8 % of the MLP channels removed", where the widths were
-    rounded.
-    """
-    if spec.method is None:
-        return with_type(DENSE, spec)
+def model_words(spec: SparseSpec) -> str:
+    """ "magnitude, 20 % of the MLP channels removed"."""
     method = spec.method
-    share = sparsity_percent(spec.permille)
-    # Of a quantised file's bytes most are gone by its type.
-    is_measured = method.is_structured and not (spec.is_quantised and method.budget == "bytes")
-    reached = percent(pruned.reached[method.budget]) if pruned and is_measured else ""
-    if reached and reached != percent(spec.permille / 1000):
-        share = f"{share} asked, {reached}"
-    words = f"{share} {share_of(method)} {removed_or_zeroed(method)}"
-    if named:
-        words = f"{spec_title(spec)}, {words}"
-    return with_type(words, spec)
+    if method is None:
+        return with_type(DENSE, spec)
+    share = f"{sparsity_percent(spec.permille)} {share_of(method)}"
+    return with_type(f"{spec_title(spec)}, {share} {removed_or_zeroed(method)}", spec)
 
 
 def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "channels") -> str:

@@ -211,10 +211,10 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 """Of this process's container, by the two versions of the kernel's interface."""
 
 
-def memory_bytes(limits: tuple[Path, ...] = _LIMITS) -> int:
+def memory_bytes() -> int:
     """Memory of the machine, or the limit of this container."""
     n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in limits:
+    for limit in _LIMITS:
         with suppress(OSError, ValueError):
             # "max" without a limit.
             n_bytes = min(n_bytes, int(limit.read_text(encoding="ascii")))

@@ -68,17 +68,17 @@ def test_a_nonsensical_variable_is_refused_before_a_worker_is_started(
     monkeypatch, tmp_path, table, name, refused
 ):
     assert linger_s() == 60.0
-    for asked in refused:
-        monkeypatch.setenv(name, asked)
+    for value in refused:
+        monkeypatch.setenv(name, value)
         with pytest.raises(SettingsError, match=name):
             LocalRunner(tmp_path, table)
 
 
 def test_a_worker_finds_the_package_wherever_the_server_was_started(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    first, *rest = worker_environment(0)["PYTHONPATH"].split(os.pathsep)
+    first, *paths = worker_environment(0)["PYTHONPATH"].split(os.pathsep)
     assert (Path(first) / "sparsedash" / "worker.py").is_file()
-    assert rest == ["/somewhere"]
+    assert paths == ["/somewhere"]
 
 
 class Fixture:
@@ -151,7 +151,7 @@ def test_a_held_lock_keeps_a_silent_job_alive_and_one_that_cannot_be_opened_cras
     locks = house.run_in_slot(job, 0)
     house.table._database._db.execute("UPDATE jobs SET heartbeat_at = 0, started_at = 0")
     house.runner.reconcile()
-    assert [house.table.get(each.id).state for each in (bad, job, waits)] == [
+    assert [house.table.get(queued.id).state for queued in (bad, job, waits)] == [
         "crashed",
         "running",
         "queued",
@@ -165,7 +165,8 @@ def test_a_held_lock_keeps_a_silent_job_alive_and_one_that_cannot_be_opened_cras
 def test_a_stuck_worker_is_signalled_in_time_and_a_retried_job_has_its_time_again(
     house, monkeypatch
 ):
-    sent, (job,) = [], house.submit("a")
+    sent = []
+    (job,) = house.submit("a")
     monkeypatch.setattr(house.runner, "_signal", lambda job, number: sent.append(number))
     for _ in range(2):
         locks = house.run_in_slot(job, 0)

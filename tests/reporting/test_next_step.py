@@ -142,20 +142,20 @@ def test_too_few_passages_for_a_verdict_lead_to_the_longest_text_there_is(rules,
 
 
 def test_an_upload_is_asked_where_it_has_enough_passages():
-    own = "upload:own.jsonl@" + "0" * 32
+    upload = "upload:own.jsonl@" + "0" * 32
     results = run_of(132, 27, (10, 0.05, 0.9, 27))
     settings = results.run.settings
     evaluation = replace(
         settings.evaluation,
-        corpus=own,
+        corpus=upload,
         n_passages=132,
     )
     run = replace(
         results.run,
         settings=replace(settings, evaluation=evaluation),
     )
-    for n_there, corpus in ((140, "lambada_openai"), (20_000, own)):
-        rules = RequestRules(n_passages={own: n_there}.get)
+    for n_there, corpus in ((140, "lambada_openai"), (20_000, upload)):
+        rules = RequestRules(n_passages={upload: n_there}.get)
         request = next_step(replace(results, run=run), rules).request
         assert request.evaluation.corpus == corpus
 

@@ -187,7 +187,7 @@ def test_every_word_that_is_looked_for_must_be_there_whatever_its_case(backend):
         (named.key[:20], ""): ["For the Talk"],
     }
     assert {
-        asked: [row.title for row in run_list.rows_matching(results, *asked)] for asked in expected
+        query: [row.title for row in run_list.rows_matching(results, *query)] for query in expected
     } == expected
     assert len(run_list.rows_matching(results, " ", "")) == 2
 
@@ -282,8 +282,8 @@ def test_lines_are_called_by_what_tells_their_runs_apart(runs, labels):
 
 def test_long_names_are_letters_in_the_chart_and_are_told_below_it():
     one = overlaid_run(calibration=WIKITEXT)
-    other = overlaid_run("Short")
-    results = overlay([one, other])
+    second = overlaid_run("Short")
+    results = overlay([one, second])
     assert (
         list(results.tradeoff.lines) == ["WikiText-2, least-squares", "Short"]
         and results.legend == ""
@@ -297,14 +297,14 @@ def test_long_names_are_letters_in_the_chart_and_are_told_below_it():
 
 def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_words():
     one = overlaid_run()
-    other = overlaid_run(sparsities_permille=(100,))
+    second = overlaid_run(sparsities_permille=(100,))
     fewer = overlaid_run(
         dense="fewer",
         n=60,
         evaluation=EvaluationSettings(n_passages=60),
     )
-    results = overlay([fewer, one, other])
-    assert {model["run"] for model in results.models.values()} == {one.run.key, other.run.key}
+    results = overlay([fewer, one, second])
+    assert {model["run"] for model in results.models.values()} == {one.run.key, second.run.key}
     assert results.notes[0].startswith(f"“{TITLE}” is not drawn: its passages differ")
     assert [model["run"] for model in overlay([fewer, one]).models.values()][:1] == [
         fewer.run.key
@@ -319,10 +319,10 @@ def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_word
 def test_the_share_of_right_words_is_drawn_only_where_the_runs_have_one_dense_model():
     one = overlaid_run()
     same = overlaid_run(sparsities_permille=(100,))
-    other = overlaid_run(model="owner/model", dense="another")
+    second = overlaid_run(model="owner/model", dense="another")
     assert overlay([one, same]).measures == ["word perplexity", "accuracy", "flips", "share right"]
-    assert overlay([one, other]).measures == ["word perplexity", "accuracy", "flips"]
-    assert overlay([one, other]).tradeoff.dense.facts == [
+    assert overlay([one, second]).measures == ["word perplexity", "accuracy", "flips"]
+    assert overlay([one, second]).tradeoff.dense.facts == [
         "SmolLM2 135M (built in): 36 of 120 right",
         "owner/model: 36 of 120 right",
     ]
@@ -348,9 +348,9 @@ def test_of_many_methods_that_removed_nothing_the_first_ones_are_drawn(monkeypat
 
 def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table():
     one = overlaid_run()
-    other = overlaid_run(sparsities_permille=(100,))
-    results = overlay([one, other])
-    assert results.models[other.sparse_records[0].key] == {"run": other.run.key, "right": "10 %"}
+    second = overlaid_run(sparsities_permille=(100,))
+    results = overlay([one, second])
+    assert results.models[second.sparse_records[0].key] == {"run": second.run.key, "right": "10 %"}
     assert len(results.models) == 4 == results.numbers("accuracy").html.count('scope="row"')
     assert "not across runs" in results.notes[-1]
 

@@ -293,13 +293,13 @@ def test_each_text_that_the_methods_read_is_calibrated_on():
 
 
 def test_tasks_that_cannot_be_counted_take_as_long_as_the_same_ones_did():
-    asked = replace(SETTINGS, evaluation=EvaluationSettings(tasks=("piqa",)))
+    with_tasks = replace(SETTINGS, evaluation=EvaluationSettings(tasks=("piqa",)))
     answers = {"a": ("b",)}
-    before = replace(run_of(asked, answer=30.0), answers=answers)
-    assert dict(estimated(asked, before).parts)["answering tasks"] == pytest.approx(30)
+    before = replace(run_of(with_tasks, answer=30.0), answers=answers)
+    assert dict(estimated(with_tasks, before).parts)["answering tasks"] == pytest.approx(30)
     failed = replace(before, answers={})
-    fewer = replace(asked, evaluation=replace(asked.evaluation, task_limit=9))
-    for settings, run in ((asked, failed), (fewer, before)):
+    fewer = replace(with_tasks, evaluation=replace(with_tasks.evaluation, task_limit=9))
+    for settings, run in ((with_tasks, failed), (fewer, before)):
         assert "answering tasks" in estimated(settings, run, speeds=SPEEDS).unknown
 
 
@@ -318,8 +318,8 @@ def test_a_quantised_model_is_pruned_and_healed_once_for_all_types():
     assert [parts.count(stage) for stage in ("prune", "quantise", "evaluate")] == [2, 6, 9]
     healed = by("best", heal_steps=(0, 8), quantise=("q8_0",))
     plain = tuple(i for i, spec in enumerate(healed.points) if not spec.quantise)
-    left = stages(healed, Cached(dense=True, points=plain))
-    assert [left.count(stage) for stage in ("heal", "quantise", "evaluate")] == [0, 5, 5]
+    remaining = stages(healed, Cached(dense=True, points=plain))
+    assert [remaining.count(stage) for stage in ("heal", "quantise", "evaluate")] == [0, 5, 5]
 
 
 HEALED = by("best").healed(48)

@@ -108,8 +108,8 @@ def test_a_run_whose_model_has_moved_says_so_and_offers_the_newer_revision(open_
     app = open_page("overview", run=run.key)
     assert "The hub has a newer revision of owner/model: bbbbbbb." in words(app)
     button(app, "Run on the newer one").click().run()
-    (asked,) = backend.submitted
-    assert asked == replace(settings, revisions=())
+    (request,) = backend.submitted
+    assert request == replace(settings, revisions=())
     (submitted,) = backend.jobs()
     assert submitted.settings["revisions"] == [["owner/model", newer]]
     assert app.query_params["run"] == submitted.key
@@ -134,7 +134,7 @@ def test_progress_is_a_progress_bar_to_assistive_technology(open_page, backend):
             point=2,
             done=0,
             rate=None,
-            stage_times=tuple(StageTime(*each) for each in spent),
+            stage_times=tuple(StageTime(*entry) for entry in spent),
         )
     )
     drawn = markup(open_page("overview"))
@@ -220,10 +220,10 @@ def test_every_sparse_model_in_the_table_is_a_link_and_its_head_says_once_what_c
 def test_a_model_that_answered_fewer_passages_says_how_many_and_has_a_hollow_mark(
     open_page, backend
 ):
-    run, (dense, *rest, last) = specimens.run()
+    run, (dense, *more, last) = specimens.run()
     stopped = replace(STOPPED, decision="open", p_value=0.5, interval=(-0.3, 0.1))
     few = replace(last, outcomes=last.outcomes[:40], stopping=stopped)
-    backend.add_run((replace(run, source_type="Q4_1"), [dense, *rest, few]))
+    backend.add_run((replace(run, source_type="Q4_1"), [dense, *more, few]))
     text = words(open_page("overview"))
     assert (
         "unpacked from Q4_1" in text
@@ -293,10 +293,10 @@ def test_a_run_that_is_not_shown_is_mentioned_while_it_lives_but_no_prompt(open_
 
 
 def test_the_address_chooses_among_runs(open_page, backend):
-    other = replace(SETTINGS, methods=(method_named("magnitude"),))
-    backend.add_run(specimens.run(other))
+    settings = replace(SETTINGS, methods=(method_named("magnitude"),))
+    backend.add_run(specimens.run(settings))
     backend.add_run(specimens.run())
-    app = open_page("overview", run=other.key())
+    app = open_page("overview", run=settings.key())
     assert "magnitude · needs no calibration text" in words(app)
 
 
@@ -353,8 +353,8 @@ def test_the_tolerance_is_chosen_judges_the_run_and_goes_along_to_the_answers(op
     app.number_input(key="tolerance-ratio").set_value(5.0).run()
     app.number_input(key="tolerance-points").set_value(50.0).run()
     assert "Removing up to 30 % of the MLP channels stays within your limits: " in words(app)
-    asked = query_of(links(app)["Compare all answers"])
-    assert asked["limits"] == "5,50"
+    request = query_of(links(app)["Compare all answers"])
+    assert request["limits"] == "5,50"
 
 
 def test_both_models_texts_stand_side_by_side_as_text_and_the_others_are_on_the_compare_page(
