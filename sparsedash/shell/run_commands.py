@@ -249,11 +249,6 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
         )
     write = terminal.result_writer(arguments)
     settings, store = open_store_for(settings, arguments)
-    if settings.points[0].pruning.prunes_experts:
-        raise SparseDashError(
-            "Models with fewer or narrower experts are not timed yet.",
-            "Export one, and time it where it will run.",
-        )
     if not in_torch:
         named = named_model(settings.model, store)
         family = named.family if named else None

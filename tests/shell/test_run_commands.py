@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.schema.errors import JobError, StoreError
+from sparsedash.schema.errors import JobError, SettingsError, StoreError
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
@@ -21,6 +21,8 @@ from sparsedash.shell.commands import _parser, main
 from sparsedash.shell.flags import open_store_for, run_from_flags
 from sparsedash.shell.run_commands import TIMING_FORMAT, all_within
 from sparsedash.shell.terminal import ProgressBar, one_line, run_table
+from tests.engine.run.test_experts import tiny_mixture
+from tests.engine.tiny import tiny_tokenizer
 from tests.factories import MIXTURE_SHAPE, RECORD, RUN, outcome, plain
 from tests.reporting.held_results import document_of, results_of
 
@@ -30,6 +32,15 @@ def document(tmp_path):
     """The flag of a file for the document, and a function that reads it."""
     file = tmp_path / "out.json"
     return ("--json", str(file)), lambda: json.loads(file.read_text())
+
+
+@pytest.fixture
+def mixture(tmp_path):
+    """Flags of a tiny mixture, of whose experts channels are removed."""
+    folder = tmp_path / "mixture"
+    tiny_mixture("qwen3_moe").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return ["--model", str(folder), "--method", "expert-channels", "--width-multiple", "8"]
 
 
 def test_a_run_prints_its_table_and_progress_and_writes_a_document(
@@ -190,8 +201,8 @@ def test_a_mixture_loses_experts_and_reads_enough_text_unless_flags_say_others(
 ):
     wide = replace(MIXTURE_SHAPE.structure.experts[1], n=128, width=768, n_chosen=8)
     structure = replace(MIXTURE_SHAPE.structure, experts=(None, wide, wide))
-    named = NamedModel(family="glm4_moe", shape=replace(MIXTURE_SHAPE, structure=structure))
-    monkeypatch.setattr(flags_of_commands, "named_model", lambda *_: named)
+    named = [NamedModel(family="glm4_moe", shape=replace(MIXTURE_SHAPE, structure=structure))]
+    monkeypatch.setattr(flags_of_commands, "named_model", lambda *_: named[-1])
     monkeypatch.setattr(flags_of_commands, "inspect_config", lambda *_: None)
     monkeypatch.setattr(flags_of_commands, "require_startable", lambda *_: None)
 
@@ -215,6 +226,16 @@ def test_a_mixture_loses_experts_and_reads_enough_text_unless_flags_say_others(
     assert capsys.readouterr().err == ""
     assert requested("--calibration-samples", "9").calibration.n_samples == 9
     assert "many of them will stay as they are" in capsys.readouterr().err
+    named.append(NamedModel(family="qwen3_moe", shape=replace(named[0].shape, widths=(0, 0, 0))))
+    chosen = requested("--method", "reap,best", "--width-multiple", "64").methods
+    channels = replace(method_named("expert-channels"), width_multiple=64)
+    assert chosen == (method_named("reap"), channels)
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "sparsedash: Method: reap, expert-channels (best, as this model has no channels but those "
+        "of its experts)."
+    )
+    with pytest.raises(SettingsError, match="None of these methods uses --curve-levels: expert-"):
+        requested("--method", "best", "--curve-levels", "3")
 
 
 def test_a_document_that_cannot_be_written_after_the_run_is_an_error(
@@ -368,6 +389,12 @@ def test_a_timing_follows_its_run_and_is_printed_and_written(flags, document, ca
     assert main(["time", *flags, "--threads", "1", *to]) == 0, "its own file may be written over"
     assert [phase["phase"] for phase in timing["phases"]] == ["prefill", "decode", "load"]
     assert all(len(p["dense_s"]) == len(p["sparse_s"]) >= 3 for p in timing["phases"])
+
+
+def test_a_mixture_is_timed_like_any_other_model(flags, capsys, monkeypatch, mixture):
+    monkeypatch.setattr(run_commands, "TimingSettings", QuickTiming)
+    assert main(["time", *flags, *mixture, "--threads", "1"]) == 0
+    assert "weights on disk" in capsys.readouterr().out
 
 
 def test_what_libraries_print_during_the_work_is_not_part_of_the_document(capsys):

@@ -589,6 +589,24 @@ def test_the_recommended_method_follows_the_model_and_an_impossible_one_is_refus
     assert "This model is no mixture of experts" in words(app)
 
 
+@pytest.mark.parametrize(
+    ("goal", "field", "named"),
+    [
+        (SEARCH, "with", "Method: expert-channels."),
+        (SWEEP, "method", "2 methods to compare: expert-channels, experts."),
+    ],
+)
+def test_best_of_an_address_means_channels_of_experts_where_a_model_has_no_others(
+    goal, field, named, open_page, backend
+):
+    backend.named = MIXTURE
+    app = open_page("prune", goal=goal, **{field: "best"})
+    assert named in words(app)
+    request = submitted(app, backend)
+    method = request.method if goal == SEARCH else request.methods[0]
+    assert method == method_named("expert-channels")
+
+
 LISTED = "EleutherAI/gpt-j-6b"
 """A name that the select box of the test client knows."""
 

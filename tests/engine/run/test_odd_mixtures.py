@@ -158,6 +158,19 @@ def test_a_method_for_mlps_is_refused_where_a_model_has_experts_alone():
         pruned_by_api(tiny_mixture("qwen3_moe"), "obs", share=0.5)
 
 
+def test_best_means_channels_of_experts_where_a_model_has_no_others():
+    sparse = sparsedash.prune(
+        tiny_mixture("qwen3_moe"),
+        tiny_tokenizer(),
+        passages(40),
+        method="best",
+        share=0.5,
+        width_multiple=8,
+        n_samples=40,
+    )
+    assert sparse.pruned.kept.expert_widths == (16,) * 4
+
+
 def test_a_method_for_mlps_says_how_little_of_a_mixture_it_reaches():
     with pytest.warns(UserWarning, match=r"Only 3\.0 % of the blocks' weights went"):
         pruned_by_api(tiny_mixture("glm4_moe"), "least-squares", share=0.5)
