@@ -102,6 +102,8 @@ def _healing_steps(settings: RunSettings, store: Store, arguments: argparse.Name
         )
     if not minutes:
         return n_steps
+    # What cannot be healed is refused before the machine is measured.
+    settings.healed(1)
     speed = MachineSpeed(store)
     try:
         describe = partial(

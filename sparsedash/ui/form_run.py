@@ -384,6 +384,8 @@ def _healed(
     """
     if steps:
         return form_fields.validated(_HEAL, lambda: settings.healed(steps))
+    if form_fields.validated(_HEAL, lambda: settings.healed(1)) is None:
+        return None
     try:
         steps = backend.healing_steps(minutes, planned_run(settings))
     except SparseDashError as error:
@@ -393,14 +395,12 @@ def _healed(
         else:
             form_fields.show_problem(_HEAL, error)
         return None
-    healed = form_fields.validated(_HEAL, lambda: settings.healed(steps))
-    if healed is not None:
-        work = f"{steps:,} steps of {resources.HEAL_BATCH_TOKENS:,} tokens."
-        hint = f"About {minutes:,} min a model on this machine: {work}"
-        if steps == STEP_MULTIPLE:
-            hint = f"The minimum: {work} The estimate has their time."
-        form_fields.show_hint(hint)
-    return healed
+    work = f"{steps:,} steps of {resources.HEAL_BATCH_TOKENS:,} tokens."
+    hint = f"About {minutes:,} min a model on this machine: {work}"
+    if steps == STEP_MULTIPLE:
+        hint = f"The minimum: {work} The estimate has their time."
+    form_fields.show_hint(hint)
+    return settings.healed(steps)
 
 
 def _healing_field() -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.shell import flags as flags_of_commands
 from sparsedash.shell import run_commands
@@ -35,11 +36,13 @@ def document(tmp_path):
 
 
 @pytest.fixture
-def mixture(tmp_path):
+def mixture(tmp_path, capsys):
     """Flags of a tiny mixture, of whose experts channels are removed."""
     folder = tmp_path / "mixture"
     tiny_mixture("qwen3_moe").save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
+    # A bar of transformers.
+    capsys.readouterr()
     return ["--model", str(folder), "--method", "expert-channels", "--width-multiple", "8"]
 
 
@@ -100,6 +103,19 @@ def test_every_model_is_healed_beside_the_unhealed_one(
     assert plain["healed"] is masked["healed"] is None and healed["healed"]["steps"] == 8
     printed = capsys.readouterr()
     assert "magnitude (healed 8 steps)" in printed.out and "Healing, magnitude" in printed.err
+
+
+@pytest.mark.parametrize("command", ["run", "find"])
+def test_what_is_left_of_experts_is_neither_healed_nor_quantised(
+    command, mixture, refusal, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(MachineSpeed, "measured", lambda _: pytest.fail("it was measured"))
+    line = [command, *mixture, "--data-dir", str(tmp_path / "data")]
+    refused = "Models with fewer or narrower experts cannot be {} here. Leave it out, or choose"
+    assert refused.format("quantised") in refusal(*line, "--quantise", "q8_0")
+    assert refused.format("healed") in refusal(*line, "--heal-steps", "8")
+    assert main([*line, "--heal", "6"]) == 2
+    assert refused.format("healed") in capsys.readouterr().err
 
 
 def test_healing_is_refused_where_it_is_not_possible(flags, refusal):

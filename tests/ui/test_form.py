@@ -239,6 +239,17 @@ def test_healing_that_is_not_possible_is_refused_under_its_field(open_page, back
         assert why in words(app) and button(app, "Start").disabled
 
 
+def test_healing_of_experts_is_refused_before_the_machine_is_measured(
+    open_page, backend, monkeypatch
+):
+    monkeypatch.setattr(backend, "healing_steps", lambda *_: pytest.fail("it was asked"))
+    backend.named = MIXTURE
+    for heal in ("6", "8 steps"):
+        app = open_page("prune", heal=heal)
+        assert "narrower experts cannot be healed here" in words(app)
+        assert button(app, "Start").disabled
+
+
 def test_quantised_models_are_counted_and_refused_with_the_reason(open_page, backend):
     app = open_page("prune", goal=SWEEP, quantise="Q6_K", sparsity="10,20")
     assert (
