@@ -38,8 +38,8 @@ from sparsedash.stats.mean_intervals import (
 )
 from sparsedash.stats.significance import Z_95, shared_outcomes
 from sparsedash.stats.tolerance import (
-    FEWEST_PASSAGES,
-    FEWEST_RIGHT,
+    MIN_PASSAGES,
+    MIN_RIGHT,
     Losses,
     judge_all,
     lost_share_interval,
@@ -162,7 +162,9 @@ def perplexity_errors(population, looks, draws):
     true = population.nats.mean()
     n = looks[-1]
     interval = anytime_mean_interval if len(looks) > 1 else mean_interval
-    n_within, n_beyond, widths = 0, 0, []
+    n_within = 0
+    n_beyond = 0
+    widths = []
     most = max(1, AT_ONCE // n)
     for done in range(0, draws, most):
         values = rng.choice(population.nats, (min(most, draws - done), n))
@@ -171,7 +173,7 @@ def perplexity_errors(population, looks, draws):
         for look in looks:
             bounds = [interval(moments, ALPHA) for moments in _moments(values[:, :look])]
             low, high = np.array(bounds).T
-            within |= (high <= true) & (look >= FEWEST_PASSAGES)
+            within |= (high <= true) & (look >= MIN_PASSAGES)
             beyond |= low > true
         n_within += within.sum()
         n_beyond += beyond.sum()
@@ -202,7 +204,7 @@ def accuracy_errors(population, looks, draws):
             )
             if low > true:
                 verdicts.add("beyond")
-            elif high <= true and look >= FEWEST_PASSAGES:
+            elif high <= true and look >= MIN_PASSAGES:
                 verdicts.add("within")
         called.update(verdicts)
         spread = (broke + fixed) / n - ((broke - fixed) / n) ** 2
@@ -311,7 +313,7 @@ def _losses(nats, flips=None, right=None):
     """Losses of a draw, for the verdict; without flips by word perplexity alone."""
     if flips is None:
         return Losses(nats=nats, broke=0, fixed=0, n_right=0, anytime=False)
-    n_right = max(FEWEST_RIGHT, int(right.sum()))
+    n_right = max(MIN_RIGHT, int(right.sum()))
     broke = int((flips == 1).sum())
     fixed = int((flips == -1).sum())
     return Losses(nats=nats, broke=broke, fixed=fixed, n_right=n_right, anytime=False)

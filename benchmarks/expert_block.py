@@ -18,7 +18,7 @@ from transformers.utils import logging
 import sparsedash
 from benchmarks.arguments import parser_of
 from sparsedash.catalog.model_sizes import active_count
-from sparsedash.engine.calibration.expert_pruning import FEWEST_TOKENS_PER_CHANNEL
+from sparsedash.engine.calibration.expert_pruning import MIN_REFIT_TOKENS_PER_CHANNEL
 from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.engine.models.structure import model_of
 from sparsedash.storage.local_machine import peak_memory_bytes
@@ -91,7 +91,7 @@ def main():
     start = time.monotonic()
     shape = inspect_model(config, arguments.model)
     layout = next(iter(shape.structure.mixtures.values()))
-    needed = FEWEST_TOKENS_PER_CHANNEL * layout.width * layout.n // layout.n_chosen
+    needed = MIN_REFIT_TOKENS_PER_CHANNEL * layout.width * layout.n // layout.n_chosen
     n_active = active_count(shape, shape.whole)
     print(
         f"{arguments.model}: {shape.n_parameters / 1e9:.1f} billion parameters, {n_active / 1e9:.1f} active; "

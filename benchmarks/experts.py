@@ -100,7 +100,8 @@ def _print_share(arguments, model, tokenizer, training, windows, dense, share):
 
 def _texts(references):
     """Texts to train on and held-out ones: every tenth."""
-    training, held_out = [], []
+    training = []
+    held_out = []
     for reference in references:
         for number, text in enumerate(read_texts(reference).texts):
             (held_out if number % 10 == 9 else training).append(text)

@@ -25,7 +25,7 @@ TYPES = (
     "phimoe,olmo2,olmo3,olmoe,smollm3,glm4,glm4_moe,gpt_oss,deepseek_v2,deepseek_v3,exaone4,lfm2,granite,"
     "granitemoehybrid,nemotron_h,falcon_h1,cohere2,starcoder2,gpt2,gpt_neox"
 )
-_PUBLISHED = ("llama-7b", "bloom-7b1", "gpt-j-6b", "opt-2.7b", "smollm2-135m")
+PUBLISHED = "llama-7b,bloom-7b1,gpt-j-6b,opt-2.7b,smollm2-135m"
 _LEFT_OPEN = {"deepseek_v2": {"num_experts_per_tok": 6}}
 """What a default config leaves open, as published for a model of the type (DeepSeek-V2-Lite)."""
 _MB = 1024
@@ -35,13 +35,15 @@ _MB = 1024
 def main():
     """Print a row a config: weights, seconds, memory."""
     arguments = parser_of(
-        __doc__, types=(TYPES, "of transformers, with commas between")
+        __doc__,
+        types=(TYPES, "of transformers, with commas between"),
+        published=(PUBLISHED, "configs that ship with this project, with commas between"),
     ).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         file.write_text('{"model_type": "none such"}', encoding="utf-8")
         _report("import", file)
-        for name in _PUBLISHED:
+        for name in arguments.published.split(","):
             source = files("sparsedash.catalog") / "configs" / f"{name}.json"
             file.write_bytes(source.read_bytes())
             _report(name, file)

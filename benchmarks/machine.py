@@ -36,7 +36,8 @@ class Pace:
     """
 
     def __init__(self, dtype: torch.dtype, side: int = SIDE) -> None:
-        self._dtype, self._side = dtype, side
+        self._dtype = dtype
+        self._side = side
         self.seconds = 0.0
         self._possible = 0.0
         self.begin()

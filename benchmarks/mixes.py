@@ -24,7 +24,9 @@ from benchmarks.protocol import ALPHA, mean_words, nats_lost, next_token_diverge
 from sparsedash.catalog import mixed_text
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.presets import method_named
+from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
+from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record
@@ -34,6 +36,8 @@ from sparsedash.storage.store import Store
 
 DEFAULT = "default"
 NONE = "none"
+_N_IN_A_ROW = 8
+"""Tokens that no built-in task shares with the mix, which a test holds."""
 
 
 def main():
@@ -100,12 +104,37 @@ def _print_losses(arguments, store, text, name):
             _print_mean(f"KL on {Path(reference).name}", nats)
         for task, questions in _answers(store, run, key).items():
             _print_points(task, dense_answers[task], questions)
+    if arguments.tasks:
+        loaded = RunContext(settings, store, ignore_steps, ModelCache()).loaded
+        _print_overlaps(loaded, dense_answers)
 
 
 def _answers(store, run, key):
     """By task, the questions that the model with this record answered."""
     sets = [store.get(QuestionSet, answers) for answers in run.answers.get(key, ())]
     return {answered.task: answered.questions for answered in sets}
+
+
+def _print_overlaps(loaded, questions_by_task):
+    """Of every task, how many questions share tokens in a row with the sources of the mix."""
+    print(f"\nquestions that share {_N_IN_A_ROW} tokens in a row with the mix")
+    in_mix = set()
+    for document in mixed_text.mixed_documents():
+        in_mix |= _tokens_in_a_row(loaded, document)
+    for task, questions in questions_by_task.items():
+        n_shared = 0
+        for question in questions:
+            choices = [choice.text for choice in question.choices]
+            texts = [question.context + choice for choice in choices or [question.target]]
+            n_shared += any(_tokens_in_a_row(loaded, text) & in_mix for text in texts)
+        print(f"  {task:28}   {n_shared:,} of {len(questions):,}")
+
+
+def _tokens_in_a_row(loaded, text):
+    """All _N_IN_A_ROW tokens in a row of a text."""
+    ids = loaded.tokens(text)
+    n_rows = len(ids) - _N_IN_A_ROW + 1
+    return {tuple(ids[start : start + _N_IN_A_ROW]) for start in range(n_rows)}
 
 
 def _print_mean(title, values):

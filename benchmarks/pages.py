@@ -61,7 +61,8 @@ WORDS = """() => {
   const main = document.querySelector('[data-testid=stMain]');
   const foreign = '.sd-prompts, .sd-quoted, .sd-passage, .sd-word, .sd-top tbody, .js-plotly-plot, ' +
     '[class*=st-key-rows]';
-  const unseen = 'style, script, .sd-heard, .sd-unseen, .st-key-menu, [data-testid=stIconMaterial]';
+  const unseen = 'style, script, .sd-heard, .sd-unseen, .st-key-menu, [data-testid=stIconMaterial], ' +
+    '[class*=st-key-help-]';
   const texts = document.createTreeWalker(main, NodeFilter.SHOW_TEXT), words = [];
   while (texts.nextNode()) {
     const part = texts.currentNode.parentElement, fold = part.closest('details:not([open])');

@@ -27,7 +27,7 @@ OPTIONS = {
     "mixes": "--evaluation builtin:cloze --passages 8 --calibration builtin:cloze --samples 40 --length 32 "
     "--sparsity 25 --method random --mixes none,default --task-limit 6 --divergence builtin:smollm2-text "
     "--tokens 512 --model {model} --keep {folder}",
-    "look_up": "--types llama",
+    "look_up": "--types llama --published opt-2.7b",
     "model_coverage": "--types llama,gpt2,phi3,bloom,moshi,gemma3,bart,qwen3_5_text,qwen2_moe,qwen3_moe,glm4_moe "
     "--methods random",
     "pages": "--methods 1 --passages 200 --reruns 2 --steps 4 --questions 5",

@@ -201,7 +201,8 @@ def run_one_way(arguments: argparse.Namespace) -> dict:
         export_model(settings, store, model_cache, peaks, partial(stored_card, store))
         seconds["export"] = time.perf_counter() - begun
     peaks.measure()
-    answers, verdicts = [], []
+    answers = []
+    verdicts = []
     sparse = [store.get(Record, key) for key in run.sparse]
     for record in (store.get(Record, run.dense), *sparse):
         answers += [outcome.log_likelihood for outcome in record.outcomes]
@@ -223,8 +224,10 @@ def print_way(settings: RunSettings, figures: dict, first: dict) -> None:
     """Print one way's figures, relative to the first way's."""
     shape = read_shape(figures["shape"])
     least = least_memory(shape, settings, streamed=settings.residency == "streamed").n_bytes
-    peak, first_peak = max(figures["peaks"].values()), max(first["peaks"].values())
-    whole, first_whole = sum(figures["seconds"].values()), sum(first["seconds"].values())
+    peak = max(figures["peaks"].values())
+    first_peak = max(first["peaks"].values())
+    whole = sum(figures["seconds"].values())
+    first_whole = sum(first["seconds"].values())
     print(
         f"{settings.residency}: {peak / 1e9:.2f} GB at most ({peak / first_peak:.2f} times; at least "
         f"{least / 1e9:.2f} by the estimate), {whole:.1f} s ({whole / first_whole:.2f} times)"

@@ -236,17 +236,14 @@ def compare(
     """
     passages = _texts("passages", passages)
     with _in_memory(dense, tokenizer) as first, _in_memory(sparse, tokenizer) as second:
-        shapes = [
-            (in_memory.shape.family, in_memory.shape.hidden, len(in_memory.mlps))
-            for in_memory in (first.loaded, second.loaded)
-        ]
-        widths = [
-            sum(mlp.width for mlp in in_memory.mlps) for in_memory in (first.loaded, second.loaded)
-        ]
-        records = [
-            model.answers(passages, on_step, who=who)[0]
-            for model, who in ((first, "first"), (second, "second"))
-        ]
+        shapes = []
+        widths = []
+        records = []
+        for who, in_memory in (("first", first), ("second", second)):
+            loaded = in_memory.loaded
+            shapes.append((loaded.shape.family, loaded.shape.hidden, len(loaded.mlps)))
+            widths.append(sum(mlp.width for mlp in loaded.mlps))
+            records.append(in_memory.answers(passages, on_step, who=who)[0])
     (judged,) = judge([measure(*records)], tolerance)
     gone = 0
     # Of models of another shape, or of experts alone, the width says nothing.

@@ -244,8 +244,8 @@ class Worker:
         """Run queued jobs until `linger_s` without one, a request to stop, or an unexpected error."""
         idle_since = time.monotonic()
         while self._sound and not self._stop.requested:
-            if taken := self._take():
-                job, lock = taken
+            if claim := self._take():
+                job, lock = claim
                 # Closed last: while the row says running, the lock must be held.
                 with lock:
                     self._run_logged(job)

@@ -20,8 +20,8 @@ FOLDERS = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.st
 PAPERS = sorted(
     chain(ROOT.glob("*.md"), chain.from_iterable(folder.rglob("*.md") for folder in FOLDERS))
 )
-MOST_README_LINES = 140
-MOST_ADR_LINES = 40
+MAX_README_LINES = 140
+MAX_ADR_LINES = 40
 
 
 def named(paper: Path) -> str:
@@ -123,8 +123,8 @@ def test_every_benchmark_and_every_adr_is_listed_and_adrs_and_the_readme_stay_sh
     assert benchmarks == {path.name for path in ROOT.glob("benchmarks/*.py")} - {"__init__.py"}
     adrs = {path.name: len(path.read_text().splitlines()) for path in ROOT.glob("docs/adr/*.md")}
     assert set(re.findall(r"\(adr/([^)]+)\)", read("docs/README.md"))) == set(adrs)
-    assert max(adrs.values()) < MOST_ADR_LINES
-    assert len(read("README.md").splitlines()) <= MOST_README_LINES
+    assert max(adrs.values()) < MAX_ADR_LINES
+    assert len(read("README.md").splitlines()) <= MAX_README_LINES
 
 
 def anchors_of(text: str) -> set[str]:

@@ -11,16 +11,16 @@ ROOT = Path(__file__).parents[1]
 PLACES = {"product": ("sparsedash", "pages", "app.py"), "tests": ("tests",)}
 CEILINGS = {
     "product": {
-        "nested comprehensions": 46,
-        "several assignments in one line": 15,
-        "choices inside f-strings": 4,
-        "empty names": 38,
+        "nested comprehensions": 0,
+        "several assignments in one line": 0,
+        "choices inside f-strings": 0,
+        "empty names": 9,
     },
     "tests": {
         "nested comprehensions": 27,
-        "several assignments in one line": 40,
+        "several assignments in one line": 0,
         "choices inside f-strings": 0,
-        "empty names": 195,
+        "empty names": 2,
     },
 }
 """To be lowered whenever a figure falls."""

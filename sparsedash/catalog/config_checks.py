@@ -4,31 +4,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-MOST_LAYERS = 2_000
+MAX_LAYERS = 2_000
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
 """Under which a config says how many decoder blocks there are."""
 _SIZES = {
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), (1, MOST_LAYERS)),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), (1, MAX_LAYERS)),
     **dict.fromkeys(("num_attention_heads", "n_head", "num_heads"), (1, 10_000)),
     **dict.fromkeys(("hidden_size", "n_embd"), (1, 1_000_000)),
     **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim"), (1, 10_000_000)),
     "vocab_size": (1, 100_000_000),
     # transformers makes a dictionary of as many names, and a list of as many layers.
     "num_labels": (0, 10_000),
-    "attention_types": (0, MOST_LAYERS),
+    "attention_types": (0, MAX_LAYERS),
 }
 """Least and most of a size, by its names in configs; what is not said has the type's usual value."""
+_FIRST_LAYERS = ("first_k_dense_replace", "moe_layer_start_index")
+"""Keys that say how many layers there are before the first mixture."""
+_NOT_OF_LAYERS = ("architectures", "attention_types")
+"""Lists that may be as long as a model is deep, and say nothing of its layers."""
+_CAUSAL_VALUES = {"is_causal": True, "use_bidirectional_attention": False}
+"""What a config says of a model that does not see what it is to predict, where it says so."""
 
 
 def config_problem(config: Mapping[str, Any], name: object) -> str:
     """Why a model with this config.json cannot be pruned; empty where nothing speaks against it.
     name: of the model.
     """
+    says = f"the config of {name} says"
     family = config.get("model_type", "")
     if family == "":
         return f"the config of {name} has no model_type. Fetch or save the model again."
     if not isinstance(family, str):
-        return f"the config of {name} says model_type = {str(family)[:40]}; possible: a name."
+        return f"{says} model_type = {str(family)[:40]}; possible: a name."
     if config.get("quantization_config") is not None:
         return (
             f"the weights in {name} are quantised, and a sparse model is computed from full ones. "
@@ -37,14 +44,16 @@ def config_problem(config: Mapping[str, Any], name: object) -> str:
     for size, value in _sizes(config):
         least, most = _SIZES[size]
         if type(value) is not int or not least <= value <= most:
-            return f"the config of {name} says {size} = {str(value)[:40]}; possible: {least} to {most:,}."
+            return f"{says} {size} = {str(value)[:40]}; possible: {least} to {most:,}."
+    change = "Change it: no weight depends on it."
     if config.get("slow_but_exact") is True and config.get("pretraining_tp", 1) != 1:
-        return f"the config of {name} says slow_but_exact = True; possible: False. Change it: no weight depends on it."
+        return f"{says} slow_but_exact = True; possible: False. {change}"
     if config.get("return_dict") is False:
-        return f"the config of {name} says return_dict = False; possible: True. Change it: no weight depends on it."
-    for size, causal in ("is_causal", True), ("use_bidirectional_attention", False):
-        if (value := config.get(size)) is not None and bool(value) != causal:
-            return f"the config of {name} says {size} = {str(value)[:40]}: a model that sees what it is to predict."
+        return f"{says} return_dict = False; possible: True. {change}"
+    for key, causal in _CAUSAL_VALUES.items():
+        value = config.get(key)
+        if value is not None and bool(value) != causal:
+            return f"{says} {key} = {str(value)[:40]}: a model that sees what it is to predict."
     return ""
 
 
@@ -83,9 +92,3 @@ def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, An
         # GPT-Neo counts patterns, from which its code makes that list.
         changed["attention_types"] = [[[kind], 1] for kind in changed["attention_layers"]]
     return changed
-
-
-_FIRST_LAYERS = ("first_k_dense_replace", "moe_layer_start_index")
-"""Keys that say how many layers there are before the first mixture."""
-_NOT_OF_LAYERS = ("architectures", "attention_types")
-"""Lists that may be as long as a model is deep, and say nothing of its layers."""

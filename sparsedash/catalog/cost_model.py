@@ -37,6 +37,7 @@ _ROUNDING_MOVES = 100
 """Numbers moved for each weight of a file that is written in full, quantised and read back."""
 _ANSWER_TOKENS = 3
 """Of a built-in question's answer."""
+_CHARACTERS_A_TOKEN = 4
 _WORD_PASSES = 9
 """Passes over all weights for the words that continue after their first token."""
 _STEP_MOVES = 14
@@ -162,9 +163,14 @@ def _load_s(run: Workload, spec: SparseSpec) -> float:
 
 
 def _text_s(run: Workload, spec: SparseSpec) -> float:
-    """Of writing the text: each step reads all weights, and the keys and values so far."""
+    """Of writing the text: each step reads all weights, and the keys and values so far, or without
+    these the whole text.
+    """
     calibration = run.settings.calibration
-    n_texts = min(calibration.n_samples, resources.MOST_TEXTS)
+    if not run.shape.structure.plain_cache:
+        whole_text_s = run.token_s * calibration.length / 2
+        return (whole_text_s + run.logits_s) * run.n_calibrated
+    n_texts = min(calibration.n_samples, resources.MAX_TEXTS)
     n_moved = run.shape.n_matmul / n_texts + run.shape.cache_per_token * calibration.length / 2
     return (run.token_s + run.logits_s + n_moved * run.move_s) * run.n_calibrated
 
@@ -312,8 +318,13 @@ def _quantise_s(run: Workload, spec: SparseSpec) -> float:
 
 
 def _continue_s(run: Workload, spec: SparseSpec) -> float:
-    """Of all prompts at once; every token takes all weights."""
-    return ContinuationSettings.n_tokens * run.shape.n_matmul * run.move_s
+    """Of all prompts at once; every token takes all weights, or a reading of all texts so far."""
+    n_new = ContinuationSettings.n_tokens
+    if run.shape.structure.plain_cache:
+        return n_new * run.shape.n_matmul * run.move_s
+    n_prompt_tokens = sum(len(prompt) for prompt in run.settings.prompts) / _CHARACTERS_A_TOKEN
+    n_read = n_prompt_tokens + len(run.settings.prompts) * n_new / 2
+    return n_new * n_read * run.token_s
 
 
 def _evaluate_s(run: Workload, spec: SparseSpec) -> float | None:
@@ -326,8 +337,13 @@ def _evaluate_s(run: Workload, spec: SparseSpec) -> float | None:
     unfinished_bytes = n_models * n_tokens * run.shape.cache_per_token * run.itemsize / 2
     room = resources.unfinished_bytes(run.shape, run.settings.dtype, streamed=True)
     n_walks = ceil(n_models * n_tokens / resources.TOGETHER_TOKENS)
-    n_walks += _WORD_PASSES * ceil(unfinished_bytes / room)
-    words_s = run.shape.n_matmul * _WORD_PASSES * run.move_s
+    if run.shape.structure.plain_cache:
+        n_walks += _WORD_PASSES * ceil(unfinished_bytes / room)
+        words_s = run.shape.n_matmul * _WORD_PASSES * run.move_s
+    else:
+        # Half of the passages are read whole again, for two tokens on average.
+        n_walks *= 1 + _WORD_PASSES
+        words_s = run.token_s * n_tokens
     seconds = run.token_s * n_tokens + words_s + run.walk_s * n_walks / n_models
     if spec == DENSE:
         return seconds

@@ -276,27 +276,27 @@ def dates(random: Random) -> Question:
 
 def capital(random: Random) -> Question:
     """The capital of a country."""
-    return _fact(random, "capital", "The capital of {} is", "{}.")
+    return _fact(random, "capital", "The capital of {} is")
 
 
 def past_tense(random: Random) -> Question:
     """The past tense of a verb."""
-    return _fact(random, "past tense", "Today I {}. Yesterday I", "{}.")
+    return _fact(random, "past tense", "Today I {}. Yesterday I")
 
 
 def plural_form(random: Random) -> Question:
     """The plural of a noun."""
-    return _fact(random, "plural", "One {}, two", "{}.")
+    return _fact(random, "plural", "One {}, two")
 
 
 def opposite(random: Random) -> Question:
     """The opposite of a word."""
-    return _fact(random, "opposite", "The opposite of {} is", "{}.")
+    return _fact(random, "opposite", "The opposite of {} is")
 
 
-def _fact(random: Random, relation: str, asked: str, answered: str) -> Question:
+def _fact(random: Random, relation: str, asked: str) -> Question:
     *examples, (subject, answer) = random.sample(_facts()[relation], 4)
-    lines = [f"{asked.format(example)} {answered.format(known)}\n" for example, known in examples]
+    lines = [f"{asked.format(example)} {known}.\n" for example, known in examples]
     return "".join(lines) + asked.format(subject), f" {answer}"
 
 

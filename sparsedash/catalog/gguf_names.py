@@ -13,7 +13,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
-from sparsedash.catalog.config_checks import MOST_LAYERS
+from sparsedash.catalog.config_checks import MAX_LAYERS
 
 Class = Literal["mapped", "harmless", "refused"]
 
@@ -84,7 +84,7 @@ _SCALINGS = ("none", "linear", "yarn", "longrope")
 _NO_NUMBERS = {"rope.scaling.type", "attention.sliding_window_pattern"}
 _ROPE_COUNTS = ("rope.dimension_count", "rope.scaling.original_context_length")
 _NAMED = 5
-_MOST_TOKEN_BYTES = 1_000
+_MAX_TOKEN_BYTES = 1_000
 """Of a token: the merges that are made of it grow as the square of its length."""
 
 
@@ -213,9 +213,9 @@ def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
 
 def _odd_depth(own: Mapping[str, Any], architecture: str) -> str:
     depth = own.get("block_count", 1)
-    if type(depth) is int and 0 < depth <= MOST_LAYERS:
+    if type(depth) is int and 0 < depth <= MAX_LAYERS:
         return ""
-    return f"{architecture}.block_count is {str(depth)[:40]}; possible: 1 to {MOST_LAYERS:,}"
+    return f"{architecture}.block_count is {str(depth)[:40]}; possible: 1 to {MAX_LAYERS:,}"
 
 
 def _missing_key(own: Mapping[str, Any], architecture: str) -> str:
@@ -298,8 +298,8 @@ def _odd_tokenizer(values: Mapping[str, Any], architecture: str) -> str:
     tokens = tokens if isinstance(tokens, list) else []
     n_tokens = len(tokens)
     longest = max((len(token) for token in tokens if isinstance(token, bytes)), default=0)
-    if longest > _MOST_TOKEN_BYTES:
-        return f"one of its tokens has {longest:,} bytes; possible: {_MOST_TOKEN_BYTES:,}"
+    if longest > _MAX_TOKEN_BYTES:
+        return f"one of its tokens has {longest:,} bytes; possible: {_MAX_TOKEN_BYTES:,}"
     if values.get("vocab_size", n_tokens) != n_tokens:
         return f"it has {n_tokens:,} tokens, and its vocab_size is {values['vocab_size']}"
     return ""

@@ -108,11 +108,11 @@ def source_title(name: str) -> str:
     return next((source.title for source in SOURCES if source.name == name), name)
 
 
-def mixed_documents(seed: int = 0) -> list[str]:
+def mixed_documents() -> list[str]:
     """All documents of the sources in files, and as many drawn ones, without a chat template."""
     texts: list[str] = []
     for source in SOURCES:
-        for document in islice(source.documents(seed), 64):
+        for document in islice(source.documents(0), 64):
             texts.append(document if isinstance(document, str) else document.plain)
     return texts
 

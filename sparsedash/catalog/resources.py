@@ -31,13 +31,13 @@ FISHER_BATCH_TOKENS = 1024
 """Tokens in one batch of a backward pass."""
 
 CURVE_TOKENS = 256
-LEAST_CURVE_LENGTH = 128
+MIN_CURVE_LENGTH = 128
 """Held-out tokens that curves are measured on, and the fewest of each sequence."""
 LAYER_TOKENS = 1024
 """Tokens of the text by which layers are ordered; their loss is measured at CURVE_TOKENS of
 them.
 """
-FEWEST_TOKENS_PER_CHANNEL = 10
+MIN_REFIT_TOKENS_PER_CHANNEL = 10
 """Of an expert: with fewer a refit does more harm than good."""
 
 JUDGED_VALUES = 2**26
@@ -45,10 +45,10 @@ JUDGED_VALUES = 2**26
 vocabulary is large.
 """
 
-MOST_TEXTS = 128
+MAX_TEXTS = 128
 """The most texts that a model writes at once."""
 
-FEWEST_TEXTS = 32
+MIN_TEXTS = 32
 """The fewest texts written at once, even if their caches exceed CACHE_BYTES; also the fewest worth
 a thread of their own, since each thread reads all weights.
 """
@@ -170,8 +170,8 @@ def compared_tokens(vocabulary: int) -> int:
 KIND_BLOCK_TOKENS = 16
 """Tokens whose mean divergence is one observation of what was forgotten."""
 
-_MOST_KIND_TOKENS = 512
-_LEAST_KIND_TOKENS = 128
+_MAX_KIND_TOKENS = 512
+_MIN_KIND_TOKENS = 128
 _KIND_SHARE = 0.05
 
 
@@ -181,9 +181,7 @@ def kind_tokens(n_run_tokens: int, n_kinds: int) -> int:
 
     n_run_tokens: of calibration and passages.
     """
-    return min(
-        _MOST_KIND_TOKENS, max(_LEAST_KIND_TOKENS, int(_KIND_SHARE * n_run_tokens / n_kinds))
-    )
+    return min(_MAX_KIND_TOKENS, max(_MIN_KIND_TOKENS, int(_KIND_SHARE * n_run_tokens / n_kinds)))
 
 
 def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
@@ -226,7 +224,7 @@ def unfinished_bytes(shape: ModelShape, dtype: Dtype, *, streamed: bool) -> int:
 
 def texts_at_once(n_bytes: int) -> int:
     """How many texts are written together. n_bytes: of the keys and values of one."""
-    return min(MOST_TEXTS, max(FEWEST_TEXTS, CACHE_BYTES // max(1, n_bytes)))
+    return min(MAX_TEXTS, max(MIN_TEXTS, CACHE_BYTES // max(1, n_bytes)))
 
 
 def heal_tokens(n_steps: int) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sparsedash.catalog.model_sizes import expert_parameters
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
-from sparsedash.catalog.resources import FEWEST_TOKENS_PER_CHANNEL
+from sparsedash.catalog.resources import MIN_REFIT_TOKENS_PER_CHANNEL
 from sparsedash.catalog.run_rules import removal_error
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.model_shape import ModelShape
@@ -46,7 +46,7 @@ def refit_tokens(methods: Sequence[MethodSettings], shape: ModelShape | None) ->
         return 0
     needed = [0]
     for layout in shape.structure.mixtures.values():
-        n_tokens = FEWEST_TOKENS_PER_CHANNEL * layout.width * layout.n
+        n_tokens = MIN_REFIT_TOKENS_PER_CHANNEL * layout.width * layout.n
         needed.append(-(-n_tokens // layout.n_chosen))
     return max(needed)
 

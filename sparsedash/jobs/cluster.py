@@ -238,16 +238,16 @@ def _in_task(do: parts.Do, part: bytes, topic: str, key: str) -> bytes:
 
     def stopped() -> bool:
         nonlocal heard, asked_at, stop
-        now = time.monotonic()
+        now_s = time.monotonic()
         stop = stop or worker.status in _OVER
-        if not stop and now - asked_at >= _POLL_S:
-            asked_at = now
+        if not stop and now_s - asked_at >= _POLL_S:
+            asked_at = now_s
             try:
                 stop = bool(ask("event_is_set", name=f"{key}-stop"))
-                heard = now
+                heard = now_s
             except (TimeoutError, OSError, RuntimeError) as error:
                 log.warning("The scheduler does not answer: %s", error)
-                stop = now - heard > LOST_S
+                stop = now_s - heard > LOST_S
         return stop
 
     def report(progress: Step) -> None:

@@ -23,7 +23,9 @@ from sparsedash.schema.progress import Step
 from sparsedash.schema.stage_versions import STAGE_VERSIONS
 
 SCHEDULER = "SPARSEDASH_SCHEDULER"
-CA, CERTIFICATE, KEY = "SPARSEDASH_TLS_CA", "SPARSEDASH_TLS_CERT", "SPARSEDASH_TLS_KEY"
+CA = "SPARSEDASH_TLS_CA"
+CERTIFICATE = "SPARSEDASH_TLS_CERT"
+KEY = "SPARSEDASH_TLS_KEY"
 
 SLOT = "SLOT"
 """The resource that a Dask worker needs to be given a part: one each, so that it has one part at a
@@ -47,12 +49,12 @@ class Scheduler:
     key: str = ""
 
     def __post_init__(self) -> None:
-        found = _ADDRESS.fullmatch(self.address)
-        if found is None or not 0 < int(found["port"]) < 2**16:
+        parts = _ADDRESS.fullmatch(self.address)
+        if parts is None or not 0 < int(parts["port"]) < 2**16:
             raise SettingsError(
                 SCHEDULER, self.address, "tls and a host and a port, as in tls://127.0.0.1:8786"
             )
-        if not self.encrypted and not is_loopback(found["host"]):
+        if not self.encrypted and not is_loopback(parts["host"]):
             raise SettingsError(
                 SCHEDULER,
                 self.address,

@@ -31,14 +31,13 @@ from sparsedash.jobs.job import (
 )
 from sparsedash.jobs.lock_files import open_own
 from sparsedash.schema.errors import JobError, StoreError
-from sparsedash.schema.plain_values import canonical_json
+from sparsedash.schema.plain_values import LOCK_TIMEOUT_S, canonical_json
 from sparsedash.schema.progress import Step
 
 T = TypeVar("T")
 
-LOCK_TIMEOUT_S = 5.0
-"""How long to wait for another process while a user waits for the page."""
-_TRY_S, _RETRY_S = 0.1, 0.02
+_TRY_S = 0.1
+_RETRY_S = 0.02
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 _LIVE = "state IN ('queued', 'running')"
@@ -275,12 +274,12 @@ class JobTable:
 
         The caller holds the job's lock already: a running row with a free lock is a crashed one.
         """
-        now = time.time()
+        started_at = time.time()
         with self._database.writing() as db:
             changed = db.execute(
                 "UPDATE jobs SET state = 'running', worker = ?, pid = ?, started_at = ?, heartbeat_at = ?"
                 " WHERE id = ? AND state = 'queued'",
-                (worker, pid, now, now, job_id),
+                (worker, pid, started_at, started_at, job_id),
             )
             return self.get(job_id) if changed.rowcount else None
 
@@ -402,7 +401,8 @@ class JobTable:
 
     def position(self, job_id: int) -> int | None:
         """1 for the job that is taken next, 2 for the one after it; None when it is not queued."""
-        return next((at for at, job in enumerate(self.queue(), 1) if job.id == job_id), None)
+        ids = [job.id for job in self.queue()]
+        return ids.index(job_id) + 1 if job_id in ids else None
 
     def close(self) -> None:
         """Close the file; the table cannot be used afterwards."""

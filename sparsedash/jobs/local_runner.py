@@ -52,29 +52,27 @@ def crash_reason(job: Job, exit_code: int | None) -> tuple[str, str]:
     if exit_code < 0:
         how = f"was ended by signal {-exit_code}, {(signal.strsignal(-exit_code) or 'unknown').lower()}"
     last = last_log_line(Path(job.log_path))
-    said = f'Its log ends with "{last}".' if last else "Its log is empty."
-    return f"Its worker process {how}.", f"{said} {resume_advice(job.kind)}"
+    log_end = f'Its log ends with "{last}".' if last else "Its log is empty."
+    return f"Its worker process {how}.", f"{log_end} {resume_advice(job.kind)}"
 
 
-def last_log_lines(path: Path, n: int) -> list[str]:
-    """The last n lines of a log, oldest first; of a progress bar only its last state. Raises
-    StoreError.
-    """
+def log_tail(path: Path, n: int) -> str:
+    """The last n lines of a log; of a progress bar only its last state. Raises StoreError."""
     try:
         with open_own(path, "rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - _TAIL_BYTES))
             text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
-        return []
+        return ""
     lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.rstrip().split("\n")]
-    return lines[-n:] if text.strip() else []
+    return "\n".join(lines[-n:])
 
 
 def last_log_line(path: Path) -> str:
     """The last line of a log, or why it cannot be read; empty for an empty log."""
     try:
-        return "".join(last_log_lines(path, 1))[:_SHOWN]
+        return log_tail(path, 1)[:_SHOWN]
     except (StoreError, OSError) as error:
         return str(error)[:_SHOWN]
 
@@ -134,12 +132,12 @@ class LocalRunner:
             self._reap({job.pid for job in running})
             for job in running:
                 try:
-                    held = is_lock_held(job_lock(self._folder, job.id))
+                    is_held = is_lock_held(job_lock(self._folder, job.id))
                 except StoreError as error:  # One file that cannot be opened, such as root's, must not stop the others.
                     if isinstance(error.__cause__, PermissionError | IsADirectoryError):
                         self._table.end(job, "crashed", error.message, error.advice)
                     continue
-                if not held:
+                if not is_held:
                     self._note_end(job)
                 elif job.stopping:
                     self._escalate(job)
@@ -245,10 +243,14 @@ class LocalRunner:
             self._blame(queue[0])
             return
         busy = {job.worker for job in self._table.running()}
-        taken = {slot for slot in range(self._n_slots) if self._is_taken_or_starting(slot)}
-        idle = {slot for slot in taken if worker_name(slot) not in busy}
-        free = [slot for slot in range(self._n_slots) if slot not in taken]
-        for slot in free[: max(0, len(queue) - len(idle))]:
+        free = []
+        n_idle = 0
+        for slot in range(self._n_slots):
+            if not self._is_taken_or_starting(slot):
+                free.append(slot)
+            elif worker_name(slot) not in busy:
+                n_idle += 1
+        for slot in free[: max(0, len(queue) - n_idle)]:
             self._start(slot)
 
     def _is_taken(self, slot: int) -> bool:
@@ -288,8 +290,8 @@ class LocalRunner:
         self._fruitless_starts = 0
         logs = [last_log_line(self._worker_log(slot)) for slot in range(self._n_slots)]
         last = next(filter(None, [self._not_started, *logs]), "")
-        said = f' Its last output: "{last}".' if last else ""
-        text = f"No worker could be started, {MAX_FRUITLESS_STARTS} times in a row.{said}"
+        output = f' Its last output: "{last}".' if last else ""
+        text = f"No worker could be started, {MAX_FRUITLESS_STARTS} times in a row.{output}"
         advice = f"See {self._worker_log(0)}; when that is fixed, press “Resume”."
         self._table.end(job, "crashed", text, advice)
 
@@ -306,12 +308,12 @@ def n_slots() -> int:
     """Number of workers at once: SPARSEDASH_WORKERS (0: none are started here), or one a GPU, or
     one.
     """
-    asked = os.environ.get("SPARSEDASH_WORKERS", "")
-    if not asked:
+    number = os.environ.get("SPARSEDASH_WORKERS", "")
+    if not number:
         return max(1, len(visible_gpus()))
-    if not asked.isdecimal() or len(asked) > 2 or int(asked) > 64:
-        raise SettingsError("SPARSEDASH_WORKERS", asked, "a whole number from 0 to 64")
-    return int(asked)
+    if not number.isdecimal() or len(number) > 2 or int(number) > 64:
+        raise SettingsError("SPARSEDASH_WORKERS", number, "a whole number from 0 to 64")
+    return int(number)
 
 
 LOCK_TIMEOUT_VARIABLE = "SPARSEDASH_PATIENCE_S"
@@ -327,11 +329,11 @@ def linger_s() -> float:
 
 def environment_seconds(name: str, default: float) -> float:
     """Seconds from an environment variable. Raises SettingsError for anything else."""
-    asked = os.environ.get(name) or default
+    value = os.environ.get(name) or default
     with suppress(ValueError):
-        if 0 <= float(asked) <= MAX_LINGER_S:
-            return float(asked)
-    raise SettingsError(name, asked, f"a number of seconds from 0 to {MAX_LINGER_S:,}")
+        if 0 <= float(value) <= MAX_LINGER_S:
+            return float(value)
+    raise SettingsError(name, value, f"a number of seconds from 0 to {MAX_LINGER_S:,}")
 
 
 def child_environment() -> dict[str, str]:

@@ -79,7 +79,7 @@ class Reporter:
 
     def __call__(self, step: Step) -> None:
         """The `OnStep` of the job."""
-        now = self._clock()
+        now_s = self._clock()
         before = self._present
         if self._stop.requested:
             raise Cancelled
@@ -87,22 +87,22 @@ class Reporter:
             which = "" if step.point is None else f", sparse model {step.point + 1}"
             log.info("%s%s.", STAGE_TITLES[step.stage], which)
             if before is not None:
-                spent_s = now - self._begun_at
+                spent_s = now_s - self._begun_at
                 self._over += (StageTime(before.stage, before.point, spent_s),)
-            self._begun_at = now
+            self._begun_at = now_s
             self._samples.clear()
-        elif now - self._written_at < INTERVAL_S:
+        elif now_s - self._written_at < INTERVAL_S:
             return
         self._present = step
-        self._written_at = now
-        stage_times = (*self._over, StageTime(step.stage, step.point, now - self._begun_at))
+        self._written_at = now_s
+        stage_times = (*self._over, StageTime(step.stage, step.point, now_s - self._begun_at))
         with self._stop.holding_back():
             try:
                 self._table.report(
                     self._job,
                     replace(
                         step,
-                        rate=self._rate(now, step.worked),
+                        rate=self._rate(now_s, step.worked),
                         stage_times=stage_times,
                         texts=self._texts,
                     ),
@@ -115,7 +115,7 @@ class Reporter:
         if not wanted or self._stop.requested:
             raise Cancelled
 
-    def _rate(self, now: float, done: float) -> float | None:
+    def _rate(self, now_s: float, done: float) -> float | None:
         """Units a second over the last half minute; None from too few samples.
 
         A step backwards starts over; a step without progress is ignored.
@@ -124,10 +124,10 @@ class Reporter:
         if samples and done < samples[-1][1]:
             samples.clear()
         if not samples or done > samples[-1][1]:
-            samples.append((now, done))
-        now = samples[-1][0]
-        while now - samples[0][0] > _WINDOW_S and len(samples) > 2:
+            samples.append((now_s, done))
+        last_s = samples[-1][0]
+        while last_s - samples[0][0] > _WINDOW_S and len(samples) > 2:
             samples.popleft()
-        seconds = now - samples[0][0]
+        seconds = last_s - samples[0][0]
         n = done - samples[0][1]
         return n / seconds if seconds >= _SHORTEST_WINDOW_S and n > 0 else None

@@ -267,11 +267,11 @@ def _exact_gain(
     return Reading(ratio, ratio, ratio, words)
 
 
-def speed_table(name: str, timing: Timing, of: str = "") -> Table:
+def speed_table(name: str, timing: Timing, stem: str = "") -> Table:
     """One row for each phase, one for the bytes of the weights, one for the memory that they take
     where it is known.
 
-    name: of the sparse model. of: see `Table`.
+    name: of the sparse model. stem: see `Table`.
     """
     rows = []
     data: list[dict[str, Value]] = []
@@ -314,7 +314,7 @@ def speed_table(name: str, timing: Timing, of: str = "") -> Table:
             }
         )
     caption = f"{name}: {timing_conditions(timing)}."
-    return Table(f"Speed of {name}", caption, list(_SPEED_HEAD), rows, data=data, of=of)
+    return Table(f"Speed of {name}", caption, list(_SPEED_HEAD), rows, data=data, stem=stem)
 
 
 def timing_conditions(timing: Timing) -> str:
@@ -369,13 +369,14 @@ def block_shapes(shape: ModelShape, pruned: Pruned) -> list[list[Projection]]:
     return blocks
 
 
-def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") -> Table:
+def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, stem: str = "") -> Table:
     """Shapes and bytes of the whole model, its MLPs or experts, and every layer; its file has the
-    exact bytes. of: see `Table`.
+    exact bytes. stem: see `Table`.
     """
     blocks = block_shapes(shape, pruned)
     sizes = _block_bytes(shape, pruned, dtype)
-    names = next(([name for name, _, _ in block] for block in blocks if block), [])
+    first_block = next(filter(None, blocks), [])
+    names = [name for name, _, _ in first_block]
     mlps = sum(before for before, _ in sizes), sum(after for _, after in sizes)
     parts: list[tuple[str, tuple[int, int], list[Projection]]] = [
         ("Whole model", _model_bytes(shape, pruned, dtype), []),
@@ -415,7 +416,7 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, of: str = "") ->
     )
     head = ["Part", "Bytes before", "Bytes after", "Smaller by", *names]
     data = _shape_values(shape, pruned, dtype)
-    return Table("Shapes and bytes of this model", caption, head, rows, data=data, of=of)
+    return Table("Shapes and bytes of this model", caption, head, rows, data=data, stem=stem)
 
 
 def _shape_words(shape: tuple[int, int]) -> str:

@@ -12,9 +12,9 @@ from sparsedash.reporting.verdicts import VERDICT_SIGNS
 from sparsedash.reporting.wording import MINUS, first_upper, limit_factor, quantity, size
 from sparsedash.schema.divergence_records import DivergenceFigures, Estimate
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.stats.divergence_figures import MOST_CUT
+from sparsedash.stats.divergence_figures import MAX_CUT
 from sparsedash.stats.task_verdicts import TaskVerdict, joint_verdict
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Loss
+from sparsedash.stats.tolerance import MIN_PASSAGES, Loss
 
 _TOO_FEW = "too few tokens"
 DIVERGENCE_FORMAT = "sparsedash.divergence/1"
@@ -105,7 +105,7 @@ def divergence_sentence(model: ModelDivergence, tolerance: Tolerance) -> str:
     limit = limit_factor(tolerance.ratio)
     sentence = _VERDICTS[loss.verdict].format(name=model.name, ratio=ratio, limit=limit)
     if loss.verdict == "undecided" and loss.needed:
-        return f"{sentence} About {max(loss.needed, FEWEST_PASSAGES):,} blocks would settle it."
+        return f"{sentence} About {max(loss.needed, MIN_PASSAGES):,} blocks would settle it."
     return sentence
 
 
@@ -120,8 +120,8 @@ def cut_sentence(model: ModelDivergence) -> str:
         f"{model.name}: {quantity(model.n_cut, 'right token')} of {n_tokens:,}, 16 nats or more below the first "
         "choice, cut off in its base file, so that perplexity and KLD are at least these."
     )
-    if model.n_cut > MOST_CUT * n_tokens:
-        return f"{sentence} Above {100 * MOST_CUT:g} % nothing is within."
+    if model.n_cut > MAX_CUT * n_tokens:
+        return f"{sentence} Above {100 * MAX_CUT:g} % nothing is within."
     return sentence
 
 

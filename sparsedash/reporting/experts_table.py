@@ -7,8 +7,10 @@ from sparsedash.reporting.wording import percent, quantity
 from sparsedash.stats.expert_use import ExpertUse
 
 
-def layer_experts_table(experts: Sequence[Sequence[ExpertUse]], index: int, of: str = "") -> Table:
-    """The experts of one layer; its file has those of all layers. index: from 0. of: see `Table`."""
+def layer_experts_table(
+    experts: Sequence[Sequence[ExpertUse]], index: int, stem: str = ""
+) -> Table:
+    """The experts of one layer; its file has those of all layers. index: from 0. stem: see `Table`."""
     rows = []
     for expert in experts[index]:
         state = "kept" if expert.is_kept else "✕ removed"
@@ -36,4 +38,4 @@ def layer_experts_table(experts: Sequence[Sequence[ExpertUse]], index: int, of: 
         "calibration text. The file has all layers."
     )
     head = ["Expert", "Kept", "Share of the choices", "Relative to an even share"]
-    return Table(f"Experts of layer {index + 1}", caption, head, rows, data=data, of=of)
+    return Table(f"Experts of layer {index + 1}", caption, head, rows, data=data, stem=stem)

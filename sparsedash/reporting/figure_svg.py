@@ -75,11 +75,9 @@ class _Drawing:
         self.layout = figure["layout"]
         self.words = words
         self.form = form
-        self.x_axis, self.y_axis, margin = (
-            self.layout["xaxis"],
-            self.layout["yaxis"],
-            self.layout["margin"],
-        )
+        self.x_axis = self.layout["xaxis"]
+        self.y_axis = self.layout["yaxis"]
+        margin = self.layout["margin"]
         self.left = margin["l"]
         self.right = _WIDTHS[form] - _MARGIN[form] * margin["r"]
         self.top = margin["t"]

@@ -13,14 +13,13 @@ from typing import NamedTuple
 from sparsedash.reporting.model_results import (
     M,
     ModelResult,
-    Shares,
     is_one_layer_apart,
-    named_shares,
 )
 from sparsedash.reporting.run_results import RunResults
+from sparsedash.reporting.wording import NBSP
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.stats.sparsity_search import first_crossing
-from sparsedash.stats.tolerance import FEWEST_PASSAGES
+from sparsedash.stats.tolerance import MIN_PASSAGES
 
 _FAR = 10
 """Times the limit."""
@@ -94,6 +93,13 @@ class LimitEstimate(NamedTuple):
     low: float
     high: float | None
 
+    @property
+    def interval(self) -> str:
+        """ "1.6 to 18 %", "1.5 % or more"."""
+        if self.high is None:
+            return f"{self.low:.2g}{NBSP}% or more"
+        return f"{self.low:.2g} to {self.high:.2g}{NBSP}%"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
@@ -101,7 +107,6 @@ class Findings:
 
     kind: AnswerKind
     is_so_far: bool
-    shares: Shares[ModelResult]
     race: Race | None
     estimate: LimitEstimate | None
 
@@ -120,7 +125,6 @@ def findings(results: RunResults, ended: bool = False) -> Findings:
     return Findings(
         kind=kind,
         is_so_far=bool(models) and not finished,
-        shares=named_shares(models),
         race=find_race(results),
         estimate=estimate_limit(results),
     )
@@ -142,7 +146,7 @@ def search_ends(search: FindResult, models: Sequence[M]) -> list[M]:
 def search_kind(search: FindResult, ends: Sequence[M]) -> AnswerKind:
     """The kind of answer of a finished search. ends: see `search_ends`."""
     has_record = search.answer in [model.permille for model in ends]
-    if not has_record and search.n_passages < FEWEST_PASSAGES:
+    if not has_record and search.n_passages < MIN_PASSAGES:
         return AnswerKind.SEARCH_TOO_FEW
     if search.answer is None:
         return AnswerKind.SEARCH_NONE
@@ -167,7 +171,7 @@ def find_race(results: RunResults) -> Race | None:
             ahead.append(rival)
     differences = [difference for _, difference in results.race]
     n_passages = min(difference.n_passages for difference in differences)
-    if n_passages < FEWEST_PASSAGES:
+    if n_passages < MIN_PASSAGES:
         kind = RaceKind.TOO_FEW
     elif ahead:
         kind = RaceKind.BEATEN

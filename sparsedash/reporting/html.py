@@ -159,7 +159,7 @@ class Table:
     of its first text.
     data: the rows of its file, by their columns, whose names hold the unit; none: the file holds
     the text.
-    of: what the file's name begins with. stacked: what follows a line break in a cell stands
+    stem: what the file's name begins with. stacked: what follows a line break in a cell stands
     smaller under the rest.
     """
 
@@ -169,7 +169,7 @@ class Table:
     rows: list[list[str]]
     links: Sequence[Html] = ()
     data: Sequence[Mapping[str, Value]] = ()
-    of: str = ""
+    stem: str = ""
     stacked: bool = False
 
     @classmethod
@@ -179,7 +179,7 @@ class Table:
         caption: str,
         cells: Sequence[Sequence[Cell]],
         links: Sequence[Html] = (),
-        of: str = "",
+        stem: str = "",
     ) -> "Table":
         """The table of these rows; a row may end early."""
         head = [cell.head for cell in max(cells, key=len)]
@@ -192,7 +192,7 @@ class Table:
             for cell in row:
                 values |= cell.values
             data.append(values)
-        return cls(name, caption, head, rows, links, data, of, stacked=True)
+        return cls(name, caption, head, rows, links, data, stem, stacked=True)
 
     @property
     def html(self) -> Html:
@@ -270,7 +270,7 @@ def file_name(*parts: str, ending: str = "") -> str:
 
 def table_file_name(shown: Table) -> str:
     """The name of a table's CSV file."""
-    return file_name(shown.of or "sparsedash", shown.name, ending=".csv")
+    return file_name(shown.stem or "sparsedash", shown.name, ending=".csv")
 
 
 _LONGEST_PART = 80

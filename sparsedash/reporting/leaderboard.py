@@ -47,9 +47,9 @@ from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.service.answer_cache import TaskComparison, compare_answers
 from sparsedash.service.backend import Backend
 from sparsedash.stats.task_verdicts import judge_losses, own_limit
-from sparsedash.stats.tolerance import FEWEST_RIGHT, Loss, Verdict
+from sparsedash.stats.tolerance import MIN_RIGHT, Loss, Verdict
 
-MOST_MODELS = 32
+MAX_MODELS = 32
 """Of one table: more could not be read at a glance, and together they would be judged with little
 power.
 """
@@ -113,7 +113,7 @@ def leaderboard_entries(runs: Sequence[RunResults]) -> tuple[dict[str, Entry], i
     for key, entry in entries.items():
         by_base.setdefault(entry.base, {})[key] = entry
     ordered = list(chain.from_iterable(group.items() for group in by_base.values()))
-    return _with_unique_names(dict(ordered[:MOST_MODELS])), max(0, len(ordered) - MOST_MODELS)
+    return _with_unique_names(dict(ordered[:MAX_MODELS])), max(0, len(ordered) - MAX_MODELS)
 
 
 def _add_entry(entries: dict[str, Entry], results: RunResults, model: ModelResult) -> None:
@@ -523,7 +523,7 @@ def _task_note(task: str, comparison: TaskComparison, tolerance: Tolerance) -> s
     if losses.not_judged == "chance":
         return f"{task} is not judged: the baseline is not shown to do better than guessing."
     if losses.not_judged:
-        return f"{task} is not judged: the baseline has fewer than {FEWEST_RIGHT} right answers."
+        return f"{task} is not judged: the baseline has fewer than {MIN_RIGHT} right answers."
     limit = own_limit(losses, tolerance)
     return f"{limit_on([task], limit)}." if limit else ""
 

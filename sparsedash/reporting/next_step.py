@@ -3,6 +3,7 @@
 Plain text: escape it before it becomes markup.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import isfinite, log
@@ -35,19 +36,20 @@ from sparsedash.schema.settings import (
     RunSettings,
 )
 from sparsedash.schema.tolerance_settings import ALPHA
-from sparsedash.service.run_checks import Reach
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, passages_to_judge
+from sparsedash.service.run_checks import RequestRules
+from sparsedash.stats.tolerance import MIN_PASSAGES, SPREAD_NATS, passages_to_judge
 
 Suggestion = Literal["more passages", "another share", "search", "export"]
-ANYTHING = Reach()
+ANYTHING = RequestRules()
 """Nothing is refused."""
 _LENGTHS = {choice.name: choice.n_texts for choice in EVALUATION_CORPORA}
 _LARGER_LOSS = "Upload more passages, or allow a larger loss."
-_LEAST_GAIN = 1.1
+_MORE_QUESTIONS = "Choose tasks with more questions, or allow a larger loss."
+_MIN_GAIN = 1.1
 """A share is worth a run from so many times what is known to be within."""
 _FINE_TO = 50
 """Shares up to this many per mille are tried in halves of a percent, larger ones in whole ones."""
-_LEAST_NATS = 1e-4
+_MIN_NATS = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,46 +65,49 @@ class NextStep:
     request: RunSettings | FindSettings | None = None
 
 
-def next_step(results: RunResults, reach: Reach = ANYTHING) -> NextStep | None:
+def next_step(results: RunResults, rules: RequestRules = ANYTHING) -> NextStep | None:
     """The step to suggest after a finished run; None without a verdict.
 
-    reach: what can be started here. What cannot has no link, and a sentence that says why.
+    rules: what can be started here. What cannot has no link, and a sentence that says why.
     """
     if not results.best or not results.run.finished:
         return None
-    step = _suggestion(results, reach)
-    if step.request is not None and (problems := reach.problems(step.request)):
-        step = replace(
-            step,
-            sentence=f"{step.sentence} It cannot start: {problems[0]}",
-            link="",
-        )
+    step = _suggestion(results, _lengths(results.run.settings.evaluation.corpus, rules))
+    problems = rules.problems(step.request) if step.request is not None else ()
+    if problems:
+        sentence = f"{step.sentence} It cannot start: {problems[0]}"
+        return replace(step, sentence=sentence, link="")
     return step
 
 
-def _suggestion(results: RunResults, reach: Reach) -> NextStep:
+def _lengths(corpus: str, rules: RequestRules) -> dict[str, int]:
+    """Passages of the run's text and of longer ones; 0 where they are not known or out of reach."""
+    lengths = {}
+    for reference in (corpus, BUILTIN_CLOZE_402, "lambada_openai"):
+        length = _LENGTHS.get(reference) or rules.n_passages(reference)
+        lengths[reference] = 0 if rules.lacks(reference) else length or 0
+    return lengths
+
+
+def _suggestion(results: RunResults, lengths: Mapping[str, int]) -> NextStep:
     bounds = limit_bounds(results.best)
-    if results.n_passages < FEWEST_PASSAGES and not bounds.beyond:
-        return _more_passages(results, reach)
-    method = results.best[0].method
-    if method.pattern in FIXED_PERMILLE:
-        return _after_fixed_pattern(results, bounds, reach)
-    permille = None
+    if results.n_passages < MIN_PASSAGES and not bounds.beyond:
+        return _more_passages(results, lengths)
+    if bounds.between and all(_is_open_on_tasks(model) for model in bounds.between):
+        names = percents(model.permille for model in bounds.between)
+        sentence = f"Passages cannot decide {names}: tasks are open. {_MORE_QUESTIONS}"
+        return NextStep(kind="more passages", sentence=sentence)
     if not is_one_layer_apart(bounds.within, bounds.beyond):
-        permille = _share_worth_most(results, bounds, reach)
-    if permille is not None:
-        return _test_share(results, bounds, permille, reach)
-    if bounds.within and not bounds.between:
-        return _export(bounds.within)
-    if not bounds.within and not bounds.between:
-        return _search_with_best(results, reach)
-    names = percents(model.permille for model in bounds.between)
-    sentence = f"{names} would take more passages than any text here has. {_LARGER_LOSS}"
-    return NextStep(kind="more passages", sentence=sentence)
-
-
-def _export(model: ModelResult) -> NextStep:
-    share = sparsity_percent(model.permille)
+        step = _share_worth_most(results, bounds, lengths)
+        if step is not None:
+            return step
+    if bounds.between:
+        names = percents(model.permille for model in bounds.between)
+        sentence = f"{names} would take more passages than any text here has. {_LARGER_LOSS}"
+        return NextStep(kind="more passages", sentence=sentence)
+    if bounds.within is None:
+        return _search_with_best(results, lengths)
+    share = sparsity_percent(bounds.within.permille)
     return NextStep(
         kind="export",
         sentence=f"Next: export the model at {share}, or see which answers it changed.",
@@ -110,9 +115,16 @@ def _export(model: ModelResult) -> NextStep:
     )
 
 
-def _share_worth_most(results: RunResults, bounds: Bounds[ModelResult], reach: Reach) -> int | None:
-    """The largest undecided share, per mille, that a text within reach is likely to confirm, or
-    else the largest of all; None where that is hardly more than what is known.
+def _is_open_on_tasks(model: ModelResult) -> bool:
+    """Whether an undecided model is within by its passages."""
+    return model.verdict.perplexity.verdict == "within"
+
+
+def _share_worth_most(
+    results: RunResults, bounds: Bounds[ModelResult], lengths: Mapping[str, int]
+) -> NextStep | None:
+    """A test of the largest undecided share that a text within reach is likely to confirm, or else
+    of the largest of all; None where that is hardly more than what is known.
     """
     search = results.judged_search
     is_exact = search is not None and bounds.beyond in search_ends(search, results.best)
@@ -120,16 +132,19 @@ def _share_worth_most(results: RunResults, bounds: Bounds[ModelResult], reach: R
         return None
     low = bounds.within.permille if bounds.within else 0
     high = bounds.beyond.permille if bounds.beyond else MAX_SPARSITY_PERMILLE + 1
-    longest = max(length for _, length in _texts(results.run.settings.evaluation.corpus, reach))
-    shares = [model.permille for model in reversed(bounds.between)]
-    shares += range(MAX_SPARSITY_PERMILLE, _FINE_TO, -10)
-    shares += range(_FINE_TO, 0, -5)
+    tested = [model.permille for model in reversed(bounds.between)]
+    shares = list(tested)
+    if results.best[0].method.pattern not in FIXED_PERMILLE:
+        shares += range(MAX_SPARSITY_PERMILLE, _FINE_TO, -10)
+        shares += range(_FINE_TO, 0, -5)
     for permille in shares:
-        if not max(low * _LEAST_GAIN, low + 4) < permille < high:
+        if not max(low * _MIN_GAIN, low + 4) < permille < high:
             continue
         n = passages_needed(results, permille)
-        if n is not None and n <= max(longest, results.n_passages):
-            return permille
+        if n is not None and permille in tested:
+            n = max(n, results.n_passages + 1)
+        if n is not None and n <= max(*lengths.values(), results.n_passages):
+            return _test_share(results, tested, permille, n, lengths)
     return None
 
 
@@ -143,7 +158,7 @@ def passages_needed(results: RunResults, permille: int) -> int | None:
     for model in results.best:
         falls = model.losses.nats
         if isfinite(falls.mean) and falls.n > 1:
-            losses.append((float(model.permille), max(falls.mean, _LEAST_NATS), falls.deviation))
+            losses.append((float(model.permille), max(falls.mean, _MIN_NATS), falls.deviation))
     if len(losses) < 2:
         return passages_to_judge(0.0, results.tolerance.ratio, ALPHA / 2)
     ends = next((pair for pair in pairwise(losses) if permille <= pair[1][0]), losses[-2:])
@@ -155,23 +170,17 @@ def passages_needed(results: RunResults, permille: int) -> int | None:
     else:
         part = log(permille / start) / log(end / start)
         nats = nats * (next_nats / nats) ** part
-        spread = spread * (max(next_spread, _LEAST_NATS) / max(spread, _LEAST_NATS)) ** part
+        spread = spread * (max(next_spread, _MIN_NATS) / max(spread, _MIN_NATS)) ** part
     if nats >= log(results.tolerance.ratio):
         return None
     return passages_to_judge(nats, results.tolerance.ratio, ALPHA / 2, min(spread, 1e3))
 
 
 def _test_share(
-    results: RunResults, bounds: Bounds[ModelResult], permille: int, reach: Reach
+    results: RunResults, tested: Sequence[int], permille: int, n: int, lengths: Mapping[str, int]
 ) -> NextStep:
-    """A run at one share on the passages that it takes; it names what stays open."""
-    n = passages_needed(results, permille)
-    assert n is not None, "the share can be confirmed"
-    is_tested = any(model.permille == permille for model in bounds.between)
-    if is_tested:
-        n = max(n, results.n_passages + 1)
-    evaluation = _evaluation(results, n, reach)
-    assert evaluation is not None, "some text has as many"
+    """A run at one share on so many passages. tested: shares that are open, largest first."""
+    evaluation = _evaluation(results, n, lengths)
     spec = results.best[0].spec
     request = replace(
         results.run.settings,
@@ -182,36 +191,33 @@ def _test_share(
         evaluation=evaluation,
     )
     share = sparsity_percent(permille)
-    sentence = f"Next: test {share} on {_passages_words(results, evaluation, n, reach)}."
-    others = [model for model in bounds.between if model.permille != permille]
-    if others:
-        needed = [passages_needed(results, model.permille) for model in others]
-        known = [n for n in needed if n is not None]
-        verb = "stays" if len(others) == 1 else "stay"
-        open_words = f"{percents(model.permille for model in others)} {verb} open"
-        if known:
-            open_words = f"{open_words}: about {round_up(max(known)):,} passages would decide"
-        sentence = f"{sentence} {open_words}."
+    sentence = f"Next: test {share} on {_passages_words(results, evaluation, n, lengths)}."
+    still_open = [share for share in reversed(tested) if share != permille]
+    if still_open:
+        verb = "stays" if len(still_open) == 1 else "stay"
+        sentence = f"{sentence} {percents(still_open)} {verb} open"
+        needed = [passages_needed(results, share) or 0 for share in still_open]
+        if any(needed):
+            sentence = f"{sentence}: about {round_up(max(needed)):,} passages would decide"
+        sentence = f"{sentence}."
     return NextStep(
-        kind="more passages" if is_tested else "another share",
+        kind="more passages" if permille in tested else "another share",
         sentence=sentence,
         link=f"Test {share}",
         request=request,
     )
 
 
-def _more_passages(results: RunResults, reach: Reach) -> NextStep:
+def _more_passages(results: RunResults, lengths: Mapping[str, int]) -> NextStep:
     """The same shares on as many passages as a verdict takes, or the longest text has."""
-    texts = _texts(results.run.settings.evaluation.corpus, reach)
-    longest = max(length for _, length in texts)
+    longest = max(lengths.values())
     few = too_few(results.n_passages, "passage")
     if longest <= results.n_passages:
         return NextStep(kind="more passages", sentence=f"{few} for a verdict. {_LARGER_LOSS}")
     n = passages_to_judge(0.0, results.tolerance.ratio, ALPHA / 2, SPREAD_NATS) or longest
     n = min(n, longest)
-    evaluation = _evaluation(results, n, reach)
-    assert evaluation is not None, "some text has as many"
-    n_passages = _passages_words(results, evaluation, n, reach)
+    evaluation = _evaluation(results, n, lengths)
+    n_passages = _passages_words(results, evaluation, n, lengths)
     return NextStep(
         kind="more passages",
         sentence=f"{few} for a verdict. Next: test again on {n_passages}.",
@@ -220,45 +226,20 @@ def _more_passages(results: RunResults, reach: Reach) -> NextStep:
     )
 
 
-def _after_fixed_pattern(
-    results: RunResults, bounds: Bounds[ModelResult], reach: Reach
-) -> NextStep:
-    """An export of what is within; more passages for what is open; else a search of another
-    method.
-    """
-    if bounds.within:
-        return _export(bounds.within)
-    if not bounds.between:
-        return _search_with_best(results, reach)
-    permille = bounds.between[0].permille
-    n = passages_needed(results, permille)
-    if n is None or _evaluation(results, max(n, results.n_passages + 1), reach) is None:
-        sentence = f"More passages than any text here has would decide. {_LARGER_LOSS}"
-        return NextStep(kind="more passages", sentence=sentence)
-    return _test_share(results, bounds, permille, reach)
-
-
-def _search_with_best(results: RunResults, reach: Reach) -> NextStep:
+def _search_with_best(results: RunResults, lengths: Mapping[str, int]) -> NextStep:
     """A search by the recommended method, on the longest text within reach."""
     settings = results.run.settings
-    budget = settings.budget
-    if budget == "kv-cache":
-        # Neither channels nor experts are part of the cache.
-        budget = "weights"
-    name = DEFAULT_METHOD
-    if results.best[0].method.prunes_experts:
-        # Its experts are most of such a model.
-        name = "experts"
+    # Neither channels nor experts are part of the cache.
+    budget = "weights" if settings.budget == "kv-cache" else settings.budget
+    # The experts of a mixture are most of it.
+    name = "experts" if results.best[0].method.prunes_experts else DEFAULT_METHOD
     method = replace(method_named(name), budget=budget)
-    texts = _texts(settings.evaluation.corpus, reach)
-    longest = max(length for _, length in texts)
-    evaluation = _evaluation(results, longest, reach)
-    assert evaluation is not None, "the longest text has as many"
     if method == results.best[0].spec.pruning:
         sentence = (
             f"A smaller share would take more passages than any text here has. {_LARGER_LOSS}"
         )
         return NextStep(kind="more passages", sentence=sentence)
+    evaluation = _evaluation(results, max(lengths.values()), lengths)
     request = FindSettings(
         model=settings.model,
         dtype=settings.dtype,
@@ -279,41 +260,26 @@ def _search_with_best(results: RunResults, reach: Reach) -> NextStep:
 
 
 def _passages_words(
-    results: RunResults, evaluation: EvaluationSettings, n: int, reach: Reach
+    results: RunResults, evaluation: EvaluationSettings, n: int, lengths: Mapping[str, int]
 ) -> str:
     """ "about 700 passages from “LAMBADA”", "all 402 passages"."""
     words = f"about {round_up(max(n, results.n_passages)):,} passages"
     if evaluation.n_passages is None:
-        n_all = _length(evaluation.corpus, reach) or results.n_passages
-        words = f"all {n_all:,} passages"
+        words = f"all {lengths[evaluation.corpus] or results.n_passages:,} passages"
     if evaluation.corpus != results.run.settings.evaluation.corpus:
         words = f"{words} from “{reference_title(evaluation.corpus)}”"
     return words
 
 
-def _evaluation(results: RunResults, n: int, reach: Reach) -> EvaluationSettings | None:
-    """Settings that test on so many passages: of the run, or of the first longer text within reach;
-    None without one.
+def _evaluation(results: RunResults, n: int, lengths: Mapping[str, int]) -> EvaluationSettings:
+    """Settings that test on so many passages: of the run, or of the first text that has them.
+
+    n: at most those of the run, or of the longest text.
     """
     evaluation = replace(results.run.settings.evaluation, stop_early=False)
     if n <= results.n_passages:
         return evaluation
-    for reference, length in _texts(evaluation.corpus, reach):
-        if n <= length:
-            n_rounded = round_up(n)
-            part = n_rounded if n_rounded < length else None
-            return replace(evaluation, corpus=reference, n_passages=part)
-    return None
-
-
-def _texts(corpus: str, reach: Reach) -> list[tuple[str, int]]:
-    """The run's text and longer ones, with their lengths; 0 of what is out of reach."""
-    references = (corpus, BUILTIN_CLOZE_402, "lambada_openai")
-    return [(reference, _length(reference, reach)) for reference in references]
-
-
-def _length(reference: str, reach: Reach) -> int:
-    """Passages of a text; 0 where they are not known or out of reach."""
-    if reach.lacks(reference):
-        return 0
-    return _LENGTHS.get(reference) or reach.n_passages(reference) or 0
+    corpus = next(text for text, length in lengths.items() if n <= length)
+    n_rounded = round_up(n)
+    n_passages = n_rounded if n_rounded < lengths[corpus] else None
+    return replace(evaluation, corpus=corpus, n_passages=n_passages)

@@ -27,10 +27,10 @@ LISTED = 5
 """First choices of each model that are listed."""
 NOT_AMONG_FIRST = "–"
 CAPTION = "Each model's likeliest next tokens"
-MOST_RANGES = 14
-FEWEST_IN_GROUP = 20
+MAX_RANGES = 14
+MIN_IN_GROUP = 20
 """Passages of a group that is shown; of fewer, intervals are too wide to say anything."""
-LEAST_SHOWN = 0.005
+MIN_SHOWN = 0.005
 """Nats below which nothing is called a change; two decimals show no less."""
 _STEPS = tuple(digit * 10.0**power for power, digit in product(range(-2, 3), (1, 2, 5)))
 _OUTSIDE = 0.02
@@ -84,7 +84,7 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
         element("tbody", *drawn),
         css="sd-top",
     )
-    return table, Table("First choices", CAPTION, [], [], data=data, of=pair.stem)
+    return table, Table("First choices", CAPTION, [], [], data=data, stem=pair.stem)
 
 
 def _largest(shares: Sequence[float | None]) -> float:
@@ -140,7 +140,7 @@ class ChangeRange(NamedTuple):
 
 
 def change_ranges(changes: Sequence[float]) -> list[ChangeRange]:
-    """Ranges of one width that hold all these changes, at most MOST_RANGES of them; zero is an end
+    """Ranges of one width that hold all these changes, at most MAX_RANGES of them; zero is an end
     of two of them.
 
     The outermost are open: a few passages far away would squeeze all others together.
@@ -150,7 +150,7 @@ def change_ranges(changes: Sequence[float]) -> list[ChangeRange]:
     low = min(0.0, ordered[n_outside])
     high = max(0.0, ordered[-1 - n_outside])
     step = next(
-        (step for step in _STEPS if ceil(high / step) - floor(low / step) <= MOST_RANGES),
+        (step for step in _STEPS if ceil(high / step) - floor(low / step) <= MAX_RANGES),
         _STEPS[-1],
     )
     first = min(-1, floor(low / step))
@@ -168,7 +168,7 @@ def count_by_range(changes: Sequence[float], ranges: Sequence[ChangeRange]) -> l
 
 def change_words(change: float, target: str) -> str:
     """The change of the right word's probability as a factor, and of its log-probability."""
-    if abs(change) < LEAST_SHOWN:
+    if abs(change) < MIN_SHOWN:
         return f"{quoted(target)} stayed as likely."
     factor = wording.nats_as_factor(abs(change)).removesuffix(" ×")
     much, verb = ("less", "fell") if change < 0 else ("more", "rose")
@@ -277,12 +277,12 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
     groups = {}
     omitted = []
     for group, positions in passage_groups(passages).items():
-        if len(positions) >= FEWEST_IN_GROUP:
+        if len(positions) >= MIN_IN_GROUP:
             groups[group] = positions
         else:
             omitted.append(positions)
     if not groups:
-        caption = f"No group has {FEWEST_IN_GROUP} passages; {n:,} were compared."
+        caption = f"No group has {MIN_IN_GROUP} passages; {n:,} were compared."
         return Table(title, caption, head, [])
     alpha = ALPHA / (_MEASURES * len(groups))
     mean = sum(map(pair.fall, range(n))) / n
@@ -298,7 +298,7 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
         n_omitted = len(set(chain.from_iterable(omitted)))
         left_out = (
             f" Left out: {wording.quantity(len(omitted), 'group')} of under "
-            f"{FEWEST_IN_GROUP} passages, {n_omitted:,} in all."
+            f"{MIN_IN_GROUP} passages, {n_omitted:,} in all."
         )
     caption = (
         f"{nothing}{pair.right_name} against {pair.left_name}, paired. {wording.quantity(len(rows), 'group')}, two "
@@ -306,7 +306,7 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
         f"interval is above or below the loss of all passages ({wording.nats_as_factor(mean)}). Confirm a marked group "
         f"on other passages.{left_out}"
     )
-    return Table(title, caption, head, rows, data=data, of=pair.stem)
+    return Table(title, caption, head, rows, data=data, stem=pair.stem)
 
 
 def _group_row(

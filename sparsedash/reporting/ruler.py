@@ -22,7 +22,7 @@ from sparsedash.schema.method_settings import FIXED_PERMILLE
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.stats.tolerance import Verdict
 
-MOST_SHOWN = 3
+MAX_SHOWN = 3
 """Rulers before the others are asked for."""
 _SIGNS: dict[Verdict, str] = {"within": "✓", "beyond": "✕", "undecided": "?"}
 _WORDS: dict[Verdict, str] = {
@@ -38,6 +38,11 @@ _SIGN_LETTERS = 4
 _NEAR_END = 10.0
 """Percent of a ruler from its ends within which a label is not centred."""
 _AIR = 1.04
+_MIN_END = 10.0
+_UNTESTED = 1.5
+"""Where no share tested is too much, a ruler goes on to so many percent, or to so many times the
+largest share: a track that is green to its end looks as if everything could go.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +148,15 @@ def _ruler(
     places = {model.record.key: mark.place for model, mark in zip(models, marks, strict=False)}
     within = places[bounds.within.record.key] if bounds.within else 0.0
     beyond = places[bounds.beyond.record.key] if bounds.beyond else None
+    end = max(mark.place for mark in marks)
+    is_judged = all(mark.verdict is not None for mark in marks)
+    end = max(_MIN_END, end * _UNTESTED) if is_judged and beyond is None else end * _AIR
     methods = [models[0].method] if models else settings.methods
     share = f"{budget_titles(methods)[settings.budget]} {removed_or_zeroed(methods[0])}"
     return Ruler(
         title=title,
         axis=f"of the {share}",
-        end=min(100.0, max(mark.place for mark in marks) * _AIR),
+        end=min(100.0, end),
         marks=tuple(sorted(marks, key=lambda mark: mark.place)),
         within=within,
         beyond=beyond,
@@ -222,10 +230,7 @@ def _pin_label(pin: LimitEstimate) -> str:
 
 def _pin_words(pin: LimitEstimate) -> str:
     """ "3.4 % (1.6 to 18 %)", "3 % (1.5 % or more)"."""
-    ends = f"{pin.low:.2g}{NBSP}% or more"
-    if pin.high is not None:
-        ends = f"{pin.low:.2g} to {pin.high:.2g}{NBSP}%"
-    return f"{pin.percent:.2g}{NBSP}% ({ends})"
+    return f"{pin.percent:.2g}{NBSP}% ({pin.interval})"
 
 
 def rulers_html(rulers: Sequence[Ruler], addresses: Mapping[str, str] | None = None) -> Html:

@@ -47,7 +47,7 @@ from sparsedash.reporting.wording import (
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.records import Run
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.stats.tolerance import FEWEST_PASSAGES
+from sparsedash.stats.tolerance import MIN_PASSAGES
 
 _ANSWERS = {
     AnswerKind.WAITING: "The dense model is evaluated; no sparse model yet.",
@@ -57,7 +57,7 @@ _ANSWERS = {
     AnswerKind.NOTHING_REMOVED: "Nothing was removed: at 0 % the sparse model is the dense one. "
     "{verdicts}",
     AnswerKind.VERDICTS: "{verdicts}",
-    AnswerKind.SEARCH_TOO_FEW: f"Fewer than {FEWEST_PASSAGES} passages can never confirm a "
+    AnswerKind.SEARCH_TOO_FEW: f"Fewer than {MIN_PASSAGES} passages can never confirm a "
     "model. {verdicts}",
     AnswerKind.SEARCH_NONE: "No sparsity was found that stays within your limit. {verdicts}",
     AnswerKind.SEARCH_MISSING: "{answer} stayed within your limit; its record is missing. "
@@ -152,7 +152,7 @@ def race_words(race: Race) -> str:
         sure=f"(perplexity, {p_at_most(race.p_value)}{holm})",
         passages=quantity(race.n_passages, "passage"),
         too_few=too_few(race.n_passages, "passage"),
-        fewest=FEWEST_PASSAGES,
+        fewest=MIN_PASSAGES,
     )
 
 
@@ -239,9 +239,6 @@ def estimate_words(results: RunResults) -> str:
     if estimate is None:
         return ""
     method = results.best[0].method
-    ends = f"{estimate.low:.2g}{NBSP}% or more"
-    if estimate.high is not None:
-        ends = f"{estimate.low:.2g} to {estimate.high:.2g}{NBSP}%"
     limit = limit_factor(results.tolerance.ratio)
     by_method = ""
     if results.run.settings.names_methods:
@@ -249,7 +246,7 @@ def estimate_words(results: RunResults) -> str:
     share = f"{estimate.percent:.2g}{NBSP}% {share_of(method)}"
     return (
         f"By linear interpolation perplexity reaches {limit} at {share} "
-        f"{removed_or_zeroed(method)}{by_method} (by the intervals {ends})."
+        f"{removed_or_zeroed(method)}{by_method} (by the intervals {estimate.interval})."
     )
 
 

@@ -29,10 +29,10 @@ from sparsedash.reporting.wording import (
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import FIXED_PERMILLE
 
-MOST_WORDS = 14
-_MOST_IN_NAME = 3
+MAX_WORDS = 14
+_MAX_IN_NAME = 3
 """Words of a method's name that a headline has room for."""
-_MOST_SHARES = 2
+_MAX_SHARES = 2
 _WITHOUT_MODELS = {
     AnswerKind.WAITING: "The dense model is evaluated; no sparse model yet.",
     AnswerKind.NO_MODEL: "The dense model is evaluated; no sparse model was.",
@@ -68,7 +68,7 @@ def headline(results: RunResults, ended: bool = False) -> str:
         sentences = _sentences(results, facts)
     if facts.is_so_far:
         sentences[0] = f"So far: {sentences[0]}"
-    while len(sentences) > 1 and n_words(" ".join(sentences)) > MOST_WORDS:
+    while len(sentences) > 1 and n_words(" ".join(sentences)) > MAX_WORDS:
         sentences.pop()
     return " ".join(sentences)
 
@@ -122,7 +122,7 @@ def smallest_file(results: RunResults) -> ModelResult | None:
 
 
 def _judged_by(model: ModelResult) -> str:
-    """ "judged by perplexity; accuracy is open"."""
+    """ "judged by perplexity; accuracy needs more passages"."""
     verdict = model.verdict
     counted = ["perplexity"]
     if verdict.accuracy is not None and verdict.accuracy.verdict != "undecided":
@@ -131,7 +131,7 @@ def _judged_by(model: ModelResult) -> str:
         counted.append(quantity(len(verdict.tasks), "task"))
     words = f"judged by {and_join(counted)}"
     if verdict.accuracy is not None and verdict.accuracy.verdict == "undecided":
-        words += "; accuracy is open"
+        words += "; accuracy needs more passages"
     return words
 
 
@@ -172,7 +172,7 @@ def _sentences(results: RunResults, facts: Findings) -> list[str]:
     has_more = results.run.settings.evaluation.n_passages is not None
     clauses = _clauses(bounds, has_more, first_decided=not lead)
     if lead:
-        while len(clauses) > 1 and n_words(f"{lead} {' '.join(clauses)}") > MOST_WORDS:
+        while len(clauses) > 1 and n_words(f"{lead} {' '.join(clauses)}") > MAX_WORDS:
             clauses.pop()
         return [f"{lead}: {', '.join(clauses)}."]
     sentences = [f"{clause}." for clause in clauses]
@@ -212,7 +212,7 @@ def _open_words(models: Sequence[ModelResult], has_more: bool) -> str:
     """ "10 % needs more passages", "10 to 30 % are undecided"."""
     shares = [model.permille for model in models]
     names = and_join([sparsity_percent(share) for share in shares])
-    if len(shares) > _MOST_SHARES:
+    if len(shares) > _MAX_SHARES:
         names = f"{shares[0] / 10:g} to {sparsity_percent(shares[-1])}"
     is_one = len(shares) == 1
     is_perplexity_open = all(model.verdict.perplexity.verdict == "undecided" for model in models)
@@ -250,7 +250,7 @@ def _race_words(race: Race) -> str:
 def _short_name(model: ModelResult) -> str:
     """The name of a method in quotation marks, of a long one its saliency: "best" is a word, too."""
     name = spec_title(model.spec.before_healing)
-    is_long = n_words(name) + model.spec.is_healed > _MOST_IN_NAME
+    is_long = n_words(name) + model.spec.is_healed > _MAX_IN_NAME
     if is_long:
         return f"the {model.method.saliency} method"
     return f"healed “{name}”" if model.spec.is_healed else f"“{name}”"

@@ -13,7 +13,7 @@ from typing import Literal
 
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts
-from sparsedash.reporting.charts.chart_style import LONGEST
+from sparsedash.reporting.charts.chart_style import LABEL_LENGTH
 from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS
 from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure, TradeoffData
 from sparsedash.reporting.html import Cell, Html, Table, Value, element, escape, join, visible
@@ -55,9 +55,10 @@ JOBS_LOOKED_AT = 200
 """Newest first; of an older run that ended early it is only said that it did not finish."""
 RUN_ADDRESS_LENGTH = 16
 """Characters of a run's key that name it in an address; enough to be the only one."""
-MOST_LINES = MOST_RUNS = len(SYMBOLS)
+MAX_LINES = len(SYMBOLS)
 """Of one chart; more could not be told apart."""
-_LONGEST_LABEL = 2 * LONGEST
+_LONGEST_LABEL = 2 * LABEL_LENGTH
+"""Two short lines beside the chart, which leave a phone's most of its width."""
 _COLUMNS: dict[Measure, tuple[str, ...]] = {
     "word perplexity": ("Times dense", "Verdict"),
     "accuracy": ("Change, points", "p", "Verdict"),
@@ -65,7 +66,6 @@ _COLUMNS: dict[Measure, tuple[str, ...]] = {
     "share right": ("Accuracy",),
 }
 """Heads of the columns of numbers under the chart of a measure."""
-"""Two short lines beside the chart, which leave a phone's most of its width."""
 _EACH = "Intervals hold within each run, not across runs."
 
 
@@ -78,8 +78,8 @@ USUAL_COLUMNS: tuple[Column, ...] = ("Verdict", "Cost", "Started")
 class RunRow:
     """One run of the table.
 
-    settings, search: what was asked for. at: when it was started, or asked for. run: as far as it
-    is stored. job: the live one, or the newest of an unfinished run. model: the one that its answer
+    settings, search: what was asked for. started_at: or when it was asked for. run: as far as it is
+    stored. job: the live one, or the newest of an unfinished run. model: the one that its answer
     names; None where nothing was judged.
     known: whether its answers have been judged, or it has none. earlier_s: that earlier attempts
     worked.
@@ -89,7 +89,7 @@ class RunRow:
     settings: RunSettings
     search: FindSettings | None
     mark: RunMark
-    at: float
+    started_at: float
     run: Run | None = None
     job: Job | None = None
     model: ModelVerdict | None = None
@@ -161,7 +161,7 @@ class RunRow:
             "most_sparsity_percent": max(shares) / 10,
             "sparse_models": self.n_models,
             "state": self.state,
-            "started": iso_moment(self.at, zone),
+            "started": iso_moment(self.started_at, zone),
             "took_s": self.seconds,
             "judged_method": spec_title(model.spec) if model else None,
             "judged_sparsity_percent": model.permille / 10 if model else None,
@@ -180,7 +180,7 @@ class RunRow:
         return {
             "Verdict": (*verdict, *self._state_lines()),
             "Cost": loss,
-            "Started": (moment(self.at, zone), took),
+            "Started": (moment(self.started_at, zone), took),
             "Method": (method_titles(self.settings),),
             "Removed": self._removed_lines(),
         }
@@ -254,7 +254,7 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
             mark=marks.get(run.key, RunMark()),
             model=headline_model(models, search=run.find is not None),
             known=run_verdicts is not None,
-            at=run.started_at,
+            started_at=run.started_at,
             earlier_s=job.earlier_s if job is not None else 0.0,
         )
     for key, job in jobs.items():
@@ -266,11 +266,11 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
             settings=planned_run(request),
             search=request if isinstance(request, FindSettings) else None,
             mark=marks.get(key, RunMark()),
-            at=job.started_at or job.queued_at,
+            started_at=job.started_at or job.queued_at,
         )
     return sorted(
         rows.values(),
-        key=lambda row: row.at,
+        key=lambda row: row.started_at,
         reverse=True,
     )
 
@@ -314,8 +314,8 @@ def _most_removed(row: RunRow) -> int:
 
 
 _ORDERS: dict[str, tuple[str, Callable[[RunRow], tuple[float, ...] | tuple[str, ...]]]] = {
-    "newest": ("Newest first", lambda row: (-row.at,)),
-    "oldest": ("Oldest first", lambda row: (row.at,)),
+    "newest": ("Newest first", lambda row: (-row.started_at,)),
+    "oldest": ("Oldest first", lambda row: (row.started_at,)),
     "verdict": ("Most within first", _verdict_key),
     "cost": (
         "Least lost first",
@@ -421,7 +421,7 @@ class Overlay:
 
     measures: what can be drawn. models: what the address of the compare page says of each model
     beside its dense one, by the record's key. signs: the mark and letter of each line, with
-    what they stand for; empty where lines have their own names. numbers: a table for each measure.
+    what they stand for; empty where lines have their own names. lines: what the numbers are of.
     notes: what is not drawn, and why; plain text.
     """
 
@@ -429,7 +429,7 @@ class Overlay:
     measures: Sequence[Measure]
     models: Mapping[str, dict[str, str]]
     signs: Mapping[str, str]
-    numbers: Mapping[Measure, Table]
+    lines: Sequence[_Line]
     notes: Sequence[str]
 
     @property
@@ -440,6 +440,27 @@ class Overlay:
             mark = element("b", escape(sign), css=f"sd-line-{i}")
             items.append(element("li", mark, escape(label)))
         return element("ul", *items, css="sd-chart-key") if items else join()
+
+    def numbers(self, measure: Measure) -> Table:
+        """Every model with what a measure says of it; its file holds all measures."""
+        rows = []
+        for line in self.lines:
+            for model in line.models:
+                values: dict[str, Value] = {
+                    "model": line.label,
+                    "sparsity_percent": model.permille / 10,
+                    "budget": model.method.budget,
+                    **verdicts.reached_percents(line.run, model),
+                }
+                share = sparsity_words(model.permille, model.method)
+                shown = []
+                for cell in (verdicts.accuracy_cell(model.record), *verdicts.loss_cells(model)):
+                    values |= cell.values
+                    if cell.head in _COLUMNS[measure]:
+                        shown.append(Cell(cell.head, cell.text))
+                rows.append([Cell("Model", f"{line.label}, {share}", values), *shown])
+        caption = f"Each model against its own dense model, on the same passages. {_EACH}"
+        return Table.of_cells("The numbers of these runs", caption, rows)
 
 
 def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
@@ -498,7 +519,7 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
         measures=measures,
         models=comparisons,
         signs=signs,
-        numbers={measure: _numbers_table(lines, measure) for measure in measures},
+        lines=lines,
         notes=notes,
     )
 
@@ -506,7 +527,7 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
 def _comparable(runs: Sequence[RunResults], notes: list[str]) -> list[RunResults]:
     """Those with sparse models that answer the same passages as most do; adds why others do not.
 
-    At most MOST_RUNS of them.
+    At most MAX_LINES of them.
     """
     by_passages: dict[tuple[object, ...], list[RunResults]] = {}
     for run in runs:
@@ -521,31 +542,9 @@ def _comparable(runs: Sequence[RunResults], notes: list[str]) -> list[RunResults
     for group in by_passages.values():
         if group is not same:
             notes += [f"“{run.title}” is not drawn: {why}." for run in group]
-    if len(same) > MOST_RUNS:
-        notes.append(f"Only the first {MOST_RUNS} runs are drawn, the most that can be told apart.")
-    return same[:MOST_RUNS]
-
-
-def _numbers_table(lines: Sequence[_Line], measure: Measure) -> Table:
-    """Every model of these lines with what a measure says of it; its file holds all measures."""
-    rows = []
-    for line in lines:
-        for model in line.models:
-            values: dict[str, Value] = {
-                "model": line.label,
-                "sparsity_percent": model.permille / 10,
-                "budget": model.method.budget,
-                **verdicts.reached_percents(line.run, model),
-            }
-            share = sparsity_words(model.permille, model.method)
-            shown = []
-            for cell in (verdicts.accuracy_cell(model.record), *verdicts.loss_cells(model)):
-                values |= cell.values
-                if cell.head in _COLUMNS[measure]:
-                    shown.append(Cell(cell.head, cell.text))
-            rows.append([Cell("Model", f"{line.label}, {share}", values), *shown])
-    caption = f"Each model against its own dense model, on the same passages. {_EACH}"
-    return Table.of_cells("The numbers of these runs", caption, rows)
+    if len(same) > MAX_LINES:
+        notes.append(f"Only the first {MAX_LINES} runs are drawn, the most that can be told apart.")
+    return same[:MAX_LINES]
 
 
 def _lines(runs: Sequence[RunResults], notes: list[str]) -> list[_Line]:
@@ -561,11 +560,11 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> list[_Line]:
             methods.setdefault(run.line_of(result.spec), []).append(result)
         for models in methods.values():
             lines.append(_Line(run=run, models=models, several=len(methods) > 1))
-    if len(lines) > MOST_LINES:
+    if len(lines) > MAX_LINES:
         best = [_Line(run=run, models=run.best, several=False) for run in runs if run.best]
-        lines = best or lines[:MOST_LINES]
+        lines = best or lines[:MAX_LINES]
         notes.append(
-            f"Only the best method of each run is drawn: more than {MOST_LINES} lines cannot be told apart."
+            f"Only the best method of each run is drawn: more than {MAX_LINES} lines cannot be told apart."
         )
     facets = [line.facets for line in lines]
     differ = [len(set(values)) > 1 for values in zip(*facets, strict=True)]

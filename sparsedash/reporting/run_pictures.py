@@ -15,7 +15,7 @@ from sparsedash.stats.significance import shared_outcomes
 
 PICTURES = Path(__file__).with_name("pictures.css")
 """The style of these pictures and of rulers."""
-MOST_DOTS = 600
+MAX_DOTS = 600
 """Of more passages one dot stands for several."""
 _ANSWERS: tuple[Kind, ...] = ("both-right", "broke", "fixed", "both-wrong")
 
@@ -135,7 +135,7 @@ def answer_dots(numbers: Mapping[Kind, Sequence[int]], addresses: Mapping[Kind, 
     for the mouse: the keyboard has the counts.
     """
     n_passages = sum(map(len, numbers.values()))
-    per_dot = -(-n_passages // MOST_DOTS)
+    per_dot = -(-n_passages // MAX_DOTS)
     groups = []
     for kind, of_kind in numbers.items():
         address = addresses.get(kind, "")

@@ -20,7 +20,7 @@ _UNPACED: tuple[Stage, ...] = ("start", "load")
 """Stages that tell nothing of the pace of others: the model may be in memory."""
 _OF_MADE_MODELS: tuple[Stage, ...] = ("continue", "answer", "evaluate")
 """Stages after a model is made."""
-_MOST_OF_PART = 0.9
+_MAX_OF_PART = 0.9
 """The most of a part that is filled before its end."""
 _TRUSTED_SHARE = 0.1
 """Share of a steady part from which on its own rate tells its time."""
@@ -64,25 +64,27 @@ def job_progress(
     *earlier, (present, spent_s) = periods
     coming = [part for part in parts if part not in done and part not in present]
     paces = _paces(earlier)
-    expected_s = sum(part.seconds * _pace(paces, part.stage) for part in present)
+    expected_s = _paced_s(present, paces)
     by_time = (spent_s + silent_s) / expected_s if expected_s else 0.0
+
     is_own_step = step.stage == "walk" or all(part.stage == step.stage for part in present)
     is_steady = is_own_step and step.stage not in _UNSTEADY
     # Several tasks are one part; each begins at 0.
     share = step.share if is_own_step and step.stage != "answer" else 0.0
     if not is_steady:
         share = max(share, by_time)
-    share = min(_MOST_OF_PART, share)
-    remaining_s = step.remaining_s if is_steady else None
-    left_s = (1 - min(_MOST_OF_PART, max(share, by_time))) * expected_s
-    if remaining_s is not None and _TRUSTED_SHARE <= share < _MOST_OF_PART:
-        left_s = max(0.0, remaining_s - silent_s)
-    left_s += sum(part.seconds * _pace(paces, part.stage) for part in coming)
+    share = min(_MAX_OF_PART, share)
 
-    to_fill_s = sum(part.seconds for part in coming)
-    to_fill_s += (1 - share) * sum(part.seconds for part in present)
-    whole_s = done_before_s + sum(part.seconds for part in parts)
-    measured: set[Stage] = set()
+    remaining_s = step.remaining_s if is_steady else None
+    left_s = (1 - min(_MAX_OF_PART, max(share, by_time))) * expected_s
+    if remaining_s is not None and _TRUSTED_SHARE <= share < _MAX_OF_PART:
+        left_s = max(0.0, remaining_s - silent_s)
+    left_s += _paced_s(coming, paces)
+
+    to_fill_s = _seconds(coming) + (1 - share) * _seconds(present)
+    whole_s = done_before_s + _seconds(parts)
+
+    measured = set[Stage]()
     for period_parts, _ in earlier:
         measured.update(part.stage for part in period_parts)
     if remaining_s is not None:
@@ -158,9 +160,19 @@ def _paces(periods: Sequence[tuple[list[RunPart], float]]) -> dict[Stage | None,
         if stage not in _UNPACED:
             for key in (stage, None):
                 spent_s[key] += seconds
-                expected_s[key] += sum(part.seconds for part in parts)
+                expected_s[key] += _seconds(parts)
     return {key: spent_s[key] / seconds for key, seconds in expected_s.items() if seconds}
 
 
-def _pace(paces: Mapping[Stage | None, float], stage: Stage) -> float:
-    return 1.0 if stage in _UNPACED else paces.get(stage, paces[None])
+def _seconds(parts: Iterable[RunPart]) -> float:
+    """Estimated seconds of these parts."""
+    return sum(part.seconds for part in parts)
+
+
+def _paced_s(parts: Iterable[RunPart], paces: Mapping[Stage | None, float]) -> float:
+    """Seconds of these parts at the job's own pace."""
+    seconds = 0.0
+    for part in parts:
+        pace = 1.0 if part.stage in _UNPACED else paces.get(part.stage, paces[None])
+        seconds += part.seconds * pace
+    return seconds

@@ -57,7 +57,7 @@ from sparsedash.stats.significance import compare_records
 from sparsedash.stats.tolerance import Loss, ToleranceVerdict
 from sparsedash.storage.local_machine import RESULT_FORMAT
 
-MOST_CONTINUATIONS = 100
+MAX_CONTINUATIONS = 100
 PROMPT_SHOWN = 600
 """Characters of a prompt's end that stand above what was written after it."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -251,7 +251,7 @@ def continuations_section(
     drawn: list[Html] = []
     n_shown = 0
     for origin, request in _requests(backend, run, pair, passages):
-        if n_shown == MOST_CONTINUATIONS:
+        if n_shown == MAX_CONTINUATIONS:
             break
         stored = backend.continuation(request)
         if stored is None:

@@ -13,7 +13,7 @@ from sparsedash.reporting.wording import p_number, quantity, signed_points
 from sparsedash.stats.answer_slices import Slice
 from sparsedash.stats.task_verdicts import TaskResult
 
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 _CHANGES: tuple[Kind, ...] = ("broke", "fixed", "both-right", "both-wrong")
 _CAPTION = (
     "Change: in points, from the first model. The rest: the same of the task's other questions. p: of the same loss in "
@@ -32,7 +32,7 @@ def slices_sentence(slices: Sequence[Slice]) -> str:
         return f"None of {about} is shown to differ from the rest of its task."
     differing.sort(key=lambda part: part.p_value or 0.0)
     parts = []
-    for part in differing[:_MOST_NAMED]:
+    for part in differing[:_MAX_NAMED]:
         change = signed_points(_change(part))
         rest_change = signed_points(-part.rest_loss)
         parts.append(f"{part.result.task}, {part.name} ({change} points, the rest {rest_change})")
@@ -80,9 +80,9 @@ def slice_table(slices: Sequence[Slice], name: str = "Slices") -> Table:
 def changes_by_kind(part: Slice) -> Counter[Kind]:
     """The questions of a slice by the kind of change."""
     counts = Counter[Kind]()
-    for dense, other in part.result.pair.questions:
-        if dense.right is not None and other.right is not None:
-            counts[KIND_OF[dense.right, other.right]] += 1
+    for dense, sparse in part.result.pair.questions:
+        if dense.right is not None and sparse.right is not None:
+            counts[KIND_OF[dense.right, sparse.right]] += 1
     return counts
 
 

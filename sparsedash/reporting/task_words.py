@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import chain
 from math import isfinite
 from typing import Any
 
@@ -24,7 +25,7 @@ from sparsedash.reporting.wording import (
 )
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.task_verdicts import TaskResult, TaskVerdict, overall_verdict
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT
+from sparsedash.stats.tolerance import MIN_PASSAGES, MIN_RIGHT
 
 JUDGE_FORMAT = "sparsedash.judge/1"
 _HEAD = ("task", "verdict", "measure", "questions", "dense", "other", "change", "interval", "level")
@@ -63,7 +64,7 @@ def task_remarks(results: Sequence[TaskResult]) -> str:
     not judged; empty where there is nothing to say.
     """
     remarks = list[str]()
-    questions = [pair for result in results for pair in result.pair.questions]
+    questions = list(chain.from_iterable(result.pair.questions for result in results))
     if questions and all(before == after for before, after in questions):
         remarks.append(f"All {quantity(len(questions), 'answer')} are the same as the baseline's")
     remarks += [_needed(result) for result in _with("undecided", results)]
@@ -106,13 +107,15 @@ def _with(verdict: TaskVerdict, results: Sequence[TaskResult]) -> list[TaskResul
 def _needed(result: TaskResult) -> str:
     n = len(result.pair.questions)
     needed = result.loss.needed if result.loss else None
-    if result.n_clusters is not None and result.n_clusters < FEWEST_PASSAGES:
+    if result.n_clusters is not None and result.n_clusters < MIN_PASSAGES:
         return (
             f"The questions of {result.task} lie in {quantity(result.n_clusters, 'cluster')}, such as passages; "
-            f"fewer than {FEWEST_PASSAGES} never decide"
+            f"fewer than {MIN_PASSAGES} never decide"
         )
-    if n < FEWEST_PASSAGES:
-        return f"Fewer than {FEWEST_PASSAGES} questions can never confirm a model: {result.task} has {n}"
+    if n < MIN_PASSAGES:
+        return (
+            f"Fewer than {MIN_PASSAGES} questions can never confirm a model: {result.task} has {n}"
+        )
     if needed is None:
         return ""
     if needed > most_times(result.task, n) * n:
@@ -131,7 +134,7 @@ def _why_not(result: TaskResult) -> str:
         return f"{result.task} is not judged: dense is not shown to do better than guessing"
     right = sum(one.right is True for one, _ in result.pair.questions)
     answers = f"{right or 'no'} right {plural(right, 'answer')}"
-    return f"{result.task} is not judged: dense has {answers}, fewer than {FEWEST_RIGHT}"
+    return f"{result.task} is not judged: dense has {answers}, fewer than {MIN_RIGHT}"
 
 
 def task_rows(results: Sequence[TaskResult]) -> list[list[str]]:

@@ -39,12 +39,12 @@ from sparsedash.reporting.wording import (
     too_few,
 )
 from sparsedash.schema.method_settings import Budget
-from sparsedash.schema.records import LARGEST_LOSS, Record
+from sparsedash.schema.records import MAX_LOSS, Record
 from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
 from sparsedash.stats.tolerance import (
-    FEWEST_PASSAGES,
+    MIN_PASSAGES,
     Loss,
     ToleranceVerdict,
     Verdict,
@@ -61,8 +61,8 @@ LEVELS = (
     f"chance that any of them is wrong stays under {100 * ALPHA:g}{NBSP}%."
 )
 """The levels of the intervals behind verdicts, and why they differ, as the end of a sentence."""
-_MOST_NAMED = 3
-_MOST_NATS = 700.0
+_MAX_NAMED = 3
+_MAX_NATS = 700.0
 """More than any exponential of a float is."""
 _TOO_FEW_RIGHT = "too few answers are right to judge accuracy"
 
@@ -114,7 +114,7 @@ def verdict_words(verdict: ToleranceVerdict, be: str = "is") -> str:
 def task_names(losses: Sequence[Loss]) -> list[str]:
     """The tasks of these losses; of many their number."""
     names = [loss.task for loss in losses if loss.task]
-    return names if len(names) <= _MOST_NAMED else [quantity(len(names), "task")]
+    return names if len(names) <= _MAX_NAMED else [quantity(len(names), "task")]
 
 
 def loss_with_limit(loss: Loss) -> str:
@@ -161,7 +161,7 @@ def _digits(loss: Loss) -> int:
 def _in_its_unit(loss: Loss, value: float) -> float:
     """A value of the loss as a factor or in points, free of what floats add or lose."""
     if loss.measure == "word perplexity":
-        return round(exp(min(value, _MOST_NATS)), 9)
+        return round(exp(min(value, _MAX_NATS)), 9)
     return round(100 * value, 9)
 
 
@@ -228,9 +228,9 @@ def difference_sentence(first: str, right: str, difference: LikelihoodDifference
     few passages.
     """
     n = quantity(difference.n_passages, "passage")
-    if difference.n_passages < FEWEST_PASSAGES:
+    if difference.n_passages < MIN_PASSAGES:
         few = too_few(difference.n_passages, "passage")
-        return f"{few} to say which is better; test on {FEWEST_PASSAGES} or more."
+        return f"{few} to say which is better; test on {MIN_PASSAGES} or more."
     if not difference.is_shown:
         return f"{right} and {first} cannot be told apart on {n}."
     better, worse = (first, right) if difference.value > 0 else (right, first)
@@ -256,8 +256,8 @@ def difference_p(difference: LikelihoodDifference) -> str:
     """ "p = 0.0023, Holm over 3 pairs": the p-value, with what it is corrected for; none of too few
     passages.
     """
-    if difference.n_passages < FEWEST_PASSAGES:
-        return f"not tested on fewer than {FEWEST_PASSAGES} passages"
+    if difference.n_passages < MIN_PASSAGES:
+        return f"not tested on fewer than {MIN_PASSAGES} passages"
     p_words = p_value(difference.p_value)
     if difference.p_value > 0.5:
         p_words = f"p{NBSP}{_p_number(difference.p_value)}"
@@ -284,7 +284,7 @@ def race_table(results: RunResults) -> Table:
             ends = factor_range(difference.low, difference.high)
             ends_text = f"{ends} ({level_words(difference.level)})"
         p = _p_number(difference.p_value)
-        if difference.n_passages < FEWEST_PASSAGES:
+        if difference.n_passages < MIN_PASSAGES:
             p = difference_p(difference)
         factor = f"{nats_as_factor(difference.value)}\n{ends_text}"
         rows.append([spec_title(rival.spec), factor, p])
@@ -374,7 +374,7 @@ def finite_ratio(nats: float) -> float | None:
     """A loss in nats as a multiple of dense's word perplexity; None where it is no number of
     JSON.
     """
-    return exp(nats) if -LARGEST_LOSS < nats < LARGEST_LOSS else None
+    return exp(nats) if -MAX_LOSS < nats < MAX_LOSS else None
 
 
 def verdict_values(verdict: ToleranceVerdict) -> dict[str, Value]:

@@ -35,8 +35,8 @@ EXAMPLE_TITLE = "Example"
 DENSE = "dense"
 FEW_SHARES = 3
 """Sparsities of a run that are named one by one."""
-MOST_FACTOR = 1_000_000
-LEAST_FACTOR = 100
+MAX_FACTOR = 1_000_000
+MIN_FACTOR = 100
 """A word perplexity of more times dense's, or of less than dense's divided by so much, is not told
 more exactly.
 """
@@ -145,10 +145,10 @@ def nats_as_factor(nats: float, digits: int = 2) -> str:
 
     digits: see factor_digits.
     """
-    if nats >= log(MOST_FACTOR):
-        return f"over {MOST_FACTOR:,} ×"
-    if nats <= -log(LEAST_FACTOR):
-        return f"under {1 / LEAST_FACTOR:g} ×"
+    if nats >= log(MAX_FACTOR):
+        return f"over {MAX_FACTOR:,} ×"
+    if nats <= -log(MIN_FACTOR):
+        return f"under {1 / MIN_FACTOR:g} ×"
     value = exp(nats)
     return f"{value:,.{factor_digits(value, digits)}f} ×"
 
@@ -577,7 +577,7 @@ def stored_run_details(run: Run) -> str:
     return " · ".join(filter(None, (details, revision_words(run))))
 
 
-_MOST_DATA_SETS = 2
+_MAX_DATA_SETS = 2
 _SHORT = 7
 """Named of a run; digits shown of a commit, as the hub's pages have them."""
 
@@ -594,8 +594,8 @@ def revision_words(run: Run) -> str:
         if name.startswith(DATA_SET):
             title = name.removeprefix(DATA_SET)
             data_sets.append(f"data set {title} {data_commit[:_SHORT]}")
-    words += data_sets[:_MOST_DATA_SETS]
-    more = len(data_sets) - _MOST_DATA_SETS
+    words += data_sets[:_MAX_DATA_SETS]
+    more = len(data_sets) - _MAX_DATA_SETS
     if more > 0:
         words.append(f"and {quantity(more, 'more data set')}")
     return ", ".join(words)
@@ -694,25 +694,13 @@ def model_name(spec: SparseSpec, named: bool, again: bool = False) -> str:
     return with_type(name, spec, again)
 
 
-def model_words(spec: SparseSpec, named: bool = True, pruned: Pruned | None = None) -> str:
-    """ "magnitude, 20 % of the MLP channels removed"; without its method where it is not named.
-
-    pruned: the model: "20 % asked, 20.8 % of the MLP channels removed", where the widths were
-    rounded.
-    """
-    if spec.method is None:
-        return with_type(DENSE, spec)
+def model_words(spec: SparseSpec) -> str:
+    """ "magnitude, 20 % of the MLP channels removed"."""
     method = spec.method
-    share = sparsity_percent(spec.permille)
-    # Of a quantised file's bytes most are gone by its type.
-    is_measured = method.is_structured and not (spec.is_quantised and method.budget == "bytes")
-    reached = percent(pruned.reached[method.budget]) if pruned and is_measured else ""
-    if reached and reached != percent(spec.permille / 1000):
-        share = f"{share} asked, {reached}"
-    words = f"{share} {share_of(method)} {removed_or_zeroed(method)}"
-    if named:
-        words = f"{spec_title(spec)}, {words}"
-    return with_type(words, spec)
+    if method is None:
+        return with_type(DENSE, spec)
+    share = f"{sparsity_percent(spec.permille)} {share_of(method)}"
+    return with_type(f"{spec_title(spec)}, {share} {removed_or_zeroed(method)}", spec)
 
 
 def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "channels") -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_SEED = 2**31 - 1
-MOST_LINES = 10
+MAX_LINES = 10
 """Lines of a setting that is a list of texts."""
 LONGEST_LINE = 300
 """Characters of such a line."""
@@ -95,8 +95,8 @@ class FieldRow:
 
     def _check_lines(self, lines: tuple[str, ...]) -> None:
         """Raise SettingsError unless they are few, short and different."""
-        if len(lines) > MOST_LINES:
-            raise SettingsError(self.title, f"{len(lines)} lines", f"at most {MOST_LINES}")
+        if len(lines) > MAX_LINES:
+            raise SettingsError(self.title, f"{len(lines)} lines", f"at most {MAX_LINES}")
         for number, line in enumerate(lines):
             if line in lines[:number]:
                 raise SettingsError(self.title, line, "named once each")

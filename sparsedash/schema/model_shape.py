@@ -136,8 +136,8 @@ class ModelStructure:
         for layout, width in zip(self.mlps, widths, strict=True):
             if layout is None:
                 continue
-            value, rest = divmod(layout.value * width, layout.width)
-            if rest or not layout.key:
+            value, remainder = divmod(layout.value * width, layout.width)
+            if remainder or not layout.key:
                 return None
             values.setdefault(layout.key, []).append(value)
         changes: dict[str, int | list[int]] = {}

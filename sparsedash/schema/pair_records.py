@@ -10,7 +10,7 @@ from sparsedash.schema.plain_values import Count, require_text, require_whole
 from sparsedash.schema.settings import Dtype
 from sparsedash.schema.stage_versions import stage_key
 
-MOST_OTHERS = 100
+MAX_OTHERS = 100
 NOT_CONTINUED = (
     "The prompts were not continued: the weights are streamed, and every token would read all of them again. "
     "The Compare page continues a prompt on request."
@@ -46,7 +46,7 @@ class ContinuationSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        require_whole("models next to the two", len(self.others), 0, MOST_OTHERS)
+        require_whole("models next to the two", len(self.others), 0, MAX_OTHERS)
         require_text("prompt", self.prompt)
 
     def key(self) -> str:
@@ -130,14 +130,14 @@ class TimingSettings:
 
     def key(self) -> str:
         """The name of this request and of its result."""
-        asked = asdict(self)
+        values = asdict(self)
         if self.runtime == "torch":
-            del asked["runtime"]
+            del values["runtime"]
         else:
             # The second version of their ceilings: what removed layers free, and how wide a file's
             # MLPs are.
-            asked["ceilings"] = 2
-        return stage_key("timing", **asked)
+            values["ceilings"] = 2
+        return stage_key("timing", **values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,9 @@ def _require_text_keys(value: Any) -> None:
             _require_text_keys(part)
 
 
+LOCK_TIMEOUT_S = 5.0
+"""How long to wait for another process while a user waits for the page."""
+
 Count = Annotated[int, Meta(ge=0)]
 Permille = Annotated[int, Meta(ge=0, le=1000)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -50,8 +53,8 @@ def require_whole(name: str, value: object, low: int, high: int) -> None:
 def require_text(name: str, value: str) -> None:
     """Raise SettingsError unless the value says something, and not too much."""
     if not value.strip() or len(value) > 100_000:
-        given = value if len(value) < 100 else f"{len(value):,} characters"
-        raise SettingsError(name, given, "1 to 100,000 characters, not spaces alone")
+        shown = value if len(value) < 100 else f"{len(value):,} characters"
+        raise SettingsError(name, shown, "1 to 100,000 characters, not spaces alone")
 
 
 def require_reference(name: str, value: object) -> None:

@@ -23,7 +23,7 @@ Length = Annotated[int, Meta(ge=0, le=2**53)]
 
 _UPWARD = frozenset({"acc", "acc_norm", "acc_bytes", "exact_match"})
 """Measures of which more is better wherever no program says which end is."""
-_MOST_DIGITS = 6
+_MAX_DIGITS = 6
 _LOWEST = -1e9
 """Log-likelihood of a document; below it sums and squares of them end at infinity."""
 
@@ -87,7 +87,7 @@ class AnsweredQuestion:
         """The place of the choice whose number the target is; None where it is none."""
         target = self.target.strip()
         # Longer numbers are no place, and take long to read.
-        if not target.isdecimal() or len(target) > _MOST_DIGITS or int(target) >= len(self.choices):
+        if not target.isdecimal() or len(target) > _MAX_DIGITS or int(target) >= len(self.choices):
             return None
         return int(target)
 

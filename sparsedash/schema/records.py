@@ -64,7 +64,7 @@ class VerifySettings:
 Checked = Literal["record", "artefact", "unpacked model", "upload", "export"]
 """Kinds of things with a checksum: entries of the two caches, and files."""
 
-MOST_NAMED = 500
+MAX_NAMED = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Damage:
 class Verification:
     """Result of the last complete verification.
 
-    n_checked: by kind. damaged: the first MOST_NAMED of n_damaged. Times are seconds since the
+    n_checked: by kind. damaged: the first MAX_NAMED of n_damaged. Times are seconds since the
     epoch.
     """
 
@@ -97,7 +97,7 @@ class Verification:
     n_damaged: int
 
 
-LARGEST_LOSS = log(sys.float_info.max)
+MAX_LOSS = log(sys.float_info.max)
 """Nats a word, about 709: e to the power of more is no float."""
 
 
@@ -414,7 +414,7 @@ class Record:
         float ends.
         """
         loss = -sum(o.log_likelihood for o in self.outcomes) / len(self.outcomes)
-        return exp(loss) if loss < LARGEST_LOSS else inf
+        return exp(loss) if loss < MAX_LOSS else inf
 
     @property
     def sparsity_permille(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cache, partial
-from itertools import chain, islice
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -20,7 +20,7 @@ from sparsedash.schema.store_keys import NoteName
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.lru_cache import (
     MAX_PASSAGES_IN_MEMORY,
-    MOST_RUNS,
+    MAX_RUNS,
     LruCache,
     n_cached_passages,
 )
@@ -32,11 +32,11 @@ from sparsedash.stats.task_verdicts import (
     is_unanswered,
     judge_losses,
     judge_run,
-    judged_together,
+    judge_together,
     task_losses,
     task_score,
 )
-from sparsedash.stats.tolerance import Loss, Losses, ToleranceVerdict, judge_all
+from sparsedash.stats.tolerance import Losses, ToleranceVerdict, judge_all
 from sparsedash.storage.answers.answer_files import read_models, unpack_answers
 from sparsedash.storage.derived_notes import note_derived, recalled
 from sparsedash.storage.model_folders import swept_folder
@@ -88,7 +88,7 @@ class AnswerCache:
         self._store = store
         self._cache = LruCache(MAX_PASSAGES_IN_MEMORY, n_cached_passages)
         # Of a few numbers each: questions shall not push them out.
-        self._comparisons = LruCache(MOST_RUNS, lambda comparisons: 1)
+        self._comparisons = LruCache(MAX_RUNS, lambda comparisons: 1)
 
     def keep(self, name: str, content: bytes) -> list[str]:
         """The keys of the models in a file of this name, or a zip of one model's folder. Raises
@@ -167,15 +167,15 @@ class AnswerCache:
         for record in run.sparse:
             if is_answered(run, record, stored):
                 losses[record] = self._task_losses(run, record, read_dense)
-        n_judged = {}
-        for record, tasks in losses.items():
-            n_judged[record] = sum(task.not_judged is None for task in tasks)
-        judged: dict[str, list[Loss | None]] = {}
-        for records, alpha, n_missing in judged_together(run, n_judged):
-            together = list(chain.from_iterable(losses[record] for record in records))
-            judged_losses = iter(judge_losses(together, tolerance, alpha, n_missing))
-            for record in records:
-                judged[record] = list(islice(judged_losses, len(losses[record])))
+        n_judged = []
+        for tasks in losses.values():
+            n_judged.append(sum(task.not_judged is None for task in tasks))
+        judged = judge_together(
+            run,
+            losses,
+            n_judged,
+            lambda together, alpha, n_missing: judge_losses(together, tolerance, alpha, n_missing),
+        )
         with_tasks = {}
         for record, verdict in verdicts.items():
             tasks = losses.get(record, [])

@@ -14,7 +14,7 @@ from sparsedash.catalog.model_sizes import listed_shape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import CLUSTER, Job, JobKind, Move, Priority
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.local_runner import LocalRunner, last_log_lines
+from sparsedash.jobs.local_runner import LocalRunner, log_tail
 from sparsedash.schema import __version__, pair_records, store_keys
 from sparsedash.schema.errors import AccessError, JobError, StoreError
 from sparsedash.schema.export_settings import ExportSettings
@@ -37,7 +37,7 @@ from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.model_lookup import NamedModel, fetch_config, inspect_config, named_model
 from sparsedash.service.preflight import Preflight
 from sparsedash.service.request_checks import Access, ReferenceField
-from sparsedash.service.run_checks import Reach
+from sparsedash.service.run_checks import RequestRules
 from sparsedash.service.stored_results import (
     ResultCache,
     VerdictCache,
@@ -248,7 +248,7 @@ class Backend:
         """The last n lines of the job's log."""
         job = self._table.get(job_id)
         self._access.require_job(job)
-        return "\n".join(last_log_lines(Path(job.log_path), n))
+        return log_tail(Path(job.log_path), n)
 
     def result(self, kind: type[R], key: str) -> R | None:
         """The result of this kind with the key of its job, or None."""
@@ -368,9 +368,9 @@ class Backend:
         return run_checks.lacks_text(reference, self._store, self._hub)
 
     @property
-    def reach(self) -> Reach:
+    def request_rules(self) -> RequestRules:
         """What the user can ask for."""
-        return Reach(
+        return RequestRules(
             lacks=self.lacks_text, n_passages=self._count_passages, problems=self._request_problems
         )
 

@@ -23,7 +23,7 @@ from typing import IO, Any
 from sparsedash.jobs.cluster_parts import Fetch, KeptCalibration, Part, PartEnd, Report, failed_part
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.local_runner import NVIDIA, LocalRunner, last_log_lines, visible_gpus
+from sparsedash.jobs.local_runner import NVIDIA, LocalRunner, log_tail, visible_gpus
 from sparsedash.jobs.lock_files import hold_lock, make_folder
 from sparsedash.schema import __version__, store_keys
 from sparsedash.schema.errors import SparseDashError, StoreError
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 TERM_S = 0.5
 KILL_S = 1.0
 """Sooner than on the server: the folder is not lost by it, and somebody waits for a machine."""
-MOST_WORKERS = 64
+MAX_WORKERS = 64
 LOG_LINES = 200
 _TICK_S = 0.1
 _REPORT_S = 0.5
@@ -70,7 +70,7 @@ class PartMachine:
             if part.known:
                 keep_run(read_run_file(part.known), self.store)
             job = self._followed(part, name, report, stopped)
-        log_end = "\n".join(last_log_lines(Path(job.log_path), LOG_LINES))
+        log_end = log_tail(Path(job.log_path), LOG_LINES)
         match job.state:
             case "failed" | "cancelled" | "crashed" as state:
                 return PartEnd(
@@ -197,12 +197,12 @@ def _opened() -> PartMachine:
     shared = local_path(data_folder()).absolute()
     claim_data_folder(shared)
     make_folder(shared / "cluster")
-    for number in range(MOST_WORKERS):
+    for number in range(MAX_WORKERS):
         if lock := hold_lock(shared / "cluster" / f"{number}.lock", wait_s=0.05):
             _held.append(lock)
             return PartMachine(shared / "cluster" / str(number))
     raise StoreError(
-        f"{MOST_WORKERS} Dask workers use {shared} already.",
+        f"{MAX_WORKERS} Dask workers use {shared} already.",
         "Name another one: SPARSEDASH_DATA_DIR.",
     )
 

@@ -149,12 +149,12 @@ class Attempt:
 
     def _wind_up(self, cluster: "Cluster") -> None:
         """Stop the parts at work, and end once they have."""
-        now = time.monotonic()
+        now_s = time.monotonic()
         if self._stopped_at is None:
-            self._stopped_at = now
+            self._stopped_at = now_s
             for name in self.at_work:
                 cluster.stop(self._key(name))
-        if self.at_work and now - self._stopped_at < STOP_WITHIN_S:
+        if self.at_work and now_s - self._stopped_at < STOP_WITHIN_S:
             return
         self.drop(cluster)
         end = PartEnd(state="cancelled", error_text=Cancelled().message)

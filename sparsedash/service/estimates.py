@@ -5,7 +5,7 @@ The form and the shell show their sum, the progress bar fills part by part.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -46,7 +46,7 @@ GUESSES_S: dict[Stage, float] = {
 USUAL_GUESS_S = 30.0
 """Of any other stage."""
 
-MOST_MINUTES = 24 * 60
+MAX_MINUTES = 24 * 60
 """Of healing."""
 STEP_MULTIPLE = 8
 """Steps of healing are a multiple of it, so that two measurements of a machine seldom give two
@@ -175,22 +175,7 @@ def run_parts(
         # A quantised model is pruned and healed for the one that is not quantised.
         full = spec.before_quantising
         if method and full not in pruned:
-            part = _counted_part(workload, "prune", point, full)
-            is_first = all(earlier.method != method for earlier in pruned)
-            seconds = part.seconds
-            if method.prunes_experts:
-                # One walk makes the models of all points for the first of them.
-                walked = _walked_together(settings, unstored, full)
-                is_first = full == walked[0]
-                seconds = 0.0
-                if is_first:
-                    parts_of = [_counted_part(workload, "prune", spec=model) for model in walked]
-                    seconds = sum(counted.seconds for counted in parts_of)
-            if workload and part.basis == "counted":
-                if is_first:
-                    seconds += shared_pruning_s(workload, method)
-                part = replace(part, seconds=seconds)
-            parts.append(part)
+            parts.append(_pruning_part(workload, settings, point, unstored, pruned))
             pruned.add(full)
             if full.heal_steps and full not in stored_specs:
                 parts.append(_counted_part(workload, "heal", point, full))
@@ -202,6 +187,33 @@ def run_parts(
             parts += [_counted_part(workload, stage) for stage in evaluation]
         parts += [_counted_part(workload, stage, point, spec) for stage in evaluation]
     return parts
+
+
+def _pruning_part(
+    workload: Workload | None,
+    settings: RunSettings,
+    point: int,
+    unstored: Sequence[int],
+    pruned: Collection[SparseSpec],
+) -> RunPart:
+    """The pruning of a point's model. pruned: the models of points before it."""
+    spec = settings.points[point].before_quantising
+    method = spec.method
+    part = _counted_part(workload, "prune", point, spec)
+    if workload is None or method is None or part.basis == "guessed":
+        return part
+    seconds = part.seconds
+    is_first = all(earlier.method != method for earlier in pruned)
+    if method.prunes_experts:
+        # One walk makes the models of all points for the first of them.
+        walked = _walked_together(settings, unstored, spec)
+        is_first = spec == walked[0]
+        seconds = 0.0
+        if is_first:
+            seconds = sum(_counted_part(workload, "prune", spec=model).seconds for model in walked)
+    if is_first:
+        seconds += shared_pruning_s(workload, method)
+    return replace(part, seconds=seconds)
 
 
 def _walked_together(

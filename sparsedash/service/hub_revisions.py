@@ -20,7 +20,7 @@ from sparsedash.storage.model_folders import cached_commit
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import FILE
 
-_OLD_S = 3600.0
+_RECHECK_S = 3600.0
 
 Asked = TypeVar("Asked", bound=RunSettings | FindSettings)
 
@@ -88,7 +88,7 @@ def _ask(names: list[str], store: Store, *, with_token: bool) -> None:
     old = []
     for name in names:
         note = _noted(name, store)
-        if note is None or not 0 <= asked_at - note.asked_at < _OLD_S:
+        if note is None or not 0 <= asked_at - note.asked_at < _RECHECK_S:
             old.append(name)
     if not old:
         return

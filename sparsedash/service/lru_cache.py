@@ -9,7 +9,7 @@ from sparsedash.stats.task_verdicts import JudgedAnswers
 
 MAX_PASSAGES_IN_MEMORY = 80_000
 
-MOST_RUNS = 4_000
+MAX_RUNS = 4_000
 """Runs whose verdicts are kept in memory, each under one tolerance."""
 
 

@@ -32,7 +32,7 @@ from sparsedash.storage.trials import trial_problem
 
 _FETCHING = "sparsedash.engine.models.hub"
 _INSPECTING = "sparsedash.engine.models.look_up"
-_MOST_SECONDS = 60
+_MAX_SECONDS = 60
 _TOO_MUCH = "describes a model that takes too much memory or time to look up"
 _TIMEOUT_S = 30.0
 _READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
@@ -76,7 +76,7 @@ def inspect_config(reference: str, store: Store) -> None:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         file.write_text(json.dumps(config), encoding="utf-8")
-        answer = trial_problem(_INSPECTING, str(file), seconds=_MOST_SECONDS, too_much=_TOO_MUCH)
+        answer = trial_problem(_INSPECTING, str(file), seconds=_MAX_SECONDS, too_much=_TOO_MUCH)
     try:
         note = msgspec.json.decode(answer, type=LookedUp)
     except msgspec.MsgspecError:

@@ -40,8 +40,8 @@ from sparsedash.storage.local_machine import lies_below, local_path, path_kind
 from sparsedash.storage.model_folders import HUB_ID, model_config
 from sparsedash.storage.serving import LOCAL, Serving
 from sparsedash.storage.text_files import (
-    FEWEST_UPLOADED,
     FILE,
+    MIN_UPLOADED,
     TEXT_KINDS,
     UPLOAD,
     file_of,
@@ -351,8 +351,6 @@ def _text_file_problem(field: ReferenceField, reference: str, data_dir: Path) ->
     except CorpusError as error:
         return str(error)
     problem = (
-        count.passages_problem(FEWEST_UPLOADED if reference.startswith(UPLOAD) else 1)
-        if count
-        else ""
+        count.passages_problem(MIN_UPLOADED if reference.startswith(UPLOAD) else 1) if count else ""
     )
     return problem and f"{path.name} {problem}"

@@ -17,7 +17,7 @@ from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.service.answer_cache import AnswerCache, Verdicts, is_answered, task_losses_note
 from sparsedash.service.lru_cache import (
     MAX_PASSAGES_IN_MEMORY,
-    MOST_RUNS,
+    MAX_RUNS,
     LruCache,
     n_cached_passages,
 )
@@ -165,7 +165,7 @@ class VerdictCache:
         self._store = store
         self._clock = clock
         self._answers = answers or AnswerCache(store)
-        self._verdicts = LruCache(MOST_RUNS, lambda verdicts: 1)
+        self._verdicts = LruCache(MAX_RUNS, lambda verdicts: 1)
 
     def verdicts(
         self, runs: Sequence[Run], tolerance: Tolerance, budget_s: float = BUDGET_S

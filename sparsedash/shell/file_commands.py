@@ -31,7 +31,7 @@ from sparsedash.storage.run_files import MAX_BYTES, keep_run, read_run_file, run
 from sparsedash.storage.store import Store
 from sparsedash.storage.users import UserData
 
-_FEWEST_DIGITS = 6
+_MIN_DIGITS = 6
 _DIGITS_SHOWN = 16
 
 
@@ -183,8 +183,8 @@ def pack_command(arguments: argparse.Namespace) -> Work:
 
 def _finished_run(beginning: str, store: Store) -> Run:
     keys = [key for key in store.keys(Run) if key.startswith(beginning)]
-    if len(beginning) < _FEWEST_DIGITS or len(keys) != 1:
-        allowed = f"the key of one run, {_FEWEST_DIGITS} digits of it at least"
+    if len(beginning) < _MIN_DIGITS or len(keys) != 1:
+        allowed = f"the key of one run, {_MIN_DIGITS} digits of it at least"
         advice = f"{len(keys)} runs in {store.folder} match. List them with `sparsedash runs`."
         raise SettingsError("RUN", beginning, allowed, advice)
     run = store.get(Run, keys[0])

@@ -1,7 +1,6 @@
 """`sparsedash judge`: models judged by answers that another program wrote."""
 
 import argparse
-import gc
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -82,12 +81,7 @@ def judge_command(arguments: argparse.Namespace) -> Work:
         return _exit_code(arguments, document["verdict"])
     if arguments.size:
         raise CorpusError("--size stands beside llama.cpp's figures only, not beside answers.")
-    # What is read is kept: looking for garbage in it would take a third of the time.
-    gc.disable()
-    try:
-        models = _answers_by_name(dense, paths, arguments.columns)
-    finally:
-        gc.enable()
+    models = _answers_by_name(dense, paths, arguments.columns)
     if arguments.cluster:
         models = {name: clustered(sets, arguments.cluster) for name, sets in models.items()}
     (baseline, *_) = models

@@ -27,11 +27,11 @@ from sparsedash.schema.pair_records import ContinuationSettings, Timing, TimingS
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.service.estimates import MOST_MINUTES, healing_steps, run_workload
+from sparsedash.service.estimates import MAX_MINUTES, healing_steps, run_workload
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.model_lookup import named_model
-from sparsedash.service.run_checks import Reach, count_passages, lacks_text, run_problems
+from sparsedash.service.run_checks import RequestRules, count_passages, lacks_text, run_problems
 from sparsedash.service.stored_results import ResultCache, StoredResults
 from sparsedash.shell import terminal
 from sparsedash.shell.file_commands import short_run_key
@@ -94,8 +94,8 @@ def _healing_steps(settings: RunSettings, store: Store, arguments: argparse.Name
     """Steps that --heal-steps names, or that --heal MINUTES takes here. Raises SettingsError."""
     minutes = float(arguments.heal)
     n_steps = int(arguments.heal_steps)
-    if not 0 <= minutes <= MOST_MINUTES:
-        raise SettingsError("--heal", minutes, f"0 to {MOST_MINUTES:,} minutes")
+    if not 0 <= minutes <= MAX_MINUTES:
+        raise SettingsError("--heal", minutes, f"0 to {MAX_MINUTES:,} minutes")
     if minutes and n_steps:
         raise SettingsError(
             "--heal", message="--heal and --heal-steps say the same.", advice="Give one of them."
@@ -178,14 +178,14 @@ def stored_run_document(
     stored = StoredResults(store)
     results = _still_stored(run_results(stored, run, tolerance))
     records = [_still_stored(store.get(Record, model.record.key)) for model in results.models]
-    reach = Reach(
+    rules = RequestRules(
         lacks=partial(lacks_text, store=store, hub=HubReach()),
         n_passages=partial(count_passages, data_dir=store.folder),
         problems=partial(
             run_problems, data_dir=store.folder, named=named_model(run.settings.model, store)
         ),
     )
-    document = run_document(results, records[0], records[1:], next_step(results, reach))
+    document = run_document(results, records[0], records[1:], next_step(results, rules))
     models = [document["dense"], *document["sparse"]]
     for model, record in zip(models, records, strict=True):
         continuations = []

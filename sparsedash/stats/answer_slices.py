@@ -15,14 +15,14 @@ from sparsedash.stats.mean_intervals import moments, student_quantile
 from sparsedash.stats.significance import holm
 from sparsedash.stats.task_pairs import TaskPair
 from sparsedash.stats.task_verdicts import TaskResult, judge_tasks
-from sparsedash.stats.tolerance import FEWEST_PASSAGES
+from sparsedash.stats.tolerance import MIN_PASSAGES
 
 LENGTH = "length"
 """The slices by characters of what the model read: quarters of the task's questions."""
 _PARTS_OF_LENGTH = 4
-_MOST_VALUES = 200
+_MAX_VALUES = 200
 """A field with more values names questions, not groups of them."""
-_MOST_TERMS = 20_000
+_MAX_TERMS = 20_000
 """Of an exact test; with more flips the normal approximation is as good."""
 
 
@@ -31,7 +31,7 @@ class Slice:
     """What was lost in a slice of a task. name: "subject: law". result: as of a task, judged together
     with all slices. rest_loss: of the task's other questions, in the unit of `Loss`. p_value: of the
     same loss in the slice and the rest, after Holm over all slices; None where one side has fewer
-    than FEWEST_PASSAGES questions, or clusters.
+    than MIN_PASSAGES questions, or clusters.
     """
 
     name: str
@@ -66,7 +66,7 @@ def clustered(sets: Sequence[QuestionSet], field: str) -> list[QuestionSet]:
 def slice_tasks(
     pairs: Sequence[TaskPair], tolerance: Tolerance, names: Collection[str] = ()
 ) -> list[Slice]:
-    """All slices with FEWEST_PASSAGES questions or more of these tasks, in their order; documents
+    """All slices with MIN_PASSAGES questions or more of these tasks, in their order; documents
     have none.
 
     names: of fields, and LENGTH; none: all. Raises CorpusError for a name that no question has.
@@ -83,7 +83,7 @@ def slice_tasks(
             if names and field not in names:
                 continue
             for name, places in groups.items():
-                if FEWEST_PASSAGES <= len(places) < len(pair.questions):
+                if MIN_PASSAGES <= len(places) < len(pair.questions):
                     sliced.append((name, places, losses))
                     questions = tuple(pair.questions[i] for i in places)
                     parts.append(replace(pair, questions=questions))
@@ -114,7 +114,7 @@ def _groups(pair: TaskPair) -> dict[str, dict[str, list[int]]]:
     for i, (question, _) in enumerate(pair.questions):
         for field, value in question.fields.items():
             groups.setdefault(field, {}).setdefault(f"{field}: {value}", []).append(i)
-    groups = {field: places for field, places in groups.items() if len(places) <= _MOST_VALUES}
+    groups = {field: places for field, places in groups.items() if len(places) <= _MAX_VALUES}
     lengths = [len(question.context) for question, _ in pair.questions]
     by_length = dict[str, list[int]]()
     bounds = _quarters(lengths)
@@ -164,14 +164,14 @@ def _losses(pair: TaskPair) -> _TaskLosses:
 def _difference_p(losses: _TaskLosses, places: Sequence[int]) -> float | None:
     """p of the same mean loss in a slice and in the rest."""
     n = len(losses.values)
-    if n - len(places) < FEWEST_PASSAGES:
+    if n - len(places) < MIN_PASSAGES:
         return None
     if losses.clusters:
         return _clustered_p(losses.values, losses.clusters, places)
     broke = losses.broke
     fixed = losses.fixed
     lost = losses.lost_in(places)
-    if (broke + 1) * (fixed + 1) <= _MOST_TERMS:
+    if (broke + 1) * (fixed + 1) <= _MAX_TERMS:
         return _exact_p(broke, fixed, n, len(places), lost)
     share = len(places) / n
     error = losses.deviation * sqrt(len(places) * (1 - share))
@@ -206,7 +206,7 @@ def _log_ways(n: int, k: int) -> float:
 def _clustered_p(
     losses: Sequence[int], clusters: Sequence[str], places: Sequence[int]
 ) -> float | None:
-    """By the difference of two ratios, linear in the clusters; None with fewer than FEWEST_PASSAGES
+    """By the difference of two ratios, linear in the clusters; None with fewer than MIN_PASSAGES
     clusters in the slice or in the rest.
     """
     inside = set(places)
@@ -216,7 +216,7 @@ def _clustered_p(
     for side in sides:
         means.append(sum(losses[i] for i in side) / len(side))
         n_clusters.append(len({clusters[i] for i in side}))
-    if min(n_clusters) < FEWEST_PASSAGES:
+    if min(n_clusters) < MIN_PASSAGES:
         return None
     influence = dict.fromkeys(clusters, 0.0)
     for sign, side, mean in zip((1, -1), sides, means, strict=True):

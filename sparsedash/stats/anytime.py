@@ -45,7 +45,7 @@ _DOWN = np.log1p(-_S)
 _WEIGHTS = np.log(np.cos(_TURNS) * np.pi / 4096 / 2)
 
 _EARLY_SHARE = 0.05
-_MOST_EARLY = 5
+_MAX_EARLY = 5
 _FIRST = 48
 """Passages of the earliest look: fewer leave little to save, and intervals of skewed losses little
 to trust.
@@ -128,7 +128,7 @@ class Look:
 def planned_looks(n_passages: int) -> tuple[Look, ...]:
     """The looks at a trial: at half of its passages, half of that, and so on."""
     counts = [n_passages]
-    while len(counts) <= _MOST_EARLY and counts[-1] // 2 >= _FIRST:
+    while len(counts) <= _MAX_EARLY and counts[-1] // 2 >= _FIRST:
         counts.append(counts[-1] // 2)
     early = [Look(count, _EARLY_SHARE) for count in reversed(counts[1:])]
     return (*early, Look(n_passages, 1 - _EARLY_SHARE * len(early)))

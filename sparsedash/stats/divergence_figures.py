@@ -20,11 +20,11 @@ Whole = npt.NDArray[np.integer]
 
 KL_QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 DELTA_QUANTILES = (0.01, 0.05, 0.95, 0.99)
-LEAST_LOG = -16.0
+MIN_LOG = -16.0
 """Of the base: less likely tokens do not count in a divergence."""
-_LARGEST_POWER = 700.0
+_MAX_POWER = 700.0
 """Of e, that is a number of double precision."""
-MOST_CUT = 0.001
+MAX_CUT = 0.001
 """Share of the right tokens that a base file may cut off, 16 nats below the first choice, in a model that is
 called within.
 """
@@ -51,7 +51,7 @@ def token_divergences(base: Floats, other: Floats, targets: Whole) -> TokenDiver
     which can thus be a little below 0.
     """
     rows = np.arange(len(targets))
-    terms = np.where(base > LEAST_LOG, np.exp(base) * (base - other), 0.0)
+    terms = np.where(base > MIN_LOG, np.exp(base) * (base - other), 0.0)
     return TokenDivergences(
         kl=terms.sum(axis=1, dtype=np.float64),
         base_nll=-base[rows, targets].astype(np.float64),
@@ -72,7 +72,7 @@ def joined_tokens(parts: Sequence[TokenDivergences]) -> TokenDivergences:
 
 def _exp(nats: float) -> float:
     """e to this power; the largest number there is where a model is lost altogether."""
-    return exp(min(nats, _LARGEST_POWER))
+    return exp(min(nats, _MAX_POWER))
 
 
 def divergence_figures(blocks: Sequence[TokenDivergences]) -> DivergenceFigures:
@@ -118,7 +118,7 @@ def judge_perplexity(
 ) -> dict[str, Loss]:
     """The verdicts on the rise of perplexity, over the blocks' means, by Holm together.
 
-    n_cut_by_name: right tokens whose likelihood by the model is an upper bound; above MOST_CUT
+    n_cut_by_name: right tokens whose likelihood by the model is an upper bound; above MAX_CUT
     nothing is within.
     """
     losses_by_name = {}
@@ -136,7 +136,7 @@ def judge_perplexity(
     losses = judge_in_steps(list(losses_by_name), 2 * ALPHA, judge)
     for name, loss in losses.items():
         n_tokens = sum(len(block.kl) for block in blocks_by_name[name])
-        if loss.verdict == "within" and n_cut_by_name.get(name, 0) > MOST_CUT * n_tokens:
+        if loss.verdict == "within" and n_cut_by_name.get(name, 0) > MAX_CUT * n_tokens:
             losses[name] = replace(loss, verdict="undecided")
     return losses
 

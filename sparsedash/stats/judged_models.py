@@ -14,7 +14,7 @@ from sparsedash.stats.races import mean_p_value
 from sparsedash.stats.significance import holm, mcnemar
 from sparsedash.stats.task_pairs import TaskPair, pair_tasks
 from sparsedash.stats.task_verdicts import JudgedAnswers, judge_tasks
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, lost_share_interval
+from sparsedash.stats.tolerance import MIN_PASSAGES, lost_share_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +69,14 @@ def judge_models(
 
 def rank_models(judged: Mapping[str, JudgedAnswers], baseline: str) -> Ranking | None:
     """The ranking by the tasks with right and wrong answers, on the questions that all answered;
-    None where there are none, or fewer than FEWEST_PASSAGES.
+    None where there are none, or fewer than MIN_PASSAGES.
 
     Each task counts alike. Two models differ where the paired difference is shown after Holm over
     all pairs of models: of one task by McNemar's exact test, of several by their mean differences.
     """
     by_task = _shared_rights(judged)
     n_questions = sum(map(len, by_task.values()))
-    if n_questions < FEWEST_PASSAGES:
+    if n_questions < MIN_PASSAGES:
         return None
     names = [baseline, *judged]
     scores = [_mean_score(by_task, i) for i in range(len(names))]

@@ -138,7 +138,7 @@ def student_quantile(p: float, degrees: int) -> float:
 
 
 _TRIMMED = 0.25
-_LEAST_LEFT = 3
+_MIN_LEFT = 3
 _SPEED_LEVEL = 0.95
 
 
@@ -154,10 +154,10 @@ def speed_ratio(before_s: Sequence[float], after_s: Sequence[float]) -> SpeedRat
     """
     logs = sorted(log(b / a) for b, a in zip(before_s, after_s, strict=True))
     n = len(logs)
-    cut = max(0, min(int(_TRIMMED * n), (n - _LEAST_LEFT) // 2))
+    cut = max(0, min(int(_TRIMMED * n), (n - _MIN_LEFT) // 2))
     trimmed = logs[cut : n - cut]
     mean = fmean(trimmed)
-    if n < _LEAST_LEFT:
+    if n < _MIN_LEFT:
         return SpeedRatio(value=exp(mean), low=exp(logs[0]), high=exp(logs[-1]))
     winsorised = [trimmed[0]] * cut + trimmed + [trimmed[-1]] * cut
     error = stdev(winsorised) * sqrt((n - 1) / (len(trimmed) * (len(trimmed) - 1)))

@@ -11,7 +11,7 @@ from sparsedash.schema.tolerance_settings import ALPHA
 from sparsedash.stats.anytime import bisect_boundary
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import holm, shared_outcomes
-from sparsedash.stats.tolerance import FEWEST_PASSAGES
+from sparsedash.stats.tolerance import MIN_PASSAGES
 
 _SMALLEST = -12.0
 _LARGEST = log10(0.5)
@@ -39,7 +39,7 @@ class LikelihoodDifference:
     @property
     def is_shown(self) -> bool:
         """Whether the interval leaves out equality, on enough passages to say so."""
-        return self.n_passages >= FEWEST_PASSAGES and (self.low > 0 or self.high < 0)
+        return self.n_passages >= MIN_PASSAGES and (self.low > 0 or self.high < 0)
 
 
 def likelihood_differences(

@@ -145,9 +145,7 @@ def paired_interval(
     return bisect_boundary(holds, observed, -1.0), bisect_boundary(holds, observed, 1.0)
 
 
-def unpaired_interval(
-    dense: tuple[int, int], sparse: tuple[int, int], z: float = Z_95
-) -> tuple[float, float]:
+def unpaired_interval(dense: tuple[int, int], sparse: tuple[int, int]) -> tuple[float, float]:
     """Interval of sparse minus dense accuracy when only totals are known, not which passages
     flipped.
 
@@ -155,9 +153,9 @@ def unpaired_interval(
     models that share their weights mostly agree. Source: Newcombe, Statistics in Medicine 17
     (1998), the hybrid score for independent shares.
     """
-    (before, after) = (right / total for right, total in (dense, sparse))
-    (below, above) = wilson_interval(*dense, z)
-    low, high = wilson_interval(*sparse, z)
+    before, after = (right / total for right, total in (dense, sparse))
+    below, above = wilson_interval(*dense)
+    low, high = wilson_interval(*sparse)
     down = sqrt((after - low) ** 2 + (above - before) ** 2)
     up = sqrt((high - after) ** 2 + (before - below) ** 2)
     return after - before - down, after - before + up

@@ -14,7 +14,7 @@ from itertools import pairwise
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE
 from sparsedash.schema.tolerance_settings import ALPHA
-from sparsedash.stats.tolerance import FEWEST_PASSAGES
+from sparsedash.stats.tolerance import MIN_PASSAGES
 
 WEIGHT_STEPS = tuple(range(10, MAX_SPARSITY_PERMILLE + 1, 10))
 """Sparsities (per mille) that are tried in the pruning of single weights, which have no width to be
@@ -24,10 +24,10 @@ a multiple of.
 
 def require_passages(n_passages: int) -> None:
     """Raise SettingsError where there are too few different passages for a search."""
-    if n_passages < FEWEST_PASSAGES:
+    if n_passages < MIN_PASSAGES:
         raise SettingsError(
             "passages",
-            message=f"A search needs at least {FEWEST_PASSAGES} different passages, not {n_passages}.",
+            message=f"A search needs at least {MIN_PASSAGES} different passages, not {n_passages}.",
             advice="Fewer can never confirm a model.",
         )
 

@@ -8,11 +8,11 @@ is wrong is at most alpha, 5 %, for all tasks that are judged together, of one m
 Holm's steps. Why: see docs/adr/0049.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from math import exp, inf, log, sqrt
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet
 from sparsedash.schema.records import Run
@@ -23,8 +23,8 @@ from sparsedash.stats.significance import holm, mcnemar, wilson_interval
 from sparsedash.stats.sparsity_search import TRIAL_ALPHA
 from sparsedash.stats.task_pairs import TaskPair, pairs_of
 from sparsedash.stats.tolerance import (
-    FEWEST_PASSAGES,
-    FEWEST_RIGHT,
+    MIN_PASSAGES,
+    MIN_RIGHT,
     Loss,
     Verdict,
     flip_moments,
@@ -33,9 +33,12 @@ from sparsedash.stats.tolerance import (
     lost_share_interval,
 )
 
+T = TypeVar("T")
+V = TypeVar("V")
+
 NotJudged = Literal["few right", "chance"]
 TaskVerdict = Verdict | Literal["not judged"]
-"""not judged: dense has fewer than FEWEST_RIGHT right answers, or not shown more than guessing
+"""not judged: dense has fewer than MIN_RIGHT right answers, or not shown more than guessing
 gives.
 """
 
@@ -137,28 +140,25 @@ def judge_tasks(
     return results
 
 
-class Together(NamedTuple):
-    """Sparse records of a run whose tasks are judged together.
+def judge_together(
+    run: Run,
+    tasks: Mapping[str, Sequence[T]],
+    n_tasks: Collection[int],
+    judge: Callable[[list[T], float, int], Iterable[V]],
+) -> dict[str, list[V]]:
+    """What `judge` says of the tasks of each sparse record of a run, in their order.
 
-    alpha, n_missing: as of `judge_tasks`.
-    """
-
-    records: Sequence[str]
-    alpha: float
-    n_missing: int
-
-
-def judged_together(run: Run, n_tasks: Mapping[str, int]) -> list[Together]:
-    """The records of a run in the groups that are judged together. n_tasks: of each record, those
-    that can be judged.
-
-    Models of a run that are missing count as those there do. A search judges each trial by itself,
-    when the next ones are not known.
+    n_tasks: those that can be judged, by record. judge: called with tasks that are judged together,
+    alpha and n_missing, as of `judge_tasks`. Models of a run that are missing count as those there
+    do. A search judges each trial by itself, when the next ones are not known.
     """
     if run.find is not None:
-        return [Together([record], TRIAL_ALPHA, 0) for record in n_tasks]
-    missing = max(0, run.n_compared - len(n_tasks))
-    return [Together(list(n_tasks), ALPHA, missing * max(n_tasks.values(), default=0))]
+        return {
+            record: list(judge(list(of_one), TRIAL_ALPHA, 0)) for record, of_one in tasks.items()
+        }
+    n_missing = max(0, run.n_compared - len(tasks)) * max(n_tasks, default=0)
+    results = iter(judge(list(chain.from_iterable(tasks.values())), ALPHA, n_missing))
+    return {record: list(islice(results, len(of_one))) for record, of_one in tasks.items()}
 
 
 def is_unanswered(run: Run, record: str, judged: Container[str]) -> bool:
@@ -177,7 +177,7 @@ def judge_run(
     run: Run, answered: Callable[[str], QuestionSet | None], tolerance: Tolerance
 ) -> dict[str, JudgedAnswers]:
     """The verdicts on the tasks of each sparse model of a run, by the key of its record: see
-    `judged_together`.
+    `judge_together`.
 
     answered: the set of a key. Models of which a set is missing are left out; a note says what
     cannot be judged.
@@ -191,19 +191,18 @@ def judge_run(
         return {}
     pairs = dict[str, list[TaskPair]]()
     notes = dict[str, list[str]]()
-    n_tasks = dict[str, int]()
+    n_tasks = list[int]()
     for record in run.sparse:
         if record in complete:
             pairs[record], notes[record] = pairs_of(complete[run.dense], complete[record])
-            n_tasks[record] = sum(_not_judged(pair) is None for pair in pairs[record])
-    judged = {}
-    for records, alpha, n_missing in judged_together(run, n_tasks):
-        together = list(chain.from_iterable(pairs[record] for record in records))
-        results = iter(judge_tasks(together, tolerance, alpha, n_missing))
-        for record in records:
-            of_record = list(islice(results, len(pairs[record])))
-            judged[record] = JudgedAnswers(of_record, notes[record])
-    return judged
+            n_tasks.append(sum(_not_judged(pair) is None for pair in pairs[record]))
+    judged = judge_together(
+        run,
+        pairs,
+        n_tasks,
+        lambda together, alpha, n_missing: judge_tasks(together, tolerance, alpha, n_missing),
+    )
+    return {record: JudgedAnswers(results, notes[record]) for record, results in judged.items()}
 
 
 def own_limit(task: TaskLosses, tolerance: Tolerance) -> float | None:
@@ -271,7 +270,7 @@ def _accuracy_interval(task: TaskLosses, alpha: float) -> tuple[float, float]:
     clusters = task.clusters
     if clusters is None:
         return low, high
-    if clusters.n < FEWEST_PASSAGES:
+    if clusters.n < MIN_PASSAGES:
         return -inf, inf
     cluster_low, cluster_high = mean_interval(clusters, alpha)
     return min(low, cluster_low), max(high, cluster_high)
@@ -330,7 +329,7 @@ def _loss_moments(pair: TaskPair) -> Moments:
     losses = moments([mean + (fall - mean * words) * n / n_words for fall, words in falls])
     # Few documents, or all with the same change, do not say how much others differ.
     differ = losses.deviation > _ALIKE * abs(losses.mean) or losses.mean == 0
-    return losses if n >= FEWEST_PASSAGES and differ else replace(losses, deviation=inf)
+    return losses if n >= MIN_PASSAGES and differ else replace(losses, deviation=inf)
 
 
 def _cluster_moments(pair: TaskPair, losses: Moments) -> Moments | None:
@@ -356,7 +355,7 @@ def _not_judged(pair: TaskPair) -> NotJudged | None:
         return None
     n = len(pair.questions)
     n_right = sum(one.right is True for one, _ in pair.questions)
-    if n_right < FEWEST_RIGHT:
+    if n_right < MIN_RIGHT:
         return "few right"
     if pair.dense.inverted:
         # What is to be avoided is no ability that guessing could feign: a biased model can become
@@ -372,7 +371,7 @@ def _p_value(task: TaskLosses) -> float:
     p_value = mcnemar(task.broke, task.fixed)
     if task.clusters is None:
         return p_value
-    if task.clusters.n < FEWEST_PASSAGES:
+    if task.clusters.n < MIN_PASSAGES:
         return 1.0
     return max(p_value, mean_p_value(task.clusters))
 

@@ -23,9 +23,9 @@ from sparsedash.stats.significance import paired_interval, shared_outcomes
 Verdict = TrialVerdict
 K = TypeVar("K")
 
-FEWEST_PASSAGES = 30
+MIN_PASSAGES = 30
 """With fewer no loss is called within: an interval of so few passages is narrow by chance."""
-FEWEST_RIGHT = 20
+MIN_RIGHT = 20
 """With fewer right answers of the dense model accuracy is left out: there is too little to lose."""
 SPREAD_NATS = 0.85
 """Standard deviation of the fall of the target's log-likelihood over passages, of a small loss:
@@ -35,7 +35,7 @@ tenth of each other.
 
 _REACH = 3.1
 """How far from the mean the most extreme of these falls are, in standard deviations."""
-_MOST_NATS = 10.0
+_MAX_NATS = 10.0
 _Z_POWER = NormalDist().inv_cdf(0.8)
 _STEPS = 40
 
@@ -128,7 +128,7 @@ class ToleranceVerdict:
     @property
     def too_few(self) -> bool:
         """Whether there are too few passages to call anything within."""
-        return self.n_passages < FEWEST_PASSAGES
+        return self.n_passages < MIN_PASSAGES
 
     @property
     def passages_needed(self) -> int | None:
@@ -226,7 +226,7 @@ def _judge_by_holm(
     models: Sequence[Losses], alpha: float, tolerance: Tolerance, n_missing: int = 0
 ) -> list[ToleranceVerdict]:
     measures: list[tuple[LossMeasure, ...]] = [
-        ("word perplexity", "accuracy") if model.n_right >= FEWEST_RIGHT else ("word perplexity",)
+        ("word perplexity", "accuracy") if model.n_right >= MIN_RIGHT else ("word perplexity",)
         for model in models
     ]
     waiting = list[tuple[int, LossMeasure]]()
@@ -346,7 +346,7 @@ def loss_of(
     verdict: Verdict = "undecided"
     if low > most:
         verdict = "beyond"
-    elif high <= most and moments.n >= FEWEST_PASSAGES:
+    elif high <= most and moments.n >= MIN_PASSAGES:
         verdict = "within"
     return Loss(
         measure=measure,
@@ -394,17 +394,17 @@ def detectable_ratio(n_passages: int, ratio: float, alpha: float) -> float:
     def is_called(nats: float) -> bool:
         return (passages_to_judge(nats, ratio, alpha) or inf) <= n_passages
 
-    return exp(bisect_boundary(is_called, log(ratio) + _MOST_NATS, log(ratio)))
+    return exp(bisect_boundary(is_called, log(ratio) + _MAX_NATS, log(ratio)))
 
 
-_LEAST_GAP = 1e-9
+_MIN_GAP = 1e-9
 """Nats, or a share, between a mean and its limit below which no number of passages decides."""
 
 
 def _passages_to_decide(moments: Moments, most: float, alpha: float, wider: float) -> int | None:
     """Passages after which the interval would lie on one side of the limit, four times of five."""
     gap = abs(most - moments.mean)
-    if moments.n < 2 or not isfinite(moments.deviation * wider) or gap < _LEAST_GAP:
+    if moments.n < 2 or not isfinite(moments.deviation * wider) or gap < _MIN_GAP:
         return None
     z = wider * NormalDist().inv_cdf(1 - alpha / 2) + _Z_POWER
     # How much one more passage like the most extreme widens the interval, which shrinks with their
@@ -413,4 +413,4 @@ def _passages_to_decide(moments: Moments, most: float, alpha: float, wider: floa
     n = (z * moments.deviation / gap) ** 2
     for _ in range(_STEPS if n > 0 else 0):
         n = ((z * sqrt(moments.deviation**2 + reach**2 / n) + reach / sqrt(n)) / gap) ** 2
-    return max(FEWEST_PASSAGES if moments.mean < most else 2, ceil(n))
+    return max(MIN_PASSAGES if moments.mean < most else 2, ceil(n))

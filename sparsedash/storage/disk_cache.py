@@ -30,9 +30,9 @@ KEPT = about_artefact("healed", "")
 """Beginning of the tags of artefacts that are never evicted: they go with the runs that have
 them.
 """
-LEAST_GB = 0.1
-MOST_GB = 1_000_000.0
-_ALLOWED = f"a number from {LEAST_GB:g} to {MOST_GB:,.0f}"
+MIN_GB = 0.1
+MAX_GB = 1_000_000.0
+_ALLOWED = f"a number from {MIN_GB:g} to {MAX_GB:,.0f}"
 
 _TRY_S = 1.0
 _RETRY_S = 0.02
@@ -232,7 +232,7 @@ def cache_advice(error: Exception, folder: Path) -> str:
 
 def bytes_of(gigabytes: float, field: str = VARIABLE) -> int:
     """Bytes of so many GB. Raises SettingsError out of range. field: its name in the error."""
-    if not LEAST_GB <= gigabytes <= MOST_GB:
+    if not MIN_GB <= gigabytes <= MAX_GB:
         raise SettingsError(field, gigabytes, _ALLOWED)
     # Upwards: the least that may be asked for is not too little once it is kept.
     return ceil(gigabytes * 1e9)

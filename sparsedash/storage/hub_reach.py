@@ -10,7 +10,7 @@ from threading import Event, Lock, Thread
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
-_OLD_S = 60.0
+_RECHECK_S = 60.0
 _TIMEOUT_S = 3.0
 _PAGE_S = 1.0
 """How long a page waits for the first answer."""
@@ -35,7 +35,7 @@ class HubReach:
         if not self._address:
             return False
         with self._lock:
-            if time.monotonic() - self._asked_at > _OLD_S:
+            if time.monotonic() - self._asked_at > _RECHECK_S:
                 self._asked_at = time.monotonic()
                 # In a thread: looking up a name knows no timeout.
                 Thread(target=self._ask, name="hub", daemon=True).start()

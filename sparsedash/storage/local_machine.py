@@ -21,7 +21,7 @@ from sparsedash.schema.errors import SettingsError, StoreError
 Kind = Literal["file", "folder", "other", "nothing"]
 """other: a pipe, a device or a socket, which would be read for ever."""
 
-LEAST_FREE_BYTES = 200_000_000
+MIN_FREE_BYTES = 200_000_000
 """With less than this a job would soon fail."""
 
 RESULT_FORMAT = "sparsedash.run/1"
@@ -127,10 +127,10 @@ def require_job_room(folder: Path) -> None:
     free = free_bytes(folder)
     if free is None or not os.access(folder, os.W_OK):
         raise StoreError(f"The data folder {folder} cannot be written to.")
-    if free < LEAST_FREE_BYTES:
+    if free < MIN_FREE_BYTES:
         raise StoreError(
             f"Only {megabytes(free)} are free for the data folder {folder}; at least "
-            f"{megabytes(LEAST_FREE_BYTES)} are needed.",
+            f"{megabytes(MIN_FREE_BYTES)} are needed.",
             "Free some space, for example on the settings page.",
         )
 
@@ -211,10 +211,10 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 """Of this process's container, by the two versions of the kernel's interface."""
 
 
-def memory_bytes(limits: tuple[Path, ...] = _LIMITS) -> int:
+def memory_bytes() -> int:
     """Memory of the machine, or the limit of this container."""
     n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in limits:
+    for limit in _LIMITS:
         with suppress(OSError, ValueError):
             # "max" without a limit.
             n_bytes = min(n_bytes, int(limit.read_text(encoding="ascii")))
@@ -267,11 +267,11 @@ def peak_memory_bytes() -> int:
 
 
 _KEPT_BYTES = 256 * 2**20
-_LARGEST_BYTES = 32 * 2**20
+_MAX_BYTES = 32 * 2**20
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
-MUCH = 2 * _KEPT_BYTES
+WORTH_RETURNING_BYTES = 2 * _KEPT_BYTES
 """Freed bytes that are worth returning to the system: twice what stays at the end of the heap
 anyway.
 """
@@ -302,7 +302,7 @@ def keep_freed() -> None:
     (`benchmarks/freed_memory.py` at 49c381f5). Settings of the environment are not overruled.
     """
     if _mallopt and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
-        _mallopt(_M_MMAP_THRESHOLD, _LARGEST_BYTES)
+        _mallopt(_M_MMAP_THRESHOLD, _MAX_BYTES)
         _mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 

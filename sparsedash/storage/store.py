@@ -20,6 +20,7 @@ import diskcache
 
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import StoreError
+from sparsedash.schema.plain_values import LOCK_TIMEOUT_S
 from sparsedash.schema.records import R, from_json, to_json
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.storage.disk_cache import (
@@ -55,11 +56,8 @@ T = TypeVar("T")
 Shelf = Literal["records", "artefacts"]
 """The two caches of a data folder."""
 
-LOCK_TIMEOUT_S = 5.0
-"""How long to wait for another process while a user waits for the page."""
-
 WORK_LOCK_TIMEOUT_S = 600.0
-"""The same where hours of work would be lost."""
+"""How long to wait for another process where hours of work would be lost."""
 
 # UnicodeDecodeError: SQLite quotes its damaged schema, which Python cannot decode.
 _FAILS = (OSError, sqlite3.Error, diskcache.Timeout, UnicodeDecodeError)

@@ -183,7 +183,7 @@ def _unreadable_kind(name: str) -> CorpusError:
     )
 
 
-FEWEST_UPLOADED = 5
+MIN_UPLOADED = 5
 """Of a text that is uploaded to be answered."""
 
 
@@ -206,14 +206,14 @@ class TextCount:
         """Why these texts cannot be answered, as the end of a sentence that begins with the file's
         name, or empty.
 
-        fewest: FEWEST_UPLOADED of an upload, where each text must be a passage; less of a file,
+        fewest: MIN_UPLOADED of an upload, where each text must be a passage; less of a file,
         which may be longer than what a run reads of it.
         """
         rule = "A passage has two words or more, the last is the gap; repeats count once."
         if self.n_passages < fewest:
             unit = "passages" if self.n_passages > 1 else "passage"
             return f"gives {self.n_passages or 'no'} {unit}; {fewest} or more needed. {rule}"
-        if fewest < FEWEST_UPLOADED or not self.no_gap:
+        if fewest < MIN_UPLOADED or not self.no_gap:
             return ""
         return f"holds a text without a gap: {self.no_gap[:40]!r}. {rule}"
 
@@ -322,7 +322,7 @@ MAX_TOTAL_BYTES = 1_000_000_000
 """Of all uploads of a data folder, so that they cannot fill the disk."""
 
 _LOCK = "quotas.lock"
-_LOCK_TIMEOUT_S = 60.0
+_QUOTA_TIMEOUT_S = 60.0
 _HASH_DIGITS = 32
 _NAME_LETTERS = 60
 
@@ -335,7 +335,7 @@ class Uploads:
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._lock = FileLock(data_dir / _LOCK, timeout=_LOCK_TIMEOUT_S)
+        self._lock = FileLock(data_dir / _LOCK, timeout=_QUOTA_TIMEOUT_S)
 
     @contextmanager
     def changing(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from sparsedash.schema.user_records import Choices, OwnPrompts, Prompts, RunMark
 from sparsedash.storage.serving import LOCAL
 from sparsedash.storage.store import Store
 
-MOST_PROMPTS = 50
+MAX_PROMPTS = 50
 LONGEST_NAME = 60
 
 
@@ -33,7 +33,7 @@ class UserData:
         return kept.asked if kept else ()
 
     def keep_prompt(self, prompt: ContinuationSettings) -> None:
-        """Put the prompt at the head of its list, which drops the oldest above MOST_PROMPTS."""
+        """Put the prompt at the head of its list, which drops the oldest above MAX_PROMPTS."""
         self._change_prompts(prompt, (prompt,))
 
     def drop_prompt(self, prompt: ContinuationSettings) -> None:
@@ -144,6 +144,6 @@ class UserData:
         def changed(kept: Prompts | None) -> Prompts:
             earlier = kept.asked if kept else ()
             tail = tuple(known for known in earlier if known.key() != prompt.key())
-            return Prompts(key=key, asked=(head + tail)[:MOST_PROMPTS], owner=self._owner)
+            return Prompts(key=key, asked=(head + tail)[:MAX_PROMPTS], owner=self._owner)
 
         self._store.change(Prompts, key, changed)

@@ -16,7 +16,7 @@ from sparsedash.schema.errors import StoreError
 from sparsedash.schema.export_settings import Export
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import (
-    MOST_NAMED,
+    MAX_NAMED,
     Checked,
     Damage,
     Verification,
@@ -86,7 +86,7 @@ def verify(store: Store, on_step: OnStep) -> Verification:
         finished_at=time.time(),
         n_checked=n_checked,
         n_bytes=progress.total,
-        damaged=tuple(damaged[:MOST_NAMED]),
+        damaged=tuple(damaged[:MAX_NAMED]),
         n_damaged=len(damaged),
     )
 

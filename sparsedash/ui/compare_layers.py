@@ -3,6 +3,7 @@ and sizes.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from statistics import median
 
 import streamlit as st
@@ -33,6 +34,12 @@ OVERFITTED = 2.0
 """From this many times the error on calibration text, held-out error counts as overfitting."""
 
 
+_NOT_REFITTED = (
+    "{:,} of {:,} kept experts were not refitted: too few calibration tokens reached them."
+)
+_ONE_NOT_REFITTED = (
+    "{} of {:,} kept experts was not refitted: too few calibration tokens reached it."
+)
 _NEARLY_NONE = 0.001
 """Share of a layer's output below which its loss counts as none."""
 _LOSSES = {
@@ -252,7 +259,7 @@ def _layers_table(pruned: Pruned, stem: str) -> Table:
         f"Lost: squared error of {output} output, as a share of the dense output's, tokens weighted as in "
         "calibration. Divergence alone: KL of the next token from dense, had only this layer been cut."
     )
-    return Table.of_cells("The layers of this model", caption, rows, of=stem)
+    return Table.of_cells("The layers of this model", caption, rows, stem=stem)
 
 
 def _numbers(pruned: Pruned) -> list[Html]:
@@ -316,12 +323,9 @@ def _show_experts(results: RunResults, record: Record, stem: str) -> None:
         "share to 8 times as much."
     )
     if pruned.few_tokens:
-        n_kept = sum(expert.is_kept for layer in experts for expert in layer)
-        verb, reached = ("was", "it") if pruned.few_tokens == 1 else ("were", "them")
-        widgets.note(
-            f"{pruned.few_tokens:,} of {n_kept:,} kept experts {verb} not refitted: too few "
-            f"calibration tokens reached {reached}."
-        )
+        n_kept = sum(expert.is_kept for expert in chain.from_iterable(experts))
+        template = _NOT_REFITTED if pruned.few_tokens > 1 else _ONE_NOT_REFITTED
+        widgets.note(template.format(pruned.few_tokens, n_kept))
     with st.expander("The experts of a layer as a table"):
         layers = [index for index, layer in enumerate(experts) if layer]
         chosen = st.selectbox("Layer", layers, format_func=_layer_number, key="experts-of")

@@ -47,7 +47,7 @@ from sparsedash.reporting.wording import (
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import field_rows
 from sparsedash.schema.pair_records import (
-    MOST_OTHERS,
+    MAX_OTHERS,
     Continuation,
     ContinuationSettings,
     Divergence,
@@ -213,7 +213,7 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
     for key, name in record_names(run).items():
         if key not in (pair.left.key, pair.right.key):
             names[key] = "Dense" if key == run.dense else f"Sparse, {name}"
-    others = tuple(names)[:MOST_OTHERS]
+    others = tuple(names)[:MAX_OTHERS]
     written = []
     for prompt in run.settings.prompts:
         request = _request(pair, prompt=prompt, others=others)
@@ -521,7 +521,7 @@ def _strip_table(pair: Pair, largest: Sequence[TokenDivergence], n: int) -> Tabl
         }
         data.append(values)
     title = "Where the two models differ"
-    return Table(title, caption, head, rows, data=data, of=pair.stem)
+    return Table(title, caption, head, rows, data=data, stem=pair.stem)
 
 
 def _quoted(text: str) -> str:

@@ -8,7 +8,7 @@ from sparsedash.reporting.html import element, escape, readable, widget_label
 from sparsedash.ui import address_bar, widgets
 
 ROWS = 12
-_MOST_LETTERS = 40
+_MAX_LETTERS = 40
 
 
 def show_rows(
@@ -57,4 +57,4 @@ def show_rows(
 
 def short_cell(text: str) -> str:
     """A text's beginning, for a cell."""
-    return widget_label(readable(text)[:_MOST_LETTERS])
+    return widget_label(readable(text)[:_MAX_LETTERS])

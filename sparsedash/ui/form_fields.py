@@ -33,12 +33,12 @@ from sparsedash.service.estimates import Cached, Duration
 from sparsedash.service.preflight import Memory
 from sparsedash.service.request_checks import ReferenceField, hub_reference, is_hub_id
 from sparsedash.stats.sparsity_search import TRIAL_ALPHA
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, detectable_ratio
+from sparsedash.stats.tolerance import MIN_PASSAGES, detectable_ratio
 from sparsedash.storage.serving import serving_rules
 from sparsedash.storage.text_files import (
-    FEWEST_UPLOADED,
     MAX_MEGABYTES,
     MAX_TOTAL_BYTES,
+    MIN_UPLOADED,
     TEXT_KINDS,
     UPLOAD,
     named_text_count,
@@ -194,7 +194,7 @@ def _usable_reference(backend: Backend, row: FieldRow, name: str) -> str:
 
 def _keep_upload(backend: Backend, row: FieldRow, file: UploadedFile) -> None:
     """Keep an uploaded text, and choose it in the field."""
-    fewest = FEWEST_UPLOADED if row.title == "evaluation text" else 0
+    fewest = MIN_UPLOADED if row.title == "evaluation text" else 0
     st.session_state[row.key] = backend.uploads.keep(file.name, file.getvalue(), fewest)
 
 
@@ -605,8 +605,8 @@ def detectable_words(backend: Backend, settings: RunSettings | FindSettings | No
     n_passages = min(n_asked or n_texts, n_texts or n_asked or 0)
     if n_passages < 1:
         return ""
-    if n_passages < FEWEST_PASSAGES:
-        return f"{wording.quantity(n_passages, 'passage')}: fewer than {FEWEST_PASSAGES} can never confirm a model"
+    if n_passages < MIN_PASSAGES:
+        return f"{wording.quantity(n_passages, 'passage')}: fewer than {MIN_PASSAGES} can never confirm a model"
     limit = Tolerance().ratio
     alpha = ALPHA / 2
     if isinstance(settings, FindSettings):

@@ -59,8 +59,8 @@ from sparsedash.schema.settings import (
 from sparsedash.schema.sparse_spec import Quantisation
 from sparsedash.schema.tolerance_settings import ALPHA, Tolerance
 from sparsedash.service.backend import Backend
-from sparsedash.service.estimates import MOST_MINUTES, STEP_MULTIPLE
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, passages_to_judge
+from sparsedash.service.estimates import MAX_MINUTES, STEP_MULTIPLE
+from sparsedash.stats.tolerance import MIN_PASSAGES, passages_to_judge
 from sparsedash.ui import browser_scripts, form_fields, widgets
 from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields
 from sparsedash.ui.form_address import (
@@ -422,10 +422,10 @@ def _healing_field() -> tuple[int, int] | None:
     parts = _HEALING.fullmatch(entered)
     if parts is not None and (parts[2] or "").startswith("step"):
         return 0, int(parts[1])
-    if parts is not None and int(parts[1]) <= MOST_MINUTES:
+    if parts is not None and int(parts[1]) <= MAX_MINUTES:
         return int(parts[1]), 0
     problem = SparseDashError(
-        f"Enter up to {MOST_MINUTES:,} minutes, or steps.", "For example “6 min” or “800 steps”."
+        f"Enter up to {MAX_MINUTES:,} minutes, or steps.", "For example “6 min” or “800 steps”."
     )
     form_fields.show_problem(_HEAL, problem)
     return None
@@ -629,8 +629,8 @@ def _preset_pills(
     """Draw the presets of one field; nothing where the model allows none of them."""
     usual_names = [usual] if usual in [method.name for method in PRESETS[key]] else []
     form_fields.follow_usual(key, usual_names)
-    asked = [*(st.session_state.get(key) or []), *st.query_params.get_all(key)]
-    names = _offered(PRESETS[key], shape, asked)
+    chosen = [*(st.session_state.get(key) or []), *st.query_params.get_all(key)]
+    names = _offered(PRESETS[key], shape, chosen)
     if not names:
         return []
     return st.pills(
@@ -712,7 +712,7 @@ def _show_sweep(settings: RunSettings) -> None:
 def _show_search(settings: FindSettings) -> None:
     """Draw how many passages an exact answer of a search takes."""
     ratio = settings.tolerance.ratio
-    needed = passages_to_judge(log(ratio) / 2, ratio, ALPHA / 2) or FEWEST_PASSAGES
+    needed = passages_to_judge(log(ratio) / 2, ratio, ALPHA / 2) or MIN_PASSAGES
     form_fields.show_hint(
         f"Below about {wording.round_up(needed):,} passages: a lower bound and an estimate."
     )

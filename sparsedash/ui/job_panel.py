@@ -12,6 +12,7 @@ from sparsedash.reporting import job_status, wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible, widget_label
 from sparsedash.reporting.record_pair import ADDRESS_LENGTH, record_choices
 from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.progress import ignore
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Preflight
@@ -306,7 +307,7 @@ def watch_job(
     job: Job,
     changed: Callable[[], bool] = lambda: False,
     brief: bool = False,
-    below: Callable[[Job], None] = lambda _: None,
+    below: Callable[[Job], None] = ignore,
 ) -> None:
     """Draw the job's panel. Reruns the page when the job starts, ends or is to stop, or when
     `changed` says so.
@@ -413,10 +414,12 @@ def mention_other_runs(backend: Backend, shown: str) -> None:
 @widgets.fragment(JOB_S)
 def _mention_other_runs(backend: Backend, shown: str, seen: list[Job]) -> None:
     job, *more = jobs_under_way(backend, seen, but=shown)
-    state, about = "is waiting", job_status.job_title(job)[1]
+    state = "is waiting"
+    about = job_status.job_title(job)[1]
     if job.state == "running":
         activity = (*job_status.job_activity(job), job_status.job_progress_words(backend, job)[1])
-        state, about = "is under way", " · ".join(filter(None, activity))
+        state = "is under way"
+        about = " · ".join(filter(None, activity))
     with st.container(gap=None):
         title = widget_label(f"Another run {state}: {job_status.job_name(backend, job)}")
         widgets.link(

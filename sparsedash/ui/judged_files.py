@@ -44,7 +44,7 @@ BASELINE = "baseline"
 """Parameters of the address: that answers are shown, the keys of the models' answers with commas between, and the one
 that the others are judged against.
 """
-MOST_MODELS = 20
+MAX_MODELS = 20
 """An address has an end. The shell judges more."""
 _KEPT = "answers-kept"
 """Of the session: the keys of files that were added since the last clearing."""
@@ -274,9 +274,9 @@ def _keep_file(backend: Backend, file: UploadedFile) -> None:
     # Files that come one after another meet an address that the browser has not heard of yet.
     kept = st.session_state.setdefault(_KEPT, [])
     known = list(dict.fromkeys([*_keys(), *kept, *keys]))
-    if len(known) > MOST_MODELS:
+    if len(known) > MAX_MODELS:
         raise CorpusError(
-            f"At most {MOST_MODELS} models.", "The shell judges more: sparsedash judge."
+            f"At most {MAX_MODELS} models.", "The shell judges more: sparsedash judge."
         )
     kept += keys
     st.query_params[MODELS] = ",".join(known)
@@ -290,4 +290,4 @@ def _clear() -> None:
 
 def _keys() -> list[str]:
     keys = filter(None, query_value(MODELS).split(","))
-    return list(dict.fromkeys(keys))[:MOST_MODELS]
+    return list(dict.fromkeys(keys))[:MAX_MODELS]

@@ -25,7 +25,6 @@ from sparsedash.reporting.charts.tradeoff_chart import (
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, run_gains
 from sparsedash.reporting.html import file_name, paragraph, widget_label
-from sparsedash.reporting.kind_words import forgotten_sentence
 from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.run_headline import basis_words, headline
 from sparsedash.reporting.run_results import RunResults
@@ -167,7 +166,7 @@ def choose_axis(labels: Collection[str], settings: RunSettings) -> tuple[GainNam
     Returns the gain, or None for sparsity, and the budget whose shares that is. settings: of the
     run.
     """
-    asked = settings.axis
+    usual = settings.axis
     first, second, third = st.columns(3)
     with first:
         chosen = select(
@@ -181,20 +180,20 @@ def choose_axis(labels: Collection[str], settings: RunSettings) -> tuple[GainNam
     if gain:
         with second:
             choose_highlight(labels)
-        return gain, asked
+        return gain, usual
     with second:
-        budget = choose_share(asked, settings.methods)
+        budget = choose_share(usual, settings.methods)
     with third:
         choose_highlight(labels)
     return None, budget
 
 
-def choose_share(asked: Budget, methods: Sequence[MethodSettings]) -> Budget:
-    """Draw the choice of the budget whose shares are the sparsity axis. asked: the runs' own.
+def choose_share(usual: Budget, methods: Sequence[MethodSettings]) -> Budget:
+    """Draw the choice of the budget whose shares are the sparsity axis. usual: the runs' own.
 
     methods: of their models.
     """
-    return choose_budget("share", "Sparsity axis", asked, wording.budget_titles(methods))
+    return choose_budget("share", "Sparsity axis", usual, wording.budget_titles(methods))
 
 
 def show_gains(
@@ -336,7 +335,6 @@ def show_kinds(results: RunResults, record: Record) -> None:
     estimates = kind_estimates(record.by_kind)
     if not estimates:
         return
-    widgets.remark(forgotten_sentence(record))
     figure = kind_chart(estimates, frame.theme())
     name = results.names[record.key]
     file = run_chart_file(results, f"What {name} forgot", name, "forgotten")

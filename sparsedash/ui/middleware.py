@@ -32,7 +32,7 @@ from sparsedash.ui import browser_scripts, login
 
 USER = "sparsedash.user"
 """Key of a request's scope for the user who has logged in."""
-MOST_FILES = 2
+MAX_FILES = 2
 """Of the largest size: uploads of each user in flight or unread in memory; more of smaller ones. A
 page reads its files at once and frees them.
 """
@@ -40,7 +40,7 @@ page reads its files at once and frees them.
 _HEALTH = "/health"
 _MEDIA = "/media/"
 _UPLOADS = "/_stcore/upload_file/"
-_LEAST_SECRET = 32
+_MIN_SECRET = 32
 _SEE = "docs/deployment.md says what a proxy must pass on."
 
 
@@ -95,8 +95,8 @@ def _login_problem(rules: Serving) -> str:
     if find_spec("authlib") is None or find_spec("httpx") is None:
         return f"Logins need packages that are not installed. Run: {install_command('-r requirements-serve.txt')}"
     section = get_secrets_auth_section()
-    if len(str(section.get("cookie_secret", ""))) < _LEAST_SECRET:
-        return f"[auth] of .streamlit/secrets.toml needs a cookie_secret of {_LEAST_SECRET} random characters or more."
+    if len(str(section.get("cookie_secret", ""))) < _MIN_SECRET:
+        return f"[auth] of .streamlit/secrets.toml needs a cookie_secret of {_MIN_SECRET} random characters or more."
     provider = section if rules.oidc.provider == "default" else section.get(rules.oidc.provider, {})
     for name in ("client_id", "client_secret", "server_metadata_url"):
         if not provider.get(name):
@@ -284,7 +284,7 @@ def upload_guard(app: ASGIApp) -> ASGIApp:
             return
         length = Headers(scope=scope).get("content-length", "")
         size = min(MAX_BYTES, int(length)) if length.isdecimal() else MAX_BYTES
-        if arriving[user] + unread_bytes(user) + size > MOST_FILES * MAX_BYTES:
+        if arriving[user] + unread_bytes(user) + size > MAX_FILES * MAX_BYTES:
             text = "Your uploads are still in progress. Wait for them, or reload the page."
             await PlainTextResponse(text, status_code=429)(scope, receive, send)
             return

@@ -36,6 +36,8 @@ from sparsedash.schema.export_settings import (
     Weights,
     possible_weights,
 )
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Record
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame, widgets
 from sparsedash.ui.chosen_run import choose_record
@@ -152,18 +154,12 @@ def request_export(backend: Backend, results: RunResults) -> None:
         kept_weights = wording.weights_of(named.shape, record.pruned.kept)
         widgets.remark(f"{kept_weights}; the dense model has {dense_weights}.")
     filled_up = forms_filled_up(record.pruned, named.shape if named else None)
-    usual_form = next(
-        (form for form in possible if form not in ("masked", *filled_up)), possible[0]
-    )
+    usual_forms = [form for form in possible if form not in ("masked", *filled_up)]
     with form_choice:
         shown = {str(form): f"{form}: {FORM_NAMES[form]}" for form in possible}
+        usual_form = [*usual_forms, *possible][0]
         form = cast(Form, address_bar.select("form", "Form", shown, usual_form, noun="form"))
-    weights = possible_weights(form)
-    method = record.pruned.method
-    if not (is_gguf(record.model) and method.removes_experts and not method.refits):
-        if is_gguf(record.model) and method.removes_experts and "as-stored" in weights:
-            widgets.remark(_REFITTED)
-        weights = tuple(name for name in weights if name != "as-stored")
+    weights = _number_formats(record, record.pruned.method, form)
     with number_choice:
         usual = record.dtype if record.dtype in weights else "float32"
         number_format = st.selectbox(
@@ -203,6 +199,17 @@ def request_export(backend: Backend, results: RunResults) -> None:
     with widgets.row("export"):
         widgets.action_button("Export", lambda: backend.submit(settings()), kind="primary")
         widgets.remark(wording.first_upper(f"{'; '.join(saves)}."))
+
+
+def _number_formats(record: Record, method: MethodSettings, form: Form) -> tuple[Weights, ...]:
+    """The number formats in which a model can be exported; says why the stored one cannot be."""
+    weights = possible_weights(form)
+    removes_stored_experts = is_gguf(record.model) and method.removes_experts
+    if removes_stored_experts and not method.refits:
+        return weights
+    if removes_stored_experts and "as-stored" in weights:
+        widgets.remark(_REFITTED)
+    return tuple(name for name in weights if name != "as-stored")
 
 
 def _dense_gguf_field(is_optional: bool) -> str:

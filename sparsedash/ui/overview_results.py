@@ -23,7 +23,7 @@ from sparsedash.reporting.html import (
     readable,
     widget_label,
 )
-from sparsedash.reporting.kind_words import kinds_table
+from sparsedash.reporting.kind_words import forgotten_sentence, kinds_table
 from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.next_step import NextStep, next_step
 from sparsedash.reporting.record_pair import (
@@ -33,7 +33,7 @@ from sparsedash.reporting.record_pair import (
     end_of,
     mark_divergence,
 )
-from sparsedash.reporting.ruler import MOST_SHOWN, rulers_html, rulers_svg, run_rulers
+from sparsedash.reporting.ruler import MAX_SHOWN, rulers_html, rulers_svg, run_rulers
 from sparsedash.reporting.run_headline import basis_words, headline, headline_models
 from sparsedash.reporting.run_pictures import (
     answer_dots,
@@ -67,10 +67,10 @@ from sparsedash.ui.task_answers import show_tasks
 
 _GROWN = "run-grown"
 """Key of the session state: the job whose run grew on this page."""
-_MOST_CHIPS = 4
+_MAX_CHIPS = 4
 _TO_COME = "…"
 _NOT_STORED = "(not stored)"
-_TWO_TEXTS = f"Greedy decoding. {DIVERGENCE_SIGN} marks where the two texts diverge."
+_TWO_TEXTS = f"Greedy decoding; {DIVERGENCE_SIGN} where they diverge."
 
 
 def show_answer(backend: Backend, results: RunResults, job: Job | None) -> None:
@@ -127,7 +127,7 @@ def _show_shares(backend: Backend, results: RunResults) -> None:
         )
     run = results.run
     about = wording.picture_basis(run, results.tolerance, frame.zone())
-    rulers = run_rulers(results)[:MOST_SHOWN]
+    rulers = run_rulers(results)[:MAX_SHOWN]
     picture = partial(rulers_svg, headline(results), about, basis_words(results), rulers)
     stem = wording.file_stem(run)
     widgets.offer_file(
@@ -152,7 +152,7 @@ def _show_next_step(backend: Backend, results: RunResults, *, grows: bool) -> No
 
     grows: keep the room for it from the beginning.
     """
-    step = next_step(results, backend.reach)
+    step = next_step(results, backend.request_rules)
     if step is None and not grows:
         return
     with st.container(
@@ -324,6 +324,7 @@ def _show_numbers(backend: Backend, results: RunResults, *, live: bool) -> None:
         widgets.show(verdicts.race_table(results).html)
     headline_record = results.headline
     if headline_record is not None and headline_record.by_kind:
+        widgets.remark(forgotten_sentence(headline_record))
         widgets.show_table(kinds_table(headline_record))
 
 
@@ -368,15 +369,15 @@ def _draw_pictures(backend: Backend, results: RunResults, job: Job | None) -> No
         if rulers:
             widgets.show(rulers_html(rulers[:1], addresses))
         if rulers[1:]:
-            others = rulers_html(rulers[1:MOST_SHOWN], addresses)
+            others = rulers_html(rulers[1:MAX_SHOWN], addresses)
             shares_axis = rulers[1].axis == rulers[0].axis
             css = "sd-other-rulers sd-same-axis" if shares_axis else "sd-other-rulers"
             widgets.show(element("div", others, css=css))
         widgets.show(chips(_chips(backend, results, more_to_come, grows)))
     _show_next_step(backend, results, grows=grows)
-    if rulers[MOST_SHOWN:]:
+    if rulers[MAX_SHOWN:]:
         with st.expander("All methods"):
-            widgets.show(rulers_html(rulers[MOST_SHOWN:], addresses))
+            widgets.show(rulers_html(rulers[MAX_SHOWN:], addresses))
     if not (results.sparse_models or live_job is not None):
         return
     losses, layers = st.columns([3, 2], gap="large")
@@ -452,8 +453,11 @@ def _show_answers_now(backend: Backend, results: RunResults, *, live: bool, grow
         addresses[kind] = f"compare?{urlencode({**query, **limits, 'filter': kind})}"
     with widgets.row("answers-head"):
         widgets.section(f"What {results.names[record.key]} answers now")
-        widgets.link("compare", "Compare the answers passage by passage", **query)
+        widgets.link("compare", "Compare all answers", **query)
     widgets.show(answer_dots(numbers, addresses))
+    if not numbers["broke"]:
+        _show_prompts(backend, results, live=live, grows=grows)
+        return
     passage, prompts = st.columns([2, 3], gap="large")
     with passage:
         _show_broken(backend, results)
@@ -584,7 +588,7 @@ def _chips(backend: Backend, results: RunResults, more_to_come: bool, grows: boo
     """
     run = results.run
     drawn = []
-    named = headline_models(results)[:_MOST_CHIPS]
+    named = headline_models(results)[:_MAX_CHIPS]
     for model in sorted(named, key=lambda model: model.permille):
         saves = savings(backend, results, model)
         drawn.append(model_chip(model, results.names[model.record.key], saves))
@@ -593,7 +597,7 @@ def _chips(backend: Backend, results: RunResults, more_to_come: bool, grows: boo
     if not more_to_come:
         return drawn
     for spec in run.settings.points[len(run.sparse) :]:
-        if len(drawn) < _MOST_CHIPS:
+        if len(drawn) < _MAX_CHIPS:
             name = wording.model_name(spec, run.settings.names_methods, bool(run.source_type))
             drawn.append(chip_to_come(name))
     return drawn

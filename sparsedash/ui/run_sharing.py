@@ -72,6 +72,6 @@ def run_report(
         sections.append(element("h2", escape("Tasks")))
         sections.append(paragraph(tasks_sentence(pair.right_name, tasks.results)))
         sections += task_sections(tasks.results, results.tolerance)
-    step = next_step(results, backend.reach)
+    step = next_step(results, backend.request_rules)
     job = backend.newest_job(results.run.key)
     return html_report(results, pair, passages, job, sections, step)

@@ -7,7 +7,7 @@ import streamlit as st
 
 from sparsedash.reporting.html import Html, element, escape, join, paragraph
 from sparsedash.reporting.leaderboard import (
-    MOST_MODELS,
+    MAX_MODELS,
     READING,
     Entry,
     leaderboard,
@@ -55,7 +55,7 @@ def show_leaderboard(backend: Backend, results: Sequence[RunResults]) -> None:
     widgets.show(element("div", table.html, css="sd-board"))
     if n_left_out:
         widgets.note(
-            f"Only the first {MOST_MODELS} models are shown; {n_left_out} are left out. Select fewer runs."
+            f"Only the first {MAX_MODELS} models are shown; {n_left_out} are left out. Select fewer runs."
         )
     for note in board.notes:
         widgets.note(note)

@@ -13,7 +13,7 @@ from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import Html, element, escape, file_name, paragraph, widget_label
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_list import (
-    MOST_RUNS,
+    MAX_LINES,
     RUN_ADDRESS_LENGTH,
     USUAL_COLUMNS,
     Column,
@@ -357,7 +357,7 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     with_results = [row for row in chosen if row.run is not None]
     limits = navigation.current_tolerance()
     results = []
-    for row in with_results[:MOST_RUNS]:
+    for row in with_results[:MAX_LINES]:
         results_of_run = run_results(backend, row.run, limits, row.mark.name)
         if results_of_run:
             results.append(results_of_run)
@@ -376,11 +376,12 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
         return
     chart = st.container()
     share, highlight = st.columns(2)
-    budgets = {results_of_run.run.settings.budget for results_of_run in results}
-    methods = chain.from_iterable(found.run.settings.methods for found in results)
+    settings = [results_of_run.run.settings for results_of_run in results]
+    budgets = {run_settings.budget for run_settings in settings}
+    methods = chain.from_iterable(run_settings.methods for run_settings in settings)
     with share:
-        asked = budgets.pop() if len(budgets) == 1 else "channels"
-        axis = choose_share(asked, list(methods))
+        usual = budgets.pop() if len(budgets) == 1 else "channels"
+        axis = choose_share(usual, list(methods))
     drawn = overlay(results, axis)
     with chart:
         if drawn.legend:
@@ -400,7 +401,7 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
         widgets.note(note)
     _note_left_out(with_results)
     with st.expander("The numbers as a table"):
-        widgets.show_table(drawn.numbers[measure])
+        widgets.show_table(drawn.numbers(measure))
 
 
 def _overlay_file(drawn: Overlay, measure: Measure, limits: Tolerance) -> ChartFile:
@@ -411,8 +412,8 @@ def _overlay_file(drawn: Overlay, measure: Measure, limits: Tolerance) -> ChartF
 
 
 def _note_left_out(with_results: Sequence[RunRow]) -> None:
-    if len(with_results) > MOST_RUNS:
-        widgets.note(f"Only the first {MOST_RUNS} of the chosen runs are shown.")
+    if len(with_results) > MAX_LINES:
+        widgets.note(f"Only the first {MAX_LINES} of the chosen runs are shown.")
 
 
 def explain_no_runs(backend: Backend) -> None:

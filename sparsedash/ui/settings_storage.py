@@ -13,12 +13,12 @@ from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.deletion import Housekeeping
 from sparsedash.service.holdings import Holdings
-from sparsedash.storage.disk_cache import MOST_GB, VARIABLE
+from sparsedash.storage.disk_cache import MAX_GB, VARIABLE
 from sparsedash.ui import frame, job_panel, widgets
 from sparsedash.ui.address_bar import page_of
 
 _ROWS_A_PAGE = 5
-_MOST_DAMAGED = 50
+_MAX_DAMAGED = 50
 _LIMIT = "artefact-room"
 _VERIFICATION = (
     "Compares every result, all calibration data, and every file of converted models, uploads and exports with its "
@@ -158,10 +158,10 @@ def _show_result(verification: Verification) -> None:
         return
     widgets.failure(sentence.removeprefix("✕ "), basis)
     table = storage_words.damage_table(verification)
-    shown = replace(table, rows=table.rows[:_MOST_DAMAGED])
+    shown = replace(table, rows=table.rows[:_MAX_DAMAGED])
     widgets.show(element("div", shown.html, css="sd-wrapped"))
-    if verification.n_damaged > _MOST_DAMAGED:
-        widgets.note(f"The first {_MOST_DAMAGED} of {verification.n_damaged:,}.")
+    if verification.n_damaged > _MAX_DAMAGED:
+        widgets.note(f"The first {_MAX_DAMAGED} of {verification.n_damaged:,}.")
     widgets.offer_table(table)
 
 
@@ -179,7 +179,7 @@ def _show_limit(backend: Backend, holdings: Holdings) -> None:
 
     form = st.form("room", border=False, enter_to_submit=True)
     with form, st.container(horizontal=True, vertical_alignment="bottom"):
-        value = min(holdings.room_bytes / 1e9, MOST_GB)
+        value = min(holdings.room_bytes / 1e9, MAX_GB)
         # Without limits: Streamlit keeps a value beyond them to itself, and the former one would be
         # saved.
         st.number_input(

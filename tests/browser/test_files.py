@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from sparsedash.storage.store import Store
-from sparsedash.ui.middleware import MOST_FILES
+from sparsedash.ui.middleware import MAX_FILES
 from tests.browser.logins import RawUser
 from tests.browser.runs import run_of
 from tests.browser.served import DEADLINE_S, press, ready, upload_text
@@ -90,5 +90,5 @@ def test_uploads_do_not_stay_in_the_server_s_memory(page, start_server, tmp_path
             429,
         }
         # One more for the page itself.
-        assert process.memory_info().rss - before < (MOST_FILES + 2) * N_BYTES
+        assert process.memory_info().rss - before < (MAX_FILES + 2) * N_BYTES
     eventually(lambda: process.memory_info().rss - before <= 1.5 * N_BYTES, DEADLINE_S)

@@ -65,7 +65,7 @@ def test_the_chart_follows_the_theme_its_measure_stands_in_the_address_and_every
         "The chart as PNG",
         "How to read this chart: flips",
         "See what each layer lost",
-        "Compare the answers passage by passage",
+        "Compare all answers",
     ):
         page.keyboard.press("Tab")
         assert page.evaluate(FOCUSED) == [name, True]

@@ -11,11 +11,11 @@ from sparsedash.catalog.resources import (
     ANSWER_BYTES,
     BATCH_TOKENS,
     CURVE_TOKENS,
-    FEWEST_TEXTS,
     FISHER_BATCH_TOKENS,
     JUDGED_VALUES,
     KEPT_BYTES,
-    MOST_TEXTS,
+    MAX_TEXTS,
+    MIN_TEXTS,
     RUNTIME_BYTES,
     gradient_bytes,
     kept_bytes,
@@ -201,10 +201,10 @@ def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_wri
     a_text = 100 * 10_000 * 4
     drawing = 3 * 4 * 100
     assert beside(7) == 7 * (a_text + drawing)
-    assert beside(1000) == MOST_TEXTS * (a_text + drawing)
+    assert beside(1000) == MAX_TEXTS * (a_text + drawing)
     assert beside(7, dtype="bfloat16") == 7 * (a_text // 2 + drawing)
     # Of what takes much room, fewer are written at once, but not ever fewer.
-    assert beside(100, keys=250_000) == FEWEST_TEXTS * (100 * a_text + drawing)
+    assert beside(100, keys=250_000) == MIN_TEXTS * (100 * a_text + drawing)
     unread = least_memory(SMALL, settings("random", calibration=CalibrationSettings()))
     assert unread.purpose != "the text that the model writes"
 

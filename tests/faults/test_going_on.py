@@ -43,7 +43,7 @@ class Calm:
     forking_worker.
     """
 
-    asked: RunSettings
+    settings: RunSettings
     counted: Counter[str]
     results: dict[str, object]
 
@@ -84,7 +84,7 @@ def calm_walk(tmp_path_factory, forking) -> Calm:
 
 def undisturbed(folder: Path, forking: Forking, *names: str, residency: Residency = "auto") -> Calm:
     text = f"file:{write_jsonl(folder / 'passages.jsonl', passages(40))}"
-    asked = RunSettings(
+    request = RunSettings(
         model=str(write_tiny_gguf(folder / "model.gguf", num_hidden_layers=N_BLOCKS)),
         methods=tuple(replace(method_named(name), width_multiple=8) for name in names),
         sparsities_permille=(400,),
@@ -96,8 +96,8 @@ def undisturbed(folder: Path, forking: Forking, *names: str, residency: Residenc
         evaluation=EvaluationSettings(corpus=text, n_passages=16),
         residency=residency,
     )
-    assert n_attempts(asked, folder / "data", forking) == 3
-    return Calm(asked, counted(folder / "data"), results(folder / "data"))
+    assert n_attempts(request, folder / "data", forking) == 3
+    return Calm(request, counted(folder / "data"), results(folder / "data"))
 
 
 def counted(folder: Path) -> Counter[str]:
@@ -190,9 +190,9 @@ def goes_on_after(
     if in_one_walk:
         del planned["answered batches"]
     n_killed = {what: len(numbers) for what, numbers in planned.items()}
-    assert n_attempts(calm.asked, folder, forking, planned) == 3 + sum(n_killed.values())
-    now = counted(folder)
-    again = {what: now[what] - n for what, n in calm.computed.items()}
+    assert n_attempts(calm.settings, folder, forking, planned) == 3 + sum(n_killed.values())
+    counts = counted(folder)
+    again = {what: counts[what] - n for what, n in calm.computed.items()}
     print(f"\nof {calm.computed}: killed at {planned}, computed again {again}")
     # Each kill costs the one block or batch that was under way, in a walk the first passages' way
     # as well.
@@ -218,7 +218,7 @@ def test_a_worker_killed_at_any_step_of_any_stage_gives_the_same_results(calm, f
     n_killed = sum(map(len, planned.values()))
     print(f"\nof {counts}: killed at {planned}")
     assert n_killed >= len(STEPS)
-    assert n_attempts(calm.asked, tmp_path / "data", forking, planned) == 3 + n_killed
+    assert n_attempts(calm.settings, tmp_path / "data", forking, planned) == 3 + n_killed
     assert results(tmp_path / "data") == calm.results
 
 

@@ -47,5 +47,9 @@ def test_the_scheduler_and_its_certificates_are_those_of_the_environment(monkeyp
     with pytest.raises(SettingsError, match=CA):
         named_scheduler()
     (tmp_path / "ca.pem").touch()
-    found = named_scheduler()
-    assert (found.ca, found.certificate, found.key) == (str(tmp_path / "ca.pem"), "", "")
+    scheduler = named_scheduler()
+    assert (scheduler.ca, scheduler.certificate, scheduler.key) == (
+        str(tmp_path / "ca.pem"),
+        "",
+        "",
+    )

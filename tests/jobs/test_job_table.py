@@ -56,8 +56,8 @@ def test_a_live_job_is_listed_and_newest_however_many_were_submitted_since(table
     table.end(table.claim(first.id, "slot-0", 1), "failed")
     table.end(table.claim(submitted(table).id, "slot-0", 1), "failed")
     others = [submitted(table, key) for key in "bc"]
-    for other in others:
-        table.end(table.claim(other.id, "slot-0", 1), "done")
+    for peer in others:
+        table.end(table.claim(peer.id, "slot-0", 1), "done")
     assert table.retry(first.id).id == first.id
     assert [job.id for job in table.newest_jobs(1)] == [others[1].id, first.id]
     assert table.newest("a").id == first.id
@@ -68,10 +68,10 @@ def at_once(path, work):
     start = threading.Barrier(8)
 
     def one(n):
-        own = JobTable(path)
+        second_table = JobTable(path)
         start.wait()
-        done = work(own, n)
-        own.close()
+        done = work(second_table, n)
+        second_table.close()
         return done
 
     with ThreadPoolExecutor(8) as pool:
@@ -120,12 +120,12 @@ def test_the_queue_is_first_come_first_served_with_prompts_before_all_that_takes
         1 / 3,
         None,
     )
-    for refused, said in (
+    for refused, message in (
         (lambda: table.move(job.id, "front"), "is running and cannot be moved"),
         (lambda: table.prioritise(job.id, "high"), "is running and cannot be given a priority"),
         (lambda: table.prioritise(prompt.id, "low"), "is a prompt"),
     ):
-        with pytest.raises(JobError, match=said):
+        with pytest.raises(JobError, match=message):
             refused()
 
 
@@ -137,9 +137,9 @@ def test_a_request_to_cancel_ends_a_queued_job_asks_a_running_one_once_and_comes
     assert table.claim(queued.id, "slot-0", 1) is None
     job = running(table)
     assert table.wanted(job)
-    asked = table.request_cancel(job.id)
-    assert (asked.state, asked.stopping, table.wanted(job)) == ("running", True, False)
-    assert table.request_cancel(job.id).cancel_requested_at == asked.cancel_requested_at
+    cancelled = table.request_cancel(job.id)
+    assert (cancelled.state, cancelled.stopping, table.wanted(job)) == ("running", True, False)
+    assert table.request_cancel(job.id).cancel_requested_at == cancelled.cancel_requested_at
     table.end(job, "done")
     assert table.request_cancel(job.id) == table.get(job.id) and table.get(job.id).state == "done"
 
@@ -159,8 +159,9 @@ def test_a_retry_is_a_clean_row_at_the_end_of_the_queue_as_urgent_as_before(tabl
     queued = submitted(table)
     table.prioritise(queued.id, "high")
     table.move(queued.id, "front")
-    job, other = table.claim(queued.id, "slot-0", 7), submitted(table, "b")
-    table.prioritise(other.id, "high")
+    job = table.claim(queued.id, "slot-0", 7)
+    peer = submitted(table, "b")
+    table.prioritise(peer.id, "high")
     table.report(job, REPORTED)
     table.end(job, "failed", "text", "advice")
     took_s = table.get(job.id).took_s
@@ -169,7 +170,7 @@ def test_a_retry_is_a_clean_row_at_the_end_of_the_queue_as_urgent_as_before(tabl
     assert (again.progress, again.error_text) == (STARTING, "")
     assert (again.pid, again.started_at, again.worker, again.place) == (None, None, "", None)
     assert (again.took_s, again.all_s) == (None, took_s) and took_s > 0
-    assert order(table) == [other.id, job.id]
+    assert order(table) == [peer.id, job.id]
     table.request_cancel(again.id)
     # Asked for anew, it is the next attempt as well, until one is done.
     anew = submitted(table)
@@ -221,7 +222,8 @@ def test_a_run_stands_before_a_prompt_only_where_it_was_put_there(table):
     later = submitted(table, "d", "divergence").id
     assert order(table) == [prompt, later, second, first]
     table.move(second, "front")
-    last, latest = submitted(table, "e", "continuation").id, submitted(table, "f").id
+    last = submitted(table, "e", "continuation").id
+    latest = submitted(table, "f").id
     assert order(table) == [second, prompt, later, last, first, latest]
 
 

@@ -14,8 +14,8 @@ from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import (
     LocalRunner,
     crash_reason,
-    last_log_lines,
     linger_s,
+    log_tail,
     n_slots,
     worker_environment,
 )
@@ -68,17 +68,17 @@ def test_a_nonsensical_variable_is_refused_before_a_worker_is_started(
     monkeypatch, tmp_path, table, name, refused
 ):
     assert linger_s() == 60.0
-    for asked in refused:
-        monkeypatch.setenv(name, asked)
+    for value in refused:
+        monkeypatch.setenv(name, value)
         with pytest.raises(SettingsError, match=name):
             LocalRunner(tmp_path, table)
 
 
 def test_a_worker_finds_the_package_wherever_the_server_was_started(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
-    first, *rest = worker_environment(0)["PYTHONPATH"].split(os.pathsep)
+    first, *paths = worker_environment(0)["PYTHONPATH"].split(os.pathsep)
     assert (Path(first) / "sparsedash" / "worker.py").is_file()
-    assert rest == ["/somewhere"]
+    assert paths == ["/somewhere"]
 
 
 class Fixture:
@@ -151,7 +151,7 @@ def test_a_held_lock_keeps_a_silent_job_alive_and_one_that_cannot_be_opened_cras
     locks = house.run_in_slot(job, 0)
     house.table._database._db.execute("UPDATE jobs SET heartbeat_at = 0, started_at = 0")
     house.runner.reconcile()
-    assert [house.table.get(each.id).state for each in (bad, job, waits)] == [
+    assert [house.table.get(queued.id).state for queued in (bad, job, waits)] == [
         "crashed",
         "running",
         "queued",
@@ -165,7 +165,8 @@ def test_a_held_lock_keeps_a_silent_job_alive_and_one_that_cannot_be_opened_cras
 def test_a_stuck_worker_is_signalled_in_time_and_a_retried_job_has_its_time_again(
     house, monkeypatch
 ):
-    sent, (job,) = [], house.submit("a")
+    sent = []
+    (job,) = house.submit("a")
     monkeypatch.setattr(house.runner, "_signal", lambda job, number: sent.append(number))
     for _ in range(2):
         locks = house.run_in_slot(job, 0)
@@ -244,18 +245,16 @@ def test_every_exit_code_has_its_words_and_the_last_line_of_the_log_is_quoted(
 
 
 @pytest.mark.parametrize(
-    ("log", "lines"),
+    ("log", "tail"),
     [
-        (b"", []),
-        (b"begin\r\n 10%\r 50%\r100%\r\nend\n", ["begin", "100%", "end"]),
-        (b"x" * 100_000 + b"\none\n\xff bytes\nend\n", ["one", "\ufffd bytes", "end"]),
+        (b"", ""),
+        (b"begin\r\n 10%\r 50%\r100%\r\nend\n", "begin\n100%\nend"),
+        (b"x" * 100_000 + b"\none\n\xff bytes\nend\n", "one\n\ufffd bytes\nend"),
     ],
     ids=["empty", "a progress bar", "long"],
 )
-def test_the_last_lines_of_a_log_are_read_and_of_a_progress_bar_its_last_state(
-    tmp_path, log, lines
-):
+def test_the_last_lines_of_a_log_are_read_and_of_a_progress_bar_its_last_state(tmp_path, log, tail):
     path = tmp_path / "a.log"
-    assert last_log_lines(path, 3) == []
+    assert log_tail(path, 3) == ""
     path.write_bytes(log)
-    assert last_log_lines(path, 3) == lines
+    assert log_tail(path, 3) == tail

@@ -40,7 +40,8 @@ def test_rate_time_and_log_line_are_of_each_stage_and_sparse_model(
     table, job, clock, reporter, caplog
 ):
     caplog.set_level("INFO")
-    one, two = ("evaluate", None), ("evaluate", 0)
+    one = ("evaluate", None)
+    two = ("evaluate", 0)
     rates = []
     for clock.now, (stage, point), done in (
         (0, one, 0),
@@ -52,10 +53,10 @@ def test_rate_time_and_log_line_are_of_each_stage_and_sparse_model(
         reporter(Step(stage, done, 100, point=point))
         rates.append(table.get(job.id).progress.rate)
     assert rates == [None, 50.0, None, 50.0, None]
-    taken = table.get(job.id).progress.stage_times
-    assert taken == (("evaluate", None, 7.5), ("evaluate", 0, 1.5), ("prune", 0, 0.0))
-    said = [record.message for record in caplog.records]
-    assert said == ["Evaluating.", "Evaluating, sparse model 1.", "Pruning, sparse model 1."]
+    stage_times = table.get(job.id).progress.stage_times
+    assert stage_times == (("evaluate", None, 7.5), ("evaluate", 0, 1.5), ("prune", 0, 0.0))
+    messages = [record.message for record in caplog.records]
+    assert messages == ["Evaluating.", "Evaluating, sparse model 1.", "Pruning, sparse model 1."]
 
 
 def test_a_new_stage_is_written_at_once_and_nothing_of_the_one_before_is_left(table, job, reporter):

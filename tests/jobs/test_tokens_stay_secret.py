@@ -16,7 +16,8 @@ TOKEN = "hf_secretsecretsecret"
 def test_a_token_that_a_hub_repeats_is_kept_nowhere_and_a_visitor_s_job_goes_without_it(
     backend, text, tmp_path, monkeypatch
 ):
-    hub, rules = Hub(), tmp_path / "serve.toml"
+    hub = Hub()
+    rules = tmp_path / "serve.toml"
     rules.write_text(
         f'address = "https://localhost"\nlogin = "oidc"\nadministrators = ["root"]\nfolders = ["{tmp_path}"]\n'
     )
@@ -25,7 +26,7 @@ def test_a_token_that_a_hub_repeats_is_kept_nowhere_and_a_visitor_s_job_goes_wit
     served = {"HF_TOKEN": TOKEN, "SPARSEDASH_SERVE": str(rules)}
     for name, value in (environment(hub.url, tmp_path / "home") | served).items():
         monkeypatch.setenv(name, value)
-    for status, user, asked, said in (
+    for status, user, url, body in (
         (401, "root", small_run("maker/other", text), f"Bearer {HIDDEN}"),
         (403, "bob", small_run("maker/refused", text), "Authorization: None"),
         # The hub did repeat it, and the client's error did hold it: else this test would show
@@ -35,9 +36,9 @@ def test_a_token_that_a_hub_repeats_is_kept_nowhere_and_a_visitor_s_job_goes_wit
         (0, "root", small_run("maker/tiny", text), ""),
     ):
         hub.refuses_with = status
-        job = ended(backend, backend.seen_by(user, serving_rules()).submit(asked))
+        job = ended(backend, backend.seen_by(user, serving_rules()).submit(url))
         log = Path(job.log_path).read_text()
-        assert (job.state, TOKEN in repr(job), said in log) == (
+        assert (job.state, TOKEN in repr(job), body in log) == (
             "failed" if status else "done",
             False,
             True,

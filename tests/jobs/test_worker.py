@@ -27,7 +27,8 @@ def test_a_worker_without_a_job_loads_the_engine_meanwhile(tmp_path, monkeypatch
 
 def test_a_worker_of_an_earlier_version_leaves_the_queue_to_a_new_one(tmp_path, monkeypatch):
     claim_data_folder(tmp_path)
-    table, written = JobTable(tmp_path / "jobs.sqlite"), iter([1, 2])
+    table = JobTable(tmp_path / "jobs.sqlite")
+    written = iter([1, 2])
     job = table.submit("run", "a", {})
     monkeypatch.setattr(worker, "_program_written_at", lambda: next(written))
     monkeypatch.setenv("SPARSEDASH_LINGER_S", "60")
@@ -58,9 +59,9 @@ class OutOfMemoryError(RuntimeError):
     ],
 )
 def test_every_error_has_words_and_advice(error, text, advice):
-    said = describe_error(error)
-    assert said[0] == text
-    assert advice in said[1]
+    description = describe_error(error)
+    assert description[0] == text
+    assert advice in description[1]
 
 
 @pytest.mark.parametrize(
@@ -71,8 +72,8 @@ def test_every_error_has_words_and_advice(error, text, advice):
     ],
 )
 def test_memory_that_ran_out_is_advised_on_by_the_kind_of_the_job(kind, advice):
-    said = describe_error(MemoryError(), SimpleNamespace(kind=kind))
-    assert said[0] == "Memory ran out." and advice in said[1]
+    description = describe_error(MemoryError(), SimpleNamespace(kind=kind))
+    assert description[0] == "Memory ran out." and advice in description[1]
 
 
 def full(error):

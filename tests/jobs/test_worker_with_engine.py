@@ -21,7 +21,9 @@ from tests.storage.every_kind import fill, harm_entry
 
 
 def test_every_kind_of_job_has_a_handler_and_verification_leaves_what_it_has_found(tmp_path):
-    handlers, store, key = load_job_handlers(), Store(tmp_path), VerifySettings().key()
+    handlers = load_job_handlers()
+    store = Store(tmp_path)
+    key = VerifySettings().key()
     assert set(handlers) == set(get_args(JobKind))
     fill(store)
     harm_entry(store, "artefacts", "large")
@@ -44,10 +46,10 @@ def test_a_job_whose_text_has_changed_since_it_was_submitted_computes_nothing(
         else RunSettings(evaluation=evaluation)
     )
     key = settings.key(file_hashes_of(settings, store))
-    asked = PartSettings(run=settings, run_key=key, points=(0,)) if kind == "part" else settings
+    request = PartSettings(run=settings, run_key=key, points=(0,)) if kind == "part" else settings
     text.write_text("behind")
     task = JobTask(
-        key=key, settings=asdict(asked), store=store, on_step=ignore_steps, on_text=ignore
+        key=key, settings=asdict(request), store=store, on_step=ignore_steps, on_text=ignore
     )
     with pytest.raises(JobError, match="was changed or removed after it was submitted"):
         load_job_handlers()[kind](task)

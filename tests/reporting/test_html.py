@@ -107,13 +107,13 @@ LINK = html.element(
 
 
 def test_elements_escape_their_text_and_a_heading_parts_no_number_from_its_sign():
-    made = html.element(
+    markup = html.element(
         "p",
         html.escape("x"),
         css="",
         aria_label='"><script>',
     )
-    assert made == '<p aria-label="&quot;&gt;&lt;script&gt;">x</p>'
+    assert markup == '<p aria-label="&quot;&gt;&lt;script&gt;">x</p>'
     assert html.paragraph("<i>", css="a") == '<p class="a">&lt;i&gt;</p>'
     heading = html.heading("<b> 20 % of 4 layers, 1.1 × it", css="big")
     assert heading == f'<h1 class="big">&lt;b&gt; 20{NBSP}% of 4 layers, 1.1{NBSP}× it</h1>'
@@ -121,14 +121,14 @@ def test_elements_escape_their_text_and_a_heading_parts_no_number_from_its_sign(
 
 def test_a_table_has_headings_for_rows_and_columns_and_may_have_links():
     rows = [["<dense>", "<1>"]]
-    made = html.Table(
+    markup = html.Table(
         "Numbers",
         "What they are",
         ["Model", "Right"],
         rows,
     ).html
-    assert '<th scope="col">Right</th>' in made and 'role="region"' in made
-    assert '<th scope="row">&lt;dense&gt;</th><td>&lt;1&gt;</td>' in made
+    assert '<th scope="col">Right</th>' in markup and 'role="region"' in markup
+    assert '<th scope="row">&lt;dense&gt;</th><td>&lt;1&gt;</td>' in markup
     linked = html.Table(
         "Numbers",
         "What they are",

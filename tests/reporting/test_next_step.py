@@ -7,14 +7,14 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.next_step import next_step, passages_needed
 from sparsedash.schema.settings import BUILTIN_CLOZE_402
-from sparsedash.service.run_checks import Reach
+from sparsedash.service.run_checks import RequestRules
 from sparsedash.stats.tolerance import passages_to_judge
 from tests.factories import plain
 from tests.reporting.held_results import results_of
 from tests.reporting.test_run_answer import BEYOND, WITHIN, run_of, shifted, sweep_of
 from tests.ui import specimens
 
-NOTHING = Reach(lacks=lambda reference: reference != "builtin:cloze")
+NOTHING = RequestRules(lacks=lambda reference: reference != "builtin:cloze")
 BLIND = shifted(
     0.3,
     300,
@@ -99,6 +99,16 @@ def test_a_share_that_no_text_can_confirm_is_not_suggested():
     assert step.kind == "more passages" and not step.link and step.request is None
 
 
+@pytest.mark.parametrize("rules", [NOTHING, RequestRules()])
+def test_more_passages_are_not_suggested_where_only_tasks_are_open(rules):
+    results = on_built_in(run_of(132, 60, (10, 0.0, 0.1, 60)))
+    (dense, model) = results.models
+    model = replace(model, verdict=replace(model.verdict, unanswered=True))
+    step = next_step(replace(results, models=(dense, model)), rules)
+    assert plain(step.sentence).startswith("Passages cannot decide 10 %: tasks are open.")
+    assert not step.link and step.request is None
+
+
 def test_passages_are_counted_in_one_way_whichever_step_takes_them():
     results = run_of(402, 200, (10, 0.03, 0.7, 198), (20, 0.3, 0.9, 190))
     tested = passages_needed(results, 100)
@@ -108,10 +118,10 @@ def test_passages_are_counted_in_one_way_whichever_step_takes_them():
 
 
 @pytest.mark.parametrize(
-    ("reach", "sentence", "corpus"),
+    ("rules", "sentence", "corpus"),
     [
         (
-            Reach(lacks=lambda reference: reference == "lambada_openai"),
+            RequestRules(lacks=lambda reference: reference == "lambada_openai"),
             "1 passage is too few for a verdict. Next: test again on all 402 passages "
             "from “Cloze passages, all (built in)”.",
             BUILTIN_CLOZE_402,
@@ -124,35 +134,35 @@ def test_passages_are_counted_in_one_way_whichever_step_takes_them():
     ],
     ids=["longer text", "rest of its own"],
 )
-def test_too_few_passages_for_a_verdict_lead_to_the_longest_text_there_is(reach, sentence, corpus):
+def test_too_few_passages_for_a_verdict_lead_to_the_longest_text_there_is(rules, sentence, corpus):
     results = on_built_in(run_of(1, 0, (90, 30.0, 0.0, 0)), n_passages=1)
-    step = next_step(results, reach)
+    step = next_step(results, rules)
     assert plain(step.sentence) == sentence
     assert (step.request.evaluation.corpus, step.request.evaluation.n_passages) == (corpus, None)
 
 
 def test_an_upload_is_asked_where_it_has_enough_passages():
-    own = "upload:own.jsonl@" + "0" * 32
+    upload = "upload:own.jsonl@" + "0" * 32
     results = run_of(132, 27, (10, 0.05, 0.9, 27))
     settings = results.run.settings
     evaluation = replace(
         settings.evaluation,
-        corpus=own,
+        corpus=upload,
         n_passages=132,
     )
     run = replace(
         results.run,
         settings=replace(settings, evaluation=evaluation),
     )
-    for n_there, corpus in ((140, "lambada_openai"), (20_000, own)):
-        reach = Reach(n_passages={own: n_there}.get)
-        request = next_step(replace(results, run=run), reach).request
+    for n_there, corpus in ((140, "lambada_openai"), (20_000, upload)):
+        rules = RequestRules(n_passages={upload: n_there}.get)
+        request = next_step(replace(results, run=run), rules).request
         assert request.evaluation.corpus == corpus
 
 
 def test_what_cannot_start_has_no_link_and_says_why():
-    reach = Reach(problems=lambda request: ("No room.", "No time."))
-    step = next_step(sweep_of(BEYOND), reach)
+    rules = RequestRules(problems=lambda request: ("No room.", "No time."))
+    step = next_step(sweep_of(BEYOND), rules)
     assert step.sentence.endswith(" It cannot start: No room.") and not step.link
 
 

@@ -81,8 +81,8 @@ def test_a_word_is_rare_when_no_other_passage_has_it():
 def test_every_passage_is_in_one_group_of_every_kind(pairs):
     results = analysis.passage_groups(texts(*pairs))
     kinds = {}
-    for (by, _), positions in results.items():
-        kinds.setdefault(by, []).extend(positions)
+    for (label, _), positions in results.items():
+        kinds.setdefault(label, []).extend(positions)
     assert [sorted(positions) for positions in kinds.values()] == [list(range(len(pairs)))] * 5
 
 
@@ -119,13 +119,13 @@ RECORDS = specimens.record([True]), specimens.record([True], 300)
 
 def choices(left, right, name="30 %"):
     """The rows of both models' first choices, and the widths of their bars."""
-    one, other = (replace(r, outcomes=(o,)) for r, o in zip(RECORDS, (left, right), strict=True))
+    one, second = (replace(r, outcomes=(o,)) for r, o in zip(RECORDS, (left, right), strict=True))
     drawn, file = analysis.first_choices(
         Pair(
             left_name="dense",
             left=one,
             right_name=name,
-            right=other,
+            right=second,
         ),
         0,
     )
@@ -191,7 +191,13 @@ def test_a_range_has_its_name_in_the_address_and_in_words():
         (3.0, inf),
     ]
     results = [analysis.ChangeRange(low=low, high=high) for low, high in ends]
-    assert [each.address for each in results] == ["-2..-1.5", "..-3", "-0.5..0", "0..0.5", "3.."]
+    assert [interval.address for interval in results] == [
+        "-2..-1.5",
+        "..-3",
+        "-0.5..0",
+        "0..0.5",
+        "3..",
+    ]
     words = (
         "fell by 1.5 to 2",
         "fell by 3 or more",
@@ -199,7 +205,7 @@ def test_a_range_has_its_name_in_the_address_and_in_words():
         "stayed, or rose by up to 0.5",
         "rose by 3 or more",
     )
-    assert tuple(each.words for each in results) == words
+    assert tuple(interval.words for interval in results) == words
 
 
 @given(st.lists(FINITE, max_size=80))
@@ -207,11 +213,13 @@ def test_every_change_is_counted_once_in_ranges_that_leave_no_gap(changes):
     results = analysis.change_ranges(changes)
     assert sum(analysis.count_by_range(changes, results)) == len(changes)
     assert (results[0].low, results[-1].high) == (-inf, inf)
-    assert all(one.high == other.low for one, other in itertools.pairwise(results))
-    assert 2 <= len(results) <= analysis.MOST_RANGES + 1 and 0.0 in [each.high for each in results]
+    assert all(one.high == second.low for one, second in itertools.pairwise(results))
+    assert 2 <= len(results) <= analysis.MAX_RANGES + 1 and 0.0 in [
+        interval.high for interval in results
+    ]
     for change in changes:
-        at = analysis.count_by_range([change], results).index(1)
-        assert results[at].low <= change < results[at].high
+        place = analysis.count_by_range([change], results).index(1)
+        assert results[place].low <= change < results[place].high
 
 
 def test_the_ranges_are_round_and_fit_what_is_common():
@@ -226,7 +234,12 @@ def test_the_ranges_are_round_and_fit_what_is_common():
         * 20
         + [-40.0]
     )
-    assert [each.address for each in results][:4] == ["..-2.5", "-2.5..-2", "-2..-1.5", "-1.5..-1"]
+    assert [interval.address for interval in results][:4] == [
+        "..-2.5",
+        "-2.5..-2",
+        "-2..-1.5",
+        "-1.5..-1",
+    ]
 
 
 def test_a_change_is_said_as_a_factor_first():

@@ -43,13 +43,13 @@ def found(dense_lost=0.02, pruned_lost=0.3, source_type=""):
             "full_bytes": 190 * 10**6,
             "dense_bytes": 200 * 10**6,
         }
-        of = Quantised(
+        sized = Quantised(
             **sizes,
             tensors=tensors,
             fell_back={"Q8_0": 1},
         )
         gone = replace(PRUNED.reached, bytes=1 - n_mb / 200 if n_mb else 0.06)
-        quantised = replace(of, divergence=0.04, n_tokens=500) if n_mb else None
+        quantised = replace(sized, divergence=0.04, n_tokens=500) if n_mb else None
         return replace(
             PRUNED,
             spec=spec,
@@ -118,7 +118,7 @@ def test_a_base_that_was_quantised_is_labelled_and_not_ranked():
 
 def test_answer_race_and_next_step_are_about_unquantised_models():
     results = found()
-    assert [each.record.key for each in results.best] == ["s"] and not results.race
+    assert [model.record.key for model in results.best] == ["s"] and not results.race
     assert run_answer.answer_sentence(results).startswith("Removing 10\u00a0% of the MLP channels")
     lines = run_tradeoff(results).lines
     assert {name: [(p.key, round(p.sparsity)) for p in line] for name, line in lines.items()} == {

@@ -96,7 +96,7 @@ def test_the_mark_stands_behind_the_words_that_both_begin_with(left, right, mark
     drawn = mark_divergence(left, right)
     assert tuple(map(shown, drawn)) == marked
     assert all(
-        (DIVERGENCE_SIGN in each) == ('role="img" aria-label="parts"' in each) for each in drawn
+        (DIVERGENCE_SIGN in text) == ('role="img" aria-label="parts"' in text) for text in drawn
     )
 
 
@@ -111,9 +111,9 @@ def test_nothing_is_lost_or_let_through(left, right):
 
 
 def test_an_endless_text_is_cut():
-    left, right = mark_divergence("w" * 100_000, "one word")
-    assert len(left) < 2 * SHOWN_CHARACTERS
-    assert "…" in left
+    first, right = mark_divergence("w" * 100_000, "one word")
+    assert len(first) < 2 * SHOWN_CHARACTERS
+    assert "…" in first
     assert "one word" in right
 
 

@@ -34,7 +34,7 @@ from sparsedash.schema.records import Healed, Record
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.service.run_checks import Reach
+from sparsedash.service.run_checks import RequestRules
 from sparsedash.shell.terminal import run_table
 from sparsedash.stats.mean_intervals import moments
 from sparsedash.stats.tolerance import Losses, judge_all
@@ -52,7 +52,7 @@ WEIGHTS = MethodSettings(
     pattern="1x1",
     compensation="none",
 )
-NOTHING_KNOWN = Reach()
+NOTHING_KNOWN = RequestRules()
 LIMITS = "Limits: perplexity 1.10 ×, accuracy −2 points."
 OPEN = "accuracy is undecided on 120 passages"
 
@@ -148,7 +148,7 @@ def run_of(n, dense, *sparse):
     ]
     for i, (percent, fall, spread, right) in enumerate(sparse):
         gone = replace(PRUNED.reached, channels=0.97 * percent / 100)
-        made = replace(
+        pruned = replace(
             PRUNED,
             spec=SparseSpec(RANDOM, 10 * percent),
             reached=gone,
@@ -164,7 +164,7 @@ def run_of(n, dense, *sparse):
             answered(
                 f"{n}-{percent}",
                 n,
-                pruned=made,
+                pruned=pruned,
                 outcomes=outcomes,
             )
         )
@@ -296,16 +296,16 @@ def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_
     )
     undecided = shifted(0.05, 200, spread=1.0)
     spec = replace(undecided.pruned.spec, heal_steps=8)
-    made = replace(undecided.pruned, spec=spec, healed=done)
+    pruned = replace(undecided.pruned, spec=spec, healed=done)
     results = sweep_of(
         plain_one,
-        replace(undecided, key="healed", pruned=made),
+        replace(undecided, key="healed", pruned=pruned),
     )
     figures = plain(" ".join(answers.answer_figures(results)))
     assert "“least-squares (healed 8 steps)” at 20 %: 8 steps on calibration text; KL" in figures
     assert "less likely: it follows" not in figures
     assert next_step(results).request.points == (spec.before_healing, spec)
-    worse = sweep_of(shifted(0.01, 200), replace(undecided, key="healed", pruned=made))
+    worse = sweep_of(shifted(0.01, 200), replace(undecided, key="healed", pruned=pruned))
     figures = plain(" ".join(answers.answer_figures(worse)))
     assert "less likely: it follows" in figures
 
@@ -406,14 +406,14 @@ def test_a_race_says_which_method_wins_or_that_they_cannot_be_told_apart(found, 
     whole = plain(answers.answer_sentence(found))
     assert whole.startswith("Removing ") and whole.endswith(sentence)
     raced = run_document(found, found.dense, found.sparse_records)["race"]
-    assert [each["is_shown"] for each in raced] == [
+    assert [entry["is_shown"] for entry in raced] == [
         difference.is_shown for _, difference in found.race
     ]
     figures = " ".join(map(plain, answers.answer_figures(found)))
     assert figures.count("that of “") == len(found.race)
     assert "that of “" not in " ".join(answers.answer_figures(found, race=False))
     assert ("Not compared: “magnitude-2:4”." in figures) == any(
-        not each.method.is_structured for each in found.sparse_models
+        not entry.method.is_structured for entry in found.sparse_models
     )
 
 
@@ -433,10 +433,10 @@ def test_two_sparse_models_are_compared_without_limits_as_the_race_has_it():
     best = results.sparse_models[0].record
     rival = results.race[0][0].record
     sides = [(best, "magnitude 10 %"), (rival, "flap 10 %")]
-    for (left, left_name), (right, right_name) in (sides, sides[::-1]):
+    for (first, left_name), (right, right_name) in (sides, sides[::-1]):
         pair = Pair(
             left_name=left_name,
-            left=left,
+            left=first,
             right_name=right_name,
             right=right,
         )
@@ -744,7 +744,7 @@ def test_tasks_of_missing_models_count_as_comparisons_like_their_passages():
         lost,
         finished=False,
     )
-    (one,), (other,), (early,) = (
+    (one,), (with_missing,), (early,) = (
         results.sparse_models[0].verdict.tasks
         for results in (
             with_answers(
@@ -757,21 +757,25 @@ def test_tasks_of_missing_models_count_as_comparisons_like_their_passages():
             begun,
         )
     )
-    assert (one.verdict, other.verdict, early.verdict) == ("within", "undecided", "undecided")
+    assert (one.verdict, with_missing.verdict, early.verdict) == (
+        "within",
+        "undecided",
+        "undecided",
+    )
 
 
 def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():
     whole = sweep_of(
         sparse := shifted(0.0, 100),
-        other := shifted(2.0, 100, method="random"),
+        beaten := shifted(2.0, 100, method="random"),
     )
     few = results_of(
         whole.run,
-        [replace(model, outcomes=model.outcomes[:29]) for model in (whole.dense, sparse, other)],
+        [replace(model, outcomes=model.outcomes[:29]) for model in (whole.dense, sparse, beaten)],
     )
     one = results_of(
         whole.run,
-        [replace(model, outcomes=model.outcomes[:1]) for model in (whole.dense, sparse, other)],
+        [replace(model, outcomes=model.outcomes[:1]) for model in (whole.dense, sparse, beaten)],
     )
     assert race_words_of(one) == "1 passage is too few to rank methods; test on 30 or more."
     assert race_words_of(few) == "29 passages are too few to rank methods; test on 30 or more."
@@ -827,4 +831,4 @@ def test_what_is_still_to_come_is_not_on_its_way_while_it_waits_or_is_stopped():
         for more in ({}, {"state": "queued"}, {"cancel_requested_at": 1.0})
     ]
     sentences = ["It is on its way.", "This run is queued.", "This run is stopping."]
-    assert [answers.still_to_come(each, "It is on its way.") for each in jobs] == sentences
+    assert [answers.still_to_come(entry, "It is on its way.") for entry in jobs] == sentences

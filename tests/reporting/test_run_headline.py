@@ -89,7 +89,7 @@ RESULTS = {
 @pytest.mark.parametrize(("results", "sentence"), RESULTS.values(), ids=RESULTS)
 def test_a_headline_says_how_much_can_go_in_fourteen_words(results, sentence):
     assert said(results) == sentence
-    assert run_headline.n_words(sentence) <= run_headline.MOST_WORDS
+    assert run_headline.n_words(sentence) <= run_headline.MAX_WORDS
 
 
 def test_more_passages_are_asked_for_where_the_text_has_them():
@@ -116,7 +116,10 @@ def test_widths_that_were_rounded_up_removed_nothing():
 
 def test_the_line_says_what_the_verdict_rests_on_and_what_the_shares_are_of():
     words = run_headline.basis_words(sweep_of(WITHIN, BEYOND))
-    assert words == "120 passages · judged by perplexity; accuracy is open · % of the MLP channels"
+    assert (
+        words
+        == "120 passages · judged by perplexity; accuracy needs more passages · % of the MLP channels"
+    )
     run, records, result = specimens.search()
     stricter = results_of(run, records, result, tolerance=Tolerance())
     assert run_headline.basis_words(stricter).endswith("searched for 1.30 ×")
@@ -133,6 +136,17 @@ def test_the_ruler_is_green_below_every_share_beyond_and_red_from_the_first_one(
     (upside_down,) = run_rulers(sweep_of(shifted(0.3, 100), shifted(0.01, 200)))
     assert upside_down.within == 0.0
     assert upside_down.beyond == upside_down.marks[0].place, "the one within is a mark alone"
+
+
+def test_a_ruler_goes_on_beyond_what_can_go_until_a_share_is_too_much():
+    (small,) = run_rulers(sweep_of(shifted(0.01, 20)))
+    assert (small.within, small.end) == (small.marks[0].place, 10.0)
+    assert ("not known", small.end - small.within) == small.segments[1]
+    (large,) = run_rulers(sweep_of(shifted(0.01, 400)))
+    assert large.end == pytest.approx(1.5 * large.within)
+    run, records = specimens.run(finished=False, n_sparse=1)
+    (live,) = run_rulers(results_of(run, records))
+    assert live.end < 1.1 * live.marks[-1].place, "shares that are to come may be too much"
 
 
 def test_a_race_has_a_ruler_a_method_the_best_first_and_all_are_as_long():

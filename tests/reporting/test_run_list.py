@@ -6,7 +6,7 @@ import pytest
 
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.reporting import run_list
-from sparsedash.reporting.run_list import MOST_LINES, newest_jobs, overlay
+from sparsedash.reporting.run_list import MAX_LINES, newest_jobs, overlay
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -187,7 +187,7 @@ def test_every_word_that_is_looked_for_must_be_there_whatever_its_case(backend):
         (named.key[:20], ""): ["For the Talk"],
     }
     assert {
-        asked: [row.title for row in run_list.rows_matching(results, *asked)] for asked in expected
+        query: [row.title for row in run_list.rows_matching(results, *query)] for query in expected
     } == expected
     assert len(run_list.rows_matching(results, " ", "")) == 2
 
@@ -276,14 +276,14 @@ def overlaid_run(name="", dense="dense", n=None, **changes):
 )
 def test_lines_are_called_by_what_tells_their_runs_apart(runs, labels):
     results = overlay([overlaid_run(**changes) for changes in runs])
-    rows = results.numbers["word perplexity"].rows
+    rows = results.numbers("word perplexity").rows
     assert list(dict.fromkeys(row[0].rpartition(", ")[0] for row in rows)) == labels
 
 
 def test_long_names_are_letters_in_the_chart_and_are_told_below_it():
     one = overlaid_run(calibration=WIKITEXT)
-    other = overlaid_run("Short")
-    results = overlay([one, other])
+    second = overlaid_run("Short")
+    results = overlay([one, second])
     assert (
         list(results.tradeoff.lines) == ["WikiText-2, least-squares", "Short"]
         and results.legend == ""
@@ -297,14 +297,14 @@ def test_long_names_are_letters_in_the_chart_and_are_told_below_it():
 
 def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_words():
     one = overlaid_run()
-    other = overlaid_run(sparsities_permille=(100,))
+    second = overlaid_run(sparsities_permille=(100,))
     fewer = overlaid_run(
         dense="fewer",
         n=60,
         evaluation=EvaluationSettings(n_passages=60),
     )
-    results = overlay([fewer, one, other])
-    assert {model["run"] for model in results.models.values()} == {one.run.key, other.run.key}
+    results = overlay([fewer, one, second])
+    assert {model["run"] for model in results.models.values()} == {one.run.key, second.run.key}
     assert results.notes[0].startswith(f"“{TITLE}” is not drawn: its passages differ")
     assert [model["run"] for model in overlay([fewer, one]).models.values()][:1] == [
         fewer.run.key
@@ -319,10 +319,10 @@ def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_word
 def test_the_share_of_right_words_is_drawn_only_where_the_runs_have_one_dense_model():
     one = overlaid_run()
     same = overlaid_run(sparsities_permille=(100,))
-    other = overlaid_run(model="owner/model", dense="another")
+    second = overlaid_run(model="owner/model", dense="another")
     assert overlay([one, same]).measures == ["word perplexity", "accuracy", "flips", "share right"]
-    assert overlay([one, other]).measures == ["word perplexity", "accuracy", "flips"]
-    assert overlay([one, other]).tradeoff.dense.facts == [
+    assert overlay([one, second]).measures == ["word perplexity", "accuracy", "flips"]
+    assert overlay([one, second]).tradeoff.dense.facts == [
         "SmolLM2 135M (built in): 36 of 120 right",
         "owner/model: 36 of 120 right",
     ]
@@ -337,33 +337,33 @@ def test_too_many_lines_become_the_best_method_of_each_run():
         [overlaid_run(dtype=dtype, methods=methods) for dtype in ("float32", "bfloat16")]
     )
     assert len(results.tradeoff.lines) == 2
-    assert f"more than {MOST_LINES} lines cannot be told apart" in " ".join(results.notes)
+    assert f"more than {MAX_LINES} lines cannot be told apart" in " ".join(results.notes)
 
 
 def test_of_many_methods_that_removed_nothing_the_first_ones_are_drawn(monkeypatch):
     monkeypatch.setattr(RunResults, "best", [])
     results = overlay([overlaid_run(methods=tuple(METHODS[i].settings for i in range(9)))])
-    assert len(results.tradeoff.lines) == MOST_LINES
+    assert len(results.tradeoff.lines) == MAX_LINES
 
 
 def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table():
     one = overlaid_run()
-    other = overlaid_run(sparsities_permille=(100,))
-    results = overlay([one, other])
-    assert results.models[other.sparse_records[0].key] == {"run": other.run.key, "right": "10 %"}
-    assert len(results.models) == 4 == results.numbers["accuracy"].html.count('scope="row"')
+    second = overlaid_run(sparsities_permille=(100,))
+    results = overlay([one, second])
+    assert results.models[second.sparse_records[0].key] == {"run": second.run.key, "right": "10 %"}
+    assert len(results.models) == 4 == results.numbers("accuracy").html.count('scope="row"')
     assert "not across runs" in results.notes[-1]
 
 
 def test_the_table_under_a_chart_has_the_columns_of_its_measure_and_its_file_those_of_all():
-    numbers = overlay([overlaid_run(), overlaid_run("Two", sparsities_permille=(100,))]).numbers
-    heads = {measure: list(table.head) for measure, table in numbers.items()}
-    assert heads == {
+    results = overlay([overlaid_run(), overlaid_run("Two", sparsities_permille=(100,))])
+    tables = {measure: results.numbers(measure) for measure in results.measures}
+    assert {measure: list(table.head) for measure, table in tables.items()} == {
         "word perplexity": ["Model", "Times dense", "Verdict"],
         "accuracy": ["Model", "Change, points", "p", "Verdict"],
         "flips": ["Model", "p", "Broke", "Fixed"],
         "share right": ["Model", "Accuracy"],
     }
-    files = [table.data for table in numbers.values()]
+    files = [table.data for table in tables.values()]
     assert files == [files[0]] * len(files)
     assert {"perplexity_ratio", "change_points", "broke", "accuracy_percent"} <= files[0][0].keys()

@@ -152,10 +152,10 @@ def test_one_stage_may_serve_several_models_whose_weights_are_streamed():
 
 
 def test_what_an_earlier_attempt_has_done_is_a_part_of_the_bar():
-    left = parts_of(*DENSE[:2], *SECOND)
+    remaining = parts_of(*DENSE[:2], *SECOND)
     progress = looked_at(
         [("start", None, 0.0)],
-        left,
+        remaining,
         done_before_s=80.0,
     )
     assert (progress.left_s, progress.share) == (40, pytest.approx(80 / 120))
@@ -190,9 +190,9 @@ def test_parts_that_were_never_measured_make_the_time_left_a_guess_until_their_r
 )
 def test_only_the_last_stage_of_a_prompt_tells_the_time_left(stage, share, remaining_s, left_s):
     parts = stage_parts(("start", "load", "read", "continue"))
-    taken = [("start", None, 6.0), (stage, None, 4.0)]
+    stage_times = [("start", None, 6.0), (stage, None, 4.0)]
     progress = looked_at(
-        taken,
+        stage_times,
         parts,
         share,
         remaining_s,
@@ -264,13 +264,13 @@ def test_in_recorded_runs_the_bar_never_goes_back_and_the_time_left_is_about_rig
         [],
         described,
     )
-    taken = [StageTime(*entry) for entry in RECORDED[name]["taken"]]
-    whole_s = sum(entry.seconds for entry in taken)
+    stage_times = [StageTime(*entry) for entry in RECORDED[name]["taken"]]
+    whole_s = sum(entry.seconds for entry in stage_times)
     shares = []
     ratios = []
     for number, spent_s, silent_s, done, total, ahead, rate in RECORDED[name]["looks"]:
-        present = taken[number]._replace(seconds=spent_s)
-        so_far = (*taken[:number], present)
+        present = stage_times[number]._replace(seconds=spent_s)
+        so_far = (*stage_times[:number], present)
         step = Step(
             present.stage,
             done,

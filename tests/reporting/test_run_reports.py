@@ -179,13 +179,13 @@ def test_the_report_says_how_a_run_ended_where_the_example_was_made_and_what_the
         "What pruning costs the original weights is not measured",
     ):
         assert text in page
-    going = html_report(
+    unfinished = html_report(
         results,
         pair,
         None,
         job(results.run.settings, "running"),
     ).decode()
-    assert "This run was" not in going and "So far: " in going and "So far: " not in page
+    assert "This run was" not in unfinished and "So far: " in unfinished and "So far: " not in page
     for run, source in ((results.run, "Q4_<1>"), (replace(results.run, source_type=""), None)):
         assert (
             document_of(run, results.dense, *results.sparse_records)["model"]["source_type"]
@@ -261,13 +261,13 @@ def test_prompts_stand_first_with_every_model_that_wrote_and_marks(house):
         specimens.passages().contexts[0],
         stopped=True,
     )
-    legend, first, passage, *rest = written(house)
+    legend, first, passage, *more = written(house)
     assert legend.startswith("❘ marks where a text diverges from that of dense.")
     how = "A prompt of a user, greedy, 24 tokens"
     assert first.strip() == f"{how} <b>Once⟨U+202E⟩ dense the door <i> 30 % the ❘ wall <i> 10 % ❘ x"
     kinds = house[2].kinds(range(120))
     assert passage.startswith(f"Passage {kinds['broke'][0] + 1}, broke, stopped early")
-    assert len(rest) + 1 == len(kinds["broke"]) + len(kinds["fixed"])
+    assert len(more) + 1 == len(kinds["broke"]) + len(kinds["fixed"])
 
 
 def test_a_prompt_of_the_run_that_a_user_tried_is_printed_once(house):
@@ -289,7 +289,7 @@ def test_a_prompt_of_the_run_that_a_user_tried_is_printed_once(house):
         pair,
         None,
     )
-    assert sum(prompt in each for each in section) == 1
+    assert sum(prompt in part for part in section) == 1
 
 
 def test_without_texts_or_anything_written_there_is_no_section_and_a_long_one_is_cut(
@@ -315,7 +315,7 @@ def test_without_texts_or_anything_written_there_is_no_section_and_a_long_one_is
         )
         == []
     )
-    monkeypatch.setattr("sparsedash.reporting.run_reports.MOST_CONTINUATIONS", 3)
+    monkeypatch.setattr("sparsedash.reporting.run_reports.MAX_CONTINUATIONS", 3)
     assert len(written(house)) == 1 + 3
 
 

@@ -56,27 +56,27 @@ def test_a_run_without_its_dense_record_has_no_results():
 
 def test_a_second_look_measures_nothing_again_but_finds_what_was_missing():
     run, (*early, last) = specimens.run()
-    held = Held({record.key: record for record in early})
-    first = run_results(held, run)
-    held.records[last.key] = last
-    second = run_results(held, run)
+    backend = Held({record.key: record for record in early})
+    first = run_results(backend, run)
+    backend.records[last.key] = last
+    second = run_results(backend, run)
     assert [model.record.key for model in second.models] == [run.dense, *run.sparse]
     assert len(first.sparse_records) == 2 and first.dense is second.dense
     assert all(
-        one.comparison is other.comparison
-        for one, other in zip(first.sparse_models, second.sparse_models, strict=False)
+        one.comparison is later.comparison
+        for one, later in zip(first.sparse_models, second.sparse_models, strict=False)
     )
 
 
 def test_a_lost_record_is_named_and_still_counts_as_a_comparison():
     run, records = specimens.run()
     whole = results_of(run, records)
-    left = results_of(run, records[:-1])
-    assert left.missing == {"30 %": "is no longer stored"} and whole.missing == {}
-    assert missing_records(run, left.missing) == (
+    results = results_of(run, records[:-1])
+    assert results.missing == {"30 %": "is no longer stored"} and whole.missing == {}
+    assert missing_records(run, results.missing) == (
         "The record of 30 % is no longer stored. Missing models still count as comparisons in the verdicts."
     )
-    for before, after in zip(whole.sparse_models, left.sparse_models, strict=False):
+    for before, after in zip(whole.sparse_models, results.sparse_models, strict=False):
         assert after.verdict.perplexity.level >= before.verdict.perplexity.level
         assert after.p_value >= before.p_value
 

@@ -52,7 +52,7 @@ def found(lost=(0.1, 0.5), method=FEWER, beside=NARROWER):
         macs=0.15,
         kv_cache=0.2,
     )
-    made = [
+    pruned = [
         replace(
             THREE_LAYERS,
             spec=SparseSpec(beside, 200),
@@ -80,12 +80,12 @@ def found(lost=(0.1, 0.5), method=FEWER, beside=NARROWER):
             key,
             fall,
             60,
-            pruned=own,
+            pruned=extra,
         )
-        for key, fall, own in zip(
+        for key, fall, extra in zip(
             "nf",
             lost,
-            made,
+            pruned,
             strict=True,
         )
     ]
@@ -97,14 +97,14 @@ def said(results, *ratios):
     speeds = dict(zip("nf", ratios, strict=False))
 
     def timing(kind, key):
-        sparse = next(each for each in "nf" if key == asked[each])
+        sparse = next(method for method in "nf" if key == timing_keys[method])
         if sparse not in speeds:
             return None
         value, low, high = speeds[sparse]
         ratio = SimpleNamespace(value=value, low=low, high=high)
         return SimpleNamespace(timed=lambda phase: SimpleNamespace(ratio=ratio))
 
-    asked = {key: TimingSettings(dense=results.dense.key, sparse=key).key() for key in "nf"}
+    timing_keys = {key: TimingSettings(dense=results.dense.key, sparse=key).key() for key in "nf"}
     return plain(structure_sentence(SimpleNamespace(result=timing), results))
 
 
@@ -152,14 +152,14 @@ def test_a_pair_at_one_of_several_sparsities_counts_all_pairs_of_the_two_structu
     )
     more = [
         replace(
-            each.record,
+            method.record,
             key=key,
             pruned=replace(
-                each.record.pruned,
-                spec=replace(each.spec, permille=300),
+                method.record.pruned,
+                spec=replace(method.spec, permille=300),
             ),
         )
-        for key, each in zip(
+        for key, method in zip(
             "op",
             sorted(
                 one.sparse_models,
@@ -170,12 +170,12 @@ def test_a_pair_at_one_of_several_sparsities_counts_all_pairs_of_the_two_structu
         )
     ]
     assert "97.5 % interval 1.49 to 1.49" in said(
-        results_of(run, [each.record for each in one.models] + more)
+        results_of(run, [method.record for method in one.models] + more)
     )
 
 
 def test_where_one_layer_more_costs_too_much_the_next_step_asks_for_no_part_of_a_layer():
-    made = replace(
+    pruned = replace(
         GONE,
         widths=(128, 128, 0),
         removed_layers=(2,),
@@ -197,7 +197,7 @@ def test_where_one_layer_more_costs_too_much_the_next_step_asks_for_no_part_of_a
                 "f",
                 0.3,
                 60,
-                pruned=made,
+                pruned=pruned,
             ),
         ],
     )
@@ -225,7 +225,7 @@ def test_where_one_layer_more_costs_too_much_the_next_step_asks_for_no_part_of_a
                     "f",
                     0.01,
                     60,
-                    pruned=made,
+                    pruned=pruned,
                 ),
                 two,
             ],
@@ -236,25 +236,24 @@ def test_where_one_layer_more_costs_too_much_the_next_step_asks_for_no_part_of_a
 
 def test_a_share_that_was_rounded_to_layers_is_said_to_be():
     fewer = next(model for model in found().sparse_models if model.method == FEWER)
-    made = replace(
+    pruned = replace(
         fewer.record.pruned,
         reached=replace(fewer.record.pruned.reached, weights=0.3),
     )
-    rounded = replace(fewer, record=replace(fewer.record, pruned=made))
+    rounded = replace(fewer, record=replace(fewer.record, pruned=pruned))
     assert plain(rounding_note(rounded)) == " (30.0 % after rounding to whole layers)"
 
 
 def test_nothing_is_said_without_both_structures_or_of_two_sizes():
     assert said(found(method=replace(NARROWER, damping=0.1))) == ""
-    of_channels = (replace(each, budget="channels") for each in (FEWER, NARROWER))
+    of_channels = (replace(method, budget="channels") for method in (FEWER, NARROWER))
     assert said(found((0.1, 0.5), *of_channels)) == ""
 
 
 def test_shares_of_layers_are_called_so_and_the_kv_cache_is_told_where_some_is_gone():
     only = method_named("shortgpt")
     assert (
-        plain(wording.model_words(SparseSpec(only, 200), named=False))
-        == "20 % of the layers removed"
+        plain(wording.model_words(SparseSpec(only, 200))) == "shortgpt, 20 % of the layers removed"
     )
     assert wording.sparsity_axis_title([only]) == "Layers removed"
     assert wording.sparsity_axis_title([only, method_named("flap")]) == "MLP channels removed"

@@ -95,16 +95,16 @@ def test_the_sentence_names_what_is_within_or_that_nothing_can_be_judged():
 
 
 def test_a_task_s_own_limit_is_said():
-    own = tuple(
-        replace(each, points=5.0)
-        for each in verdicts(
+    named_sets = tuple(
+        replace(answers, points=5.0)
+        for answers in verdicts(
             470,
             30,
             30,
             task="copying",
         )
     )
-    results = judged(own, WITHIN)
+    results = judged(named_sets, WITHIN)
     assert tasks_sentence("small", results) == "small stays within the limit on copying and piqa."
     assert task_remarks(results) == "Limit on copying: 5 points."
 
@@ -175,7 +175,7 @@ def test_the_chart_has_a_line_a_judged_task_and_what_is_far_beyond_stands_at_the
 
 
 def test_the_report_is_one_page_with_the_answers_that_broke_and_no_markup_of_theirs():
-    dense, other = verdicts(
+    dense, sparse = verdicts(
         80,
         15,
         5,
@@ -183,7 +183,7 @@ def test_the_report_is_one_page_with_the_answers_that_broke_and_no_markup_of_the
     )
     page = task_report(
         "small",
-        judged((dense, other)),
+        judged((dense, sparse)),
         Tolerance(),
     ).decode()
     assert "&lt;b&gt;sums&lt;/b&gt;, broke: 15" in page and "<b>sums" not in page
@@ -193,11 +193,11 @@ def test_the_report_is_one_page_with_the_answers_that_broke_and_no_markup_of_the
 def test_where_lower_is_better_the_table_and_the_document_say_so():
     sets = [
         replace(
-            each,
+            answers,
             measure="pct_stereotype",
             higher_is_better=False,
         )
-        for each in verdicts(80, 15, 5)
+        for answers in verdicts(80, 15, 5)
     ]
     results = judged(tuple(sets))
     head, row = task_rows(results)
@@ -228,8 +228,8 @@ def test_the_right_choice_is_found_by_its_number_or_its_text():
         choices=tuple(numbers),
     )
     assert [
-        right_choice(replace(odd, chosen=at, right=right))
-        for at, right in ((0, True), (0, False), (2, False))
+        right_choice(replace(odd, chosen=place, right=right))
+        for place, right in ((0, True), (0, False), (2, False))
     ] == [0, 1, None]
 
 

@@ -115,9 +115,9 @@ def test_a_loss_of_many_times_is_shown_on_its_side_of_the_limit(factor, ratio, t
 
 
 def task(name, verdict, lost=0.0):
-    of = judged(0.02).accuracy
+    accuracy = judged(0.02).accuracy
     return replace(
-        of,
+        accuracy,
         task=name,
         verdict=verdict,
         value=lost,
@@ -180,11 +180,11 @@ def test_limits_are_said_as_they_were_typed_of_the_measures_that_are_judged(rati
     assert verdicts.limits_sentence(judged(0.02), tolerance) == f"Limits: {said}."
     alone = said.partition(",")[0] if ratio < 1000 else "perplexity 1,000 ×"
     assert verdicts.limits_sentence(judged(0.02, n_right=3), tolerance) == f"Limit: {alone}."
-    own = replace(
+    limited = replace(
         judged(0.02),
         tasks=(task("sums", "undecided"), replace(task("x", "within"), most=points / 100)),
     )
-    assert plain(verdicts.limits_sentence(own, tolerance)) == f"Limits: {said}, sums −5 points."
+    assert plain(verdicts.limits_sentence(limited, tolerance)) == f"Limits: {said}, sums −5 points."
 
 
 def test_a_sign_says_by_which_measure_where_only_one_decided():

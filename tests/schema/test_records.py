@@ -26,9 +26,12 @@ ALL = [
 def test_a_record_comes_back_equal():
     for record in ALL:
         assert from_json(type(record), to_json(record)) == record
-    asked = replace(RECORD)
-    assert (asked.last_word, asked.last_token) == (Score(right=1, total=2), Score(right=2, total=2))
-    assert to_json(asked) == to_json(RECORD), "scores are not written"
+    copy = replace(RECORD)
+    assert (copy.last_word, copy.last_token) == (
+        Score(right=1, total=2),
+        Score(right=2, total=2),
+    )
+    assert to_json(copy) == to_json(RECORD), "scores are not written"
 
 
 @given(

@@ -10,7 +10,8 @@ from sparsedash.schema.settings import BUILTIN_MIXED, CalibrationSettings, RunSe
 from sparsedash.schema.sparse_spec import DENSE, SparseSpec
 from sparsedash.schema.store_keys import answers_key, outcomes_key
 
-FITTED, RANDOM = SparseSpec(method_named("obs"), 100), SparseSpec(method_named("random"), 100)
+FITTED = SparseSpec(method_named("obs"), 100)
+RANDOM = SparseSpec(method_named("random"), 100)
 SETTINGS = RunSettings(methods=(FITTED.method, RANDOM.method))
 
 

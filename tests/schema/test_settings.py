@@ -40,7 +40,9 @@ def test_the_table_of_other_values_has_every_field(kind):
     assert set(OTHER[kind]) == {field.name for field in fields(kind)}
 
 
-RUN, FIND, METHOD = RunSettings(), FindSettings(), MethodSettings()
+RUN = RunSettings()
+FIND = FindSettings()
+METHOD = MethodSettings()
 PROMPT = ContinuationSettings(left="l", right="r", prompt="Once")
 SINGLE = MethodSettings(pattern="1x1")
 CHANGES = [
@@ -184,15 +186,16 @@ def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dens
 
 
 def test_a_run_has_one_budget_which_single_weights_beside_do_not_share():
-    single, other = MethodSettings(pattern="1x1"), MethodSettings(saliency="magnitude")
-    methods = with_budget([METHOD, single, other], "bytes")
+    single = MethodSettings(pattern="1x1")
+    magnitude = MethodSettings(saliency="magnitude")
+    methods = with_budget([METHOD, single, magnitude], "bytes")
     assert [method.budget for method in methods] == ["bytes", "channels", "bytes"]
     assert (
         RunSettings(methods=methods).budget == "bytes"
         and RunSettings(methods=(single,)).budget == "channels"
     )
     with pytest.raises(SettingsError, match="one for all methods of a run"):
-        RunSettings(methods=(methods[0], other))
+        RunSettings(methods=(methods[0], magnitude))
     with pytest.raises(SettingsError, match=r"Budget must be channels with.*not 'bytes'"):
         with_budget([single], "bytes")
 

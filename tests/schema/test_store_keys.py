@@ -34,9 +34,13 @@ from sparsedash.schema.store_keys import (
 )
 from tests.other_values import OTHER, RANDOM, other_values
 
-MODEL, CORPUS, STATISTICS = "m" * 64, "c" * 64, "s" * 64
+MODEL = "m" * 64
+CORPUS = "c" * 64
+STATISTICS = "s" * 64
 OF_TASKS = ("tasks", "task_limit", "task_shots")
-USUAL, CALIBRATION, EVALUATION = MethodSettings(), CalibrationSettings(), EvaluationSettings()
+USUAL = MethodSettings()
+CALIBRATION = CalibrationSettings()
+EVALUATION = EvaluationSettings()
 WANDA = MethodSettings(pattern="2:4", scope="decoder", compensation="none")
 
 
@@ -50,7 +54,7 @@ def dense(evaluation):
 
 
 @pytest.mark.parametrize(("name", "value"), other_values(CalibrationSettings))
-def test_keys_of_statistics_and_sampled_text_change_with_every_calibration_setting_that_matters(
+def test_keys_of_statistics_and_sampled_text_changewith_every_calibration_setting_that_matters(
     name, value
 ):
     changed = replace(CALIBRATION, **{name: value})
@@ -58,8 +62,10 @@ def test_keys_of_statistics_and_sampled_text_change_with_every_calibration_setti
     assert statistics_key(MODEL, "float32", identity, changed) != statistics_key(
         MODEL, "float32", CORPUS, CALIBRATION
     )
-    key, other = (text_key(MODEL, "float32", each) for each in (CALIBRATION, changed))
-    assert (key == other) == (name in ("token_weights", "packed"))
+    key, changed_key = (
+        text_key(MODEL, "float32", calibration) for calibration in (CALIBRATION, changed)
+    )
+    assert (key == changed_key) == (name in ("token_weights", "packed"))
 
 
 @pytest.mark.parametrize(
@@ -67,8 +73,8 @@ def test_keys_of_statistics_and_sampled_text_change_with_every_calibration_setti
 )
 def test_the_weights_of_tokens_leave_the_gradients_alone_and_packing_changes_all(change, same):
     keys, others = (
-        asdict(calibration_keys(MODEL, "float32", CORPUS, each))
-        for each in (CALIBRATION, replace(CALIBRATION, **change))
+        asdict(calibration_keys(MODEL, "float32", CORPUS, calibration))
+        for calibration in (CALIBRATION, replace(CALIBRATION, **change))
     )
     assert {name for name in keys if keys[name] == others[name]} == same
 
@@ -157,16 +163,17 @@ def test_scores_serve_every_budget():
 
 
 def test_curves_serve_every_budget_and_refit_but_not_another_order():
-    usual, key = method_named("obs-by-curves"), curves_key
+    usual = method_named("obs-by-curves")
+    key = curves_key
     for same in ({"budget": "weights"}, {"compensation": "sequential"}):
         assert key(STATISTICS, replace(usual, **same)) == key(STATISTICS, usual)
-    for other in (
+    for change in (
         {"saliency": "activation-aware"},
         {"damping": 0.5},
         {"curve_levels": 8},
         {"width_multiple": 64},
     ):
-        assert key(STATISTICS, replace(usual, **other)) != key(STATISTICS, usual)
+        assert key(STATISTICS, replace(usual, **change)) != key(STATISTICS, usual)
 
 
 def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_what_refits():
@@ -179,13 +186,13 @@ def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_wha
     usual = replace(ROUNDS, allocation="global")
     for same in ({"compensation": "none"}, {"width_multiple": 1}, {"damping": 0.5}, {"seed": 3}):
         assert key(replace(usual, **same)) == key(usual)
-    for other in (
+    for change in (
         {"rounds": 5},
         {"schedule": "linear"},
         {"allocation": "uniform"},
         {"budget": "bytes"},
     ):
-        assert key(replace(usual, **other)) != key(usual)
+        assert key(replace(usual, **change)) != key(usual)
     assert key(usual, permille=200) != key(usual)
     assert key(usual, weights="residual") == key(usual)
 
@@ -221,7 +228,8 @@ def test_channels_drawn_at_random_have_the_version_of_their_draw_and_layers_draw
 def test_another_version_of_the_quantiser_does_not_answer_with_what_an_earlier_one_made(
     monkeypatch,
 ):
-    quantised, plain = SparseSpec(quantise="q6_k"), SparseSpec(USUAL, 100)
+    quantised = SparseSpec(quantise="q6_k")
+    plain = SparseSpec(USUAL, 100)
     before = quantised.key, plain.key
     monkeypatch.setattr(sparse_spec, "quantiser_version", lambda: "0.2")
     assert quantised.key != before[0]
@@ -243,7 +251,10 @@ def test_a_healed_model_has_keys_of_its_own_with_the_version_of_healing(monkeypa
 def test_outcomes_keys_tell_model_precision_text_statistics_and_sparsity_apart():
     usual = (MODEL, "float32", CORPUS, EVALUATION, SparseSpec(USUAL, 100), STATISTICS)
     others = ("n" * 64, "bfloat16", "d" * 64, EvaluationSettings(n_passages=1), DENSE, "t" * 64)
-    keys = {outcomes_key(*usual[:at], other, *usual[at + 1 :]) for at, other in enumerate(others)}
+    keys = {
+        outcomes_key(*usual[:place], value, *usual[place + 1 :])
+        for place, value in enumerate(others)
+    }
     keys |= {
         outcomes_key(*usual[:4], spec, STATISTICS)
         for spec in (SparseSpec(USUAL, 200), SparseSpec(quantise="q8_0"))

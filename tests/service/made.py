@@ -57,11 +57,9 @@ def finish(backend: Backend, job) -> None:
 
 def work(backend: Backend, job, suffix: str = "") -> None:
     """Do what a worker does: claim, store the results, finish."""
-    dense, sparse, texts = (
-        f"dense{suffix}",
-        f"s1{suffix}",
-        passages_key(f"texts{suffix}", SETTINGS.evaluation),
-    )
+    dense = f"dense{suffix}"
+    sparse = f"s1{suffix}"
+    texts = passages_key(f"texts{suffix}", SETTINGS.evaluation)
     claimed = backend._table.claim(job.id, "slot-0", 1)
     for key in (dense, sparse):
         backend._store.put(key, replace(answered(key, 3), passages_key=texts))
@@ -84,16 +82,14 @@ def work(backend: Backend, job, suffix: str = "") -> None:
 
 def stored_run(backend: Backend, name: str, **changes: object) -> Run:
     """A run under this name with its records; it shares the dense one with all others."""
-    found, (dense, *sparse) = specimens.run()
-    own = [replace(record, key=f"{name}-{i}") for i, record in enumerate(sparse)]
-    texts = replace(
-        specimens.passages(), key=passages_key("sha256:4567", found.settings.evaluation)
-    )
-    found = replace(found, key=name, sparse=tuple(record.key for record in own))
-    found = replace(found, **changes)
-    for part in (dense, *own, texts, found):
+    run, (dense, *sparse) = specimens.run()
+    sparse_records = [replace(record, key=f"{name}-{i}") for i, record in enumerate(sparse)]
+    texts = replace(specimens.passages(), key=passages_key("sha256:4567", run.settings.evaluation))
+    run = replace(run, key=name, sparse=tuple(record.key for record in sparse_records))
+    run = replace(run, **changes)
+    for part in (dense, *sparse_records, texts, run):
         backend._store.put(part.key, part)
-    return found
+    return run
 
 
 def records(backend: Backend) -> set[str]:

@@ -197,7 +197,7 @@ def test_stored_runs_are_listed_newest_first_and_a_folder_that_cannot_be_used_is
 ):
     backend._store.put("old", run(key="old", started_at=1.0))
     backend._store.put("new", run(OTHER, key="new", started_at=2.0, finished=False))
-    assert [each.key for each in backend.runs()] == ["new", "old"]
+    assert [stored_run.key for stored_run in backend.runs()] == ["new", "old"]
     assert backend.run("old").settings == SETTINGS
     (tmp_path / "other").write_text("a file")
     with pytest.raises(StoreError, match="is a file"):

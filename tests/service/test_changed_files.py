@@ -13,7 +13,8 @@ from sparsedash.schema.settings import EvaluationSettings
 from tests.engine.tasks.task_folder import MULTIPLE_CHOICE, write_task
 from tests.service.made import SETTINGS
 
-BEFORE, AFTER = "passage", "chapter"
+BEFORE = "passage"
+AFTER = "chapter"
 """Of one length."""
 TEXT = "\n\n".join(f"{BEFORE} {n} has a last word" for n in range(9))
 

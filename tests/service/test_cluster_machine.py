@@ -35,18 +35,21 @@ from tests.faults.fake_worker import COMMAND
 
 def part_of(behaviour, points=(0,)):
     run = RunSettings(model=f"fake/{behaviour}", sparsities_permille=(100, 200))
-    asked = PartSettings(run=run, run_key=run.key(), points=points)
+    request = PartSettings(run=run, run_key=run.key(), points=points)
     return Part(
-        name="0", kind="part", key=asked.key(), settings=json.loads(canonical_json(asdict(asked)))
+        name="0",
+        kind="part",
+        key=request.key(),
+        settings=json.loads(canonical_json(asdict(request))),
     )
 
 
 @pytest.fixture
 def alone(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_LINGER_S", "30")
-    made = PartMachine(tmp_path / "0", command=COMMAND)
-    yield made
-    made._runner.close()
+    machine = PartMachine(tmp_path / "0", command=COMMAND)
+    yield machine
+    machine._runner.close()
 
 
 def never():
@@ -54,16 +57,16 @@ def never():
 
 
 def test_a_visitor_s_part_is_a_visitor_s_job_there_and_comes_back_as_the_file_of_a_run(alone):
-    told = []
+    steps = []
     text = {"abc/mine.txt": b"the lamp and the boat"}
     part = from_bytes(Part, to_bytes(replace(part_of("quick", (1,)), owner="bob", texts=text)))
     table = JobTable(alone.folder / "jobs.sqlite")
-    left = part_of("steady")
-    before = table.submit("part", left.key, left.settings)
+    steady = part_of("steady")
+    before = table.submit("part", steady.key, steady.settings)
     seen = set()
 
     def report(progress):
-        told.append(progress)
+        steps.append(progress)
         seen.update(Uploads(alone.folder).kept())
 
     end = alone.do(part, "ann", report, never)
@@ -72,18 +75,19 @@ def test_a_visitor_s_part_is_a_visitor_s_job_there_and_comes_back_as_the_file_of
     run = read_run_file(end.file).run
     assert (run.key, len(run.sparse)) == (part.key, 1)
     assert alone.store.get(Record, run.sparse[0]).sparsity_permille == 200
-    assert {progress.machine for progress in told} == {"ann"}
+    assert {progress.machine for progress in steps} == {"ann"}
     newest, *_ = table.newest_jobs(9)
     assert (newest.owner, may_use_token(newest.owner)) == ("bob", False)
     assert table.get(before.id).state == "cancelled", "what waited there before is not done first"
     table.close()
-    assert alone.do(left, "ann", told.append, lambda: True).state == "cancelled", (
+    assert alone.do(steady, "ann", steps.append, lambda: True).state == "cancelled", (
         "nobody wants it any more"
     )
 
 
 def test_a_part_that_could_not_be_followed_does_not_hold_up_the_next_one(alone, monkeypatch):
-    looks, look = iter(range(1_000_000)), alone._table.get
+    looks = iter(range(1_000_000))
+    look = alone._table.get
 
     def failing(job_id):
         if next(looks) == 5:
@@ -97,8 +101,11 @@ def test_a_part_that_could_not_be_followed_does_not_hold_up_the_next_one(alone, 
 
 
 def test_a_part_that_another_server_begins_while_this_one_connects_goes_on(tmp_path):
-    store, table, asked = Store(tmp_path), JobTable(tmp_path / "jobs.sqlite"), RunSettings()
-    job, dropped = table.submit("run", asked.key(), asdict(asked)), []
+    store = Store(tmp_path)
+    table = JobTable(tmp_path / "jobs.sqlite")
+    request = RunSettings()
+    job = table.submit("run", request.key(), asdict(request))
+    dropped = []
 
     def part_keys():
         return {f"{cluster_runner._attempt_name(table.claim(job.id, CLUSTER, 0))}/0"}
@@ -144,7 +151,8 @@ def test_what_crosses_is_checked_when_it_is_read():
             from_bytes(PartEnd, wrong)
 
 
-STATISTICS, OTHER = "a" * 64, "b" * 64
+STATISTICS = "a" * 64
+OTHER = "b" * 64
 DONE = PartEnd(state="done", machine="ann")
 
 

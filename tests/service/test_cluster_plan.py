@@ -50,13 +50,17 @@ def job(tmp_path, store):
 
 def made(part, machine, calibration=KEPT, **changes) -> PartEnd:
     """What a machine sends back for a part. changes: to its run."""
-    asked = settings_from_plain(PartSettings, part.settings)
-    dense, sparse = records_of(asked)
+    request = settings_from_plain(PartSettings, part.settings)
+    dense, sparse = records_of(request)
     machine.put(PASSAGES.key, PASSAGES)
     for record in (dense, *sparse):
         machine.put(record.key, record)
     run = replace(
-        RUN, key=part.key, settings=asked.run, dense=dense.key, sparse=tuple(r.key for r in sparse)
+        RUN,
+        key=part.key,
+        settings=request.run,
+        dense=dense.key,
+        sparse=tuple(r.key for r in sparse),
     )
     run = replace(run, finished=True, seconds={"evaluate": 2.0}, **changes)
     return PartEnd(
@@ -74,7 +78,8 @@ def keep(plan, machine, *names, **changes):
 def test_the_first_part_goes_alone_and_the_run_grows_in_order_whatever_comes_back_first(
     job, store, machine
 ):
-    plan, shown = ClusterPlan(job, store), []
+    plan = ClusterPlan(job, store)
+    shown = []
     assert plan.remaining() == ("0",)
     assert (plan.part("0").known, plan.part("0").calibration) == (b"", None)
     for name, share in (("0", "12.5"), ("2", "13"), ("1", "14.25")):
@@ -87,8 +92,12 @@ def test_the_first_part_goes_alone_and_the_run_grows_in_order_whatever_comes_bac
                 "neither another attempt nor another server asks for it again"
             )
             assert again.part("1").known and again.part("1").calibration == KEPT
-    said = [f"{n} of 3 sparse models are made" for n in (1, 2, 3)]
-    assert shown == [(1, False, said[0], "1", "2"), (1, False, said[1], "1"), (3, True, said[2])]
+    messages = [f"{n} of 3 sparse models are made" for n in (1, 2, 3)]
+    assert shown == [
+        (1, False, messages[0], "1", "2"),
+        (1, False, messages[1], "1"),
+        (3, True, messages[2]),
+    ]
     assert run.seconds == {"evaluate": 6.0}
     assert [store.get(Record, key).sparsity_permille for key in run.sparse] == [100, 200, 300]
     assert run.warnings == ("Layers lose 12.5 times more.", "Few tokens."), (
@@ -147,19 +156,17 @@ def test_what_was_not_asked_for_is_refused_and_nothing_of_it_kept(
 
 
 def test_uploads_go_along_and_one_that_is_gone_is_told(job, store, tmp_path):
-    content, other = (
+    content, another = (
         json.dumps({"text": text}).encode() for text in ("the lamp and the boat", "another text")
     )
     reference, same_name = (
-        Uploads(store.folder).keep("mine.jsonl", each) for each in (content, other)
+        Uploads(store.folder).keep("mine.jsonl", upload) for upload in (content, another)
     )
-    calibration, evaluation = (
-        CalibrationSettings(corpus=reference),
-        EvaluationSettings(corpus=same_name),
-    )
-    asked = replace(ASKED, calibration=calibration, evaluation=evaluation)
-    plan = ClusterPlan(replace(job, settings=asdict(asked)), store)
-    assert {Uploads(tmp_path).keep(*each) for each in plan.part("0").texts.items()} == {
+    calibration = CalibrationSettings(corpus=reference)
+    evaluation = EvaluationSettings(corpus=same_name)
+    request = replace(ASKED, calibration=calibration, evaluation=evaluation)
+    plan = ClusterPlan(replace(job, settings=asdict(request)), store)
+    assert {Uploads(tmp_path).keep(*upload) for upload in plan.part("0").texts.items()} == {
         reference,
         same_name,
     }
@@ -180,12 +187,12 @@ def test_a_part_names_the_visitor_whose_jobs_go_without_the_token(
 
 def test_the_first_part_calibrates_for_every_kind_of_method():
     plain = MethodSettings()
-    other = MethodSettings(compensation="none")
+    another = MethodSettings(compensation="none")
     single = MethodSettings(
         pattern="1x1", saliency="obs", compensation="none", allocation="uniform"
     )
     blind = MethodSettings(saliency="magnitude", compensation="none", allocation="uniform")
-    assert first_points(replace(ASKED, methods=(plain, other))) == (0,)
+    assert first_points(replace(ASKED, methods=(plain, another))) == (0,)
     assert first_points(replace(ASKED, methods=(plain, single))) == (0, 3)
     assert first_points(replace(ASKED, methods=(blind, plain))) == (3,)
     assert first_points(replace(ASKED, methods=(blind,))) == (0,)

@@ -53,17 +53,17 @@ def settings(tmp_path):
     text = f"file:{write_jsonl(tmp_path / 'passages.jsonl', passages(60))}"
     best = MethodSettings(width_multiple=8)
     methods = (best, replace(best, saliency="magnitude", compensation="none"))
-    made = small_run(
+    stored_run = small_run(
         save_tiny(tmp_path / "tiny"), text, methods=methods, sparsities_permille=(125, 500)
     )
-    return replace(made, evaluation=replace(made.evaluation, stop_early=True))
+    return replace(stored_run, evaluation=replace(stored_run.evaluation, stop_early=True))
 
 
 def ended(backend, dask, job):
     eventually(lambda: not backend.job(job.id).live)
-    found = backend.job(job.id)
-    assert found.state == "done", f"{found.error_text}\n{backend.log_tail(job.id)}\n{dask.log()}"
-    return found
+    done = backend.job(job.id)
+    assert done.state == "done", f"{done.error_text}\n{backend.log_tail(job.id)}\n{dask.log()}"
+    return done
 
 
 def answers(record: Record):
@@ -78,12 +78,16 @@ def test_a_sweep_on_two_machines_gives_the_records_that_it_gives_here(
     healed = backend.submit(settings.healed(1))
     job = ended(backend, dask, backend.submit(settings))
     assert backend.job(healed.id).state == "queued", "it waits for a worker of this machine"
-    made = backend.run(job.key)
-    assert (made.finished, made.dense, made.sparse) == (True, expected.dense, expected.sparse)
-    for key in (made.dense, *made.sparse):
+    stored_run = backend.run(job.key)
+    assert (stored_run.finished, stored_run.dense, stored_run.sparse) == (
+        True,
+        expected.dense,
+        expected.sparse,
+    )
+    for key in (stored_run.dense, *stored_run.sparse):
         assert answers(backend.record(key)) == answers(here.get(Record, key))
-    assert made.warnings == expected.warnings
-    assert made.corpora == expected.corpora
+    assert stored_run.warnings == expected.warnings
+    assert stored_run.corpora == expected.corpora
     assert backend.submit(settings).id == job.id
     here.close()
 
@@ -95,17 +99,17 @@ def test_a_sweep_on_two_machines_gives_the_records_that_it_gives_here(
 
 
 def test_a_search_runs_on_one_machine_and_its_answer_comes_back(backend, dask, settings):
-    asked = FindSettings(
+    request = FindSettings(
         model=settings.model,
         method=settings.methods[0],
         calibration=settings.calibration,
         evaluation=EvaluationSettings(corpus=settings.evaluation.corpus, n_passages=30),
         tolerance=Tolerance(ratio=50.0, points=90.0),
     )
-    job = ended(backend, dask, backend.submit(asked))
-    found = backend.search(job.key)
-    assert found.finished
-    assert all(backend.record(trial.record) for trial in found.trials)
+    job = ended(backend, dask, backend.submit(request))
+    done = backend.search(job.key)
+    assert done.finished
+    assert all(backend.record(trial.record) for trial in done.trials)
 
 
 @pytest.mark.parametrize("address", ["", "tcp://10.1.2.3:8786", "dead"])
@@ -119,12 +123,12 @@ def test_where_no_scheduler_is_to_be_had_the_reason_is_shown_and_runs_are_done_h
     if not address:
         assert backend.cluster() is None
     else:
-        said = (
+        error_text = (
             "runs code on every machine"
             if "10.1" in address
             else f"No scheduler answers at {address}"
         )
-        eventually(lambda: said in backend.cluster().trouble)
+        eventually(lambda: error_text in backend.cluster().trouble)
         assert backend.cluster().address == address
         queued = backend.submit(RunSettings())
         begun = replace(queued, state="running", worker=CLUSTER)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
-from sparsedash.catalog.cost_model import Speeds, Workload, shared_pruning_s
+from sparsedash.catalog.cost_model import STAGES, Speeds, Workload, shared_pruning_s
 from sparsedash.catalog.model_sizes import listed_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import TOGETHER_TOKENS, TOKENS_A_PASSAGE
@@ -145,6 +145,23 @@ def test_models_side_by_side_read_streamed_weights_once():
     assert 3 * reading_s(stop_early=False) == pytest.approx(reading_s(stop_early=True))
 
 
+def test_a_model_without_a_cache_reads_its_texts_again_for_every_token():
+    settings = replace(SETTINGS, prompts=RunSettings().prompts)
+    shape = listed_shape(settings.model)
+    whole = replace(shape, structure=replace(shape.structure, plain_cache=False))
+    workload = Workload(shape=shape, settings=settings, speeds=SPEEDS, n_passages=100)
+
+    def times_as_long(stage):
+        seconds = STAGES[stage].seconds
+        spec = settings.points[0]
+        return seconds(replace(workload, shape=whole), spec) / seconds(workload, spec)
+
+    # Half of a text on average; half of the passages, for two tokens.
+    assert times_as_long("text") > settings.calibration.length / 5
+    assert 1.5 < times_as_long("evaluate") < 2
+    assert times_as_long("continue") > 1.5
+
+
 def test_what_all_models_of_a_method_share_is_counted_once():
     two = counted("prune", by("obs"))
     one = counted("prune", by("obs", sparsities_permille=(100,)))
@@ -276,13 +293,13 @@ def test_each_text_that_the_methods_read_is_calibrated_on():
 
 
 def test_tasks_that_cannot_be_counted_take_as_long_as_the_same_ones_did():
-    asked = replace(SETTINGS, evaluation=EvaluationSettings(tasks=("piqa",)))
+    with_tasks = replace(SETTINGS, evaluation=EvaluationSettings(tasks=("piqa",)))
     answers = {"a": ("b",)}
-    before = replace(run_of(asked, answer=30.0), answers=answers)
-    assert dict(estimated(asked, before).parts)["answering tasks"] == pytest.approx(30)
+    before = replace(run_of(with_tasks, answer=30.0), answers=answers)
+    assert dict(estimated(with_tasks, before).parts)["answering tasks"] == pytest.approx(30)
     failed = replace(before, answers={})
-    fewer = replace(asked, evaluation=replace(asked.evaluation, task_limit=9))
-    for settings, run in ((asked, failed), (fewer, before)):
+    fewer = replace(with_tasks, evaluation=replace(with_tasks.evaluation, task_limit=9))
+    for settings, run in ((with_tasks, failed), (fewer, before)):
         assert "answering tasks" in estimated(settings, run, speeds=SPEEDS).unknown
 
 
@@ -301,8 +318,8 @@ def test_a_quantised_model_is_pruned_and_healed_once_for_all_types():
     assert [parts.count(stage) for stage in ("prune", "quantise", "evaluate")] == [2, 6, 9]
     healed = by("best", heal_steps=(0, 8), quantise=("q8_0",))
     plain = tuple(i for i, spec in enumerate(healed.points) if not spec.quantise)
-    left = stages(healed, Cached(dense=True, points=plain))
-    assert [left.count(stage) for stage in ("heal", "quantise", "evaluate")] == [0, 5, 5]
+    remaining = stages(healed, Cached(dense=True, points=plain))
+    assert [remaining.count(stage) for stage in ("heal", "quantise", "evaluate")] == [0, 5, 5]
 
 
 HEALED = by("best").healed(48)

@@ -28,7 +28,8 @@ class Reach(HubReach):
         return self.is_there
 
 
-HERE, GONE = Reach(True), Reach(False)
+HERE = Reach(True)
+GONE = Reach(False)
 
 
 def moved(hub, tmp_path, n=1):
@@ -40,10 +41,10 @@ def moved(hub, tmp_path, n=1):
 @pytest.fixture
 def asked(monkeypatch):
     """The names that the hub was asked for, and its answers: commits by name."""
-    asked = []
+    requests = []
 
     def look_up(names, *, with_token):
-        asked.append(names)
+        requests.append(names)
         return {
             name: {"commit": answers[name]} if name in answers else {"message": "gated"}
             for name in names
@@ -51,8 +52,8 @@ def asked(monkeypatch):
 
     answers = {}
     monkeypatch.setattr(hub_revisions, "look_up", look_up)
-    asked.append(answers)
-    return asked
+    requests.append(answers)
+    return requests
 
 
 def test_a_name_is_resolved_by_a_child_and_a_moved_main_makes_another_request_after_an_hour(
@@ -99,11 +100,11 @@ def test_data_sets_of_tasks_are_pinned_and_what_cannot_be_had_is_left_to_the_run
     tasks = ("builtin:copying", "piqa", "mmlu", "file:mine.yaml")
     settings = RunSettings(evaluation=EvaluationSettings(tasks=tasks))
     asked[0][f"{DATA_SET}a/piqa"] = "a" * 40
-    found = pinned(settings, store, HERE, with_token=False)
-    assert found.revisions == ((f"{DATA_SET}a/piqa", "a" * 40),)
+    pins = pinned(settings, store, HERE, with_token=False)
+    assert pins.revisions == ((f"{DATA_SET}a/piqa", "a" * 40),)
     assert asked[1:] == [[f"{DATA_SET}a/piqa", f"{DATA_SET}b/gated"]]
-    assert pinned(settings, store, GONE, with_token=False) == found, "as noted"
-    assert found.key() != replace(found, revisions=((f"{DATA_SET}a/piqa", "b" * 40),)).key()
+    assert pinned(settings, store, GONE, with_token=False) == pins, "as noted"
+    assert pins.key() != replace(pins, revisions=((f"{DATA_SET}a/piqa", "b" * 40),)).key()
 
 
 @pytest.mark.parametrize("model", ["builtin:smollm2-135m", "/a/folder", f"owner/model@{'a' * 40}"])
@@ -122,7 +123,8 @@ def test_a_branch_is_a_name_of_its_own(asked, store):
 def test_a_run_is_told_the_newer_revision_of_what_it_read_also_where_it_was_not_pinned(
     asked, store
 ):
-    read, new = "a" * 40, "b" * 40
+    read = "a" * 40
+    new = "b" * 40
     earlier = run(model_identity=f"{SETTINGS.model}@{read}")
     assert newer_revisions(earlier, store) == {}
     asked[0][SETTINGS.model] = new

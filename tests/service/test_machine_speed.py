@@ -63,7 +63,8 @@ def test_the_speed_is_known_once_it_was_measured_and_a_measurement_that_fails_is
 def test_what_was_measured_holds_for_a_while(note, known, measures, speed, store, monkeypatch):
     monkeypatch.setattr(machine_speed.sys, "executable", "true")
     if note == "busy":
-        speed._busy, note = (lambda: True), GOOD % 1
+        speed._busy = lambda: True
+        note = GOOD % 1
     store.remember(NAME, note.replace("NOW", str(time.time())))
     assert speed.known() == (KNOWN if known else None)
     assert (speed._measuring is not None) == measures

@@ -26,8 +26,8 @@ def test_a_model_is_known_by_its_config_by_the_one_that_ships_or_by_what_was_not
     folder = folder_with(tmp_path)
     assert named_model(folder, store) == NamedModel(family="llama", shape=None)
     inspect_config(folder, store)
-    found = named_model(folder, store)
-    assert (found.family, found.shape, found.problem) == ("llama", shipped_shape("llama-7b"), "")
+    model = named_model(folder, store)
+    assert (model.family, model.shape, model.problem) == ("llama", shipped_shape("llama-7b"), "")
     assert named_model("facebook/opt-1.3b", store).shape == shipped_shape("opt-1.3b")
     assert named_model("owner/model", store) is None
     store.remember(store_keys.model_identity_note("owner/model", ""), "id")
@@ -49,17 +49,17 @@ def test_a_config_that_describes_no_model_counts_nothing(changes, store, tmp_pat
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A stand-in for the hub, which has one model, and of that more than its config."""
-    found = Hub()
+    model = Hub()
     folder = tmp_path / "of the hub"
     folder.mkdir()
     (folder / "config.json").write_text((CONFIGS / "llama-7b.json").read_text())
     (folder / "model.safetensors").write_bytes(b"weights")
-    found.add("models", "owner/never-seen", folder)
-    for name, value in environment(found.url, tmp_path / "home").items():
+    model.add("models", "owner/never-seen", folder)
+    for name, value in environment(model.url, tmp_path / "home").items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
-    yield found
-    found.stop()
+    yield model
+    model.stop()
 
 
 def test_a_model_that_was_never_fetched_is_known_by_its_config_alone_and_a_refusal_is_told(

@@ -80,9 +80,9 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
     assert stored_parts(replace(SETTINGS, residency="streamed"), store) == known
     assert stored_parts(SETTINGS, store) == replace(NOTHING, calibration=True)
     for key in store.keys(Record):
-        asked = ContinuationSettings(left=key, right=key, prompt="Once")
+        request = ContinuationSettings(left=key, right=key, prompt="Once")
         store.put(
-            asked.key(), Continuation(key=asked.key(), prompt="Once", left="upon", right="upon")
+            request.key(), Continuation(key=request.key(), prompt="Once", left="upon", right="upon")
         )
     assert stored_parts(replace(SETTINGS, prompts=("Once",)), store) == known
     assert not stored_parts(replace(SETTINGS, prompts=("Once", "Twice")), store).dense
@@ -104,7 +104,8 @@ def test_a_changed_text_file_is_not_taken_for_the_stored_one_though_its_path_has
     file = tmp_path / "try[1]" / "a.txt"
     file.parent.mkdir()
     file.write_text("before")
-    mark, settings = fingerprint(f"file:{file}"), with_texts(evaluation=f"file:{file}[3:]")
+    mark = fingerprint(f"file:{file}")
+    settings = with_texts(evaluation=f"file:{file}[3:]")
     assert mark.startswith("a.txt:6:") and mark == fingerprint(str(file.parent))
     store.remember(store_keys.model_identity_note("owner/model", ""), "id")
     store.remember(store_keys.text_identity_note(f"file:{file}[3:]", mark), "texts")
@@ -134,9 +135,9 @@ def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(s
     known = replace(
         SETTINGS, model="facebook/opt-1.3b", methods=(method_named("retrain-free (published)"),)
     )
-    found, _ = expected_room(known, store, listed_shape(known.model))
-    assert found.measured_bytes is None and found.backward
-    assert found.least == least_memory(listed_shape("facebook/opt-1.3b"), known)
+    room, _ = expected_room(known, store, listed_shape(known.model))
+    assert room.measured_bytes is None and room.backward
+    assert room.least == least_memory(listed_shape("facebook/opt-1.3b"), known)
     store.remember(store_keys.peak_memory_note("owner/model", "float32"), "1500000000")
     assert expected_room(SETTINGS, store, None)[0].measured_bytes == 1_500_000_000
     store.remember(store_keys.peak_memory_note("owner/model", "float32"), "no number")
@@ -183,11 +184,11 @@ def test_before_the_first_run_all_is_known_of_every_model_whose_config_is(
     folder = tmp_path / "hub"
     folder.mkdir()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
-    asked = RunSettings(
+    request = RunSettings(
         model=model(folder), methods=(method,), evaluation=EvaluationSettings(n_passages=100)
     )
-    backend.inspect_config(asked.model)
-    before = backend.preflight(asked)
+    backend.inspect_config(request.model)
+    before = backend.preflight(request)
     parts = dict(before.duration.parts)
     assert before.duration.unknown == () and {"loading", "evaluating", "pruning"} <= parts.keys()
     assert before.duration.total_s == pytest.approx(sum(parts.values()))
@@ -195,7 +196,7 @@ def test_before_the_first_run_all_is_known_of_every_model_whose_config_is(
         min(before.memory.least.n_bytes, before.disk.takes.stays_bytes, before.disk.free_bytes) > 0
     )
     half, resident = (
-        backend.preflight(replace(asked, dtype="bfloat16", residency=way))
+        backend.preflight(replace(request, dtype="bfloat16", residency=way))
         for way in ("streamed", "resident")
     )
     assert half.memory.least.n_bytes < resident.memory.least.n_bytes

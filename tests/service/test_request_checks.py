@@ -147,8 +147,10 @@ PAIRS = {
 
 @pytest.mark.parametrize("kind", PAIRS)
 def test_models_of_another_s_run_are_nobody_else_s_to_run(house, kind):
-    ada, bob = house.of("ada"), house.of("bob")
-    request, job = PAIRS[kind], house.done(ada)
+    ada = house.of("ada")
+    bob = house.of("bob")
+    request = PAIRS[kind]
+    job = house.done(ada)
     if kind == "export":
         # Records can be shared by a run that is bob's; the run that an export names cannot.
         house.done(bob, replace(SETTINGS, sparsities_permille=(400,)))
@@ -159,7 +161,8 @@ def test_models_of_another_s_run_are_nobody_else_s_to_run(house, kind):
 
 
 def test_prompts_choices_and_names_are_their_owner_s(house):
-    ada, bob = house.of("ada"), house.of("bob")
+    ada = house.of("ada")
+    bob = house.of("bob")
     prompt = PAIRS["continuation"]
     ada.user_data.keep_prompt(prompt)
     ada.user_data.choose("dense", "s1", "passage 1", "dense")
@@ -214,7 +217,11 @@ def test_local_files_are_read_below_the_listed_folders(house, folders):
     inside, outside = folders
     ada = house.of("ada")
     text = f"file:{inside}/text.jsonl"
-    assert ada.reach.n_passages(text) > 0 == ada.reach.n_passages(f"file:{outside}/text.jsonl")
+    assert (
+        ada.request_rules.n_passages(text)
+        > 0
+        == ada.request_rules.n_passages(f"file:{outside}/text.jsonl")
+    )
     assert ada.reference_problem("model", str(inside)) == ""
     assert ada.reference_problem("evaluation text", f"{text}[:3]") == ""
     root = house.of("root")
@@ -248,7 +255,8 @@ def test_local_files_elsewhere_are_refused(place, house, folders):
 def test_models_of_the_hub_are_those_on_the_list_and_the_token_is_an_administrator_s(
     house, monkeypatch
 ):
-    ada, fetched = house.of("ada"), []
+    ada = house.of("ada")
+    fetched = []
     assert ada.reference_problem("model", "owner/model@main") == ""
     assert "not among those offered" in ada.reference_problem("model", "other/model")
     assert house.of("ada", hub=None).reference_problem("model", "other/model") == ""
@@ -276,7 +284,7 @@ care for jobs.
 ASKED = (
     " administers cached cancel cluster continuation damaged_runs fetch_config first_texts health inspect_config job"
     " jobs log_tail may_stop move named_model newest_job offered_tasks open_answers open_run pack_run passages"
-    " preflight prioritise queue queue_position reach record reference_problem result retry run runs search"
+    " preflight prioritise queue queue_position record reference_problem request_rules result retry run runs search"
     " seen_by sees_all submit why_missing written_at"
 )
 
@@ -420,8 +428,8 @@ def test_a_text_can_be_used_where_it_is_there_and_can_be_read(tmp_path, text, fi
     text = text.replace("FOLDER", str(tmp_path)).replace(
         "UPLOAD", Uploads(tmp_path).keep("mine.jsonl", TEXT)
     )
-    found = problems(tmp_path, **{field: text})
-    assert found == [] if said is None else re.search(said, found[0])
+    complaints = problems(tmp_path, **{field: text})
+    assert complaints == [] if said is None else re.search(said, complaints[0])
 
 
 @pytest.mark.parametrize(
@@ -490,9 +498,9 @@ def test_a_search_with_fewer_than_thirty_passages_does_not_start(
     corpus = "builtin:cloze" if n_lines is None else f"file:{file}"
     search = FindSettings(evaluation=EvaluationSettings(corpus=corpus, n_passages=asked))
     refused = [*backend.preflight(search).problems]
-    assert backend.reach.problems(search) == tuple(refused)
-    assert backend.reach.n_passages(corpus) == n_lines
-    assert backend.reach.n_passages(f"file:{tmp_path / 'gone.txt'}") == 0
+    assert backend.request_rules.problems(search) == tuple(refused)
+    assert backend.request_rules.n_passages(corpus) == n_lines
+    assert backend.request_rules.n_passages(f"file:{tmp_path / 'gone.txt'}") == 0
     refusal = f"A search needs at least 30 different passages, not {few}."
     assert refused == ([f"{refusal} Fewer can never confirm a model."] if few else [])
     if few:
@@ -536,7 +544,8 @@ def test_files_of_tasks_are_an_administrators_and_lie_below_the_folders(house, t
 
 
 def test_prompts_are_not_seen_by_others_even_where_all_see_all_runs_nor_may_they_stop_a_job(house):
-    ada, bob = house.of("ada"), house.of("bob", see_each_other=True)
+    ada = house.of("ada")
+    bob = house.of("bob", see_each_other=True)
     house.done(ada)
     prompt = ada.submit(PAIRS["continuation"])
     run = ada.submit(replace(SETTINGS, sparsities_permille=(400,)))
@@ -547,8 +556,10 @@ def test_prompts_are_not_seen_by_others_even_where_all_see_all_runs_nor_may_they
 
 
 def test_of_another_s_run_nothing_is_said_written_or_resumed(house):
-    ada, bob = house.of("ada"), house.of("bob")
-    job, prompt = house.done(ada), PAIRS["continuation"]
+    ada = house.of("ada")
+    bob = house.of("bob")
+    job = house.done(ada)
+    prompt = PAIRS["continuation"]
     for record in (prompt.left, prompt.right):
         key = prompt.by_one(record).key()
         house.backend._store.put(
@@ -588,7 +599,8 @@ def test_an_export_is_resumed_by_who_might_ask_for_it(house):
 
 
 def test_only_an_administrator_resumes_a_verification(house):
-    root, bob = house.of("root"), house.of("bob", see_each_other=True)
+    root = house.of("root")
+    bob = house.of("bob", see_each_other=True)
     job = root.submit(VerifySettings())
     root.cancel(job.id)
     with pytest.raises(AccessError, match="Only an administrator"):

@@ -53,7 +53,8 @@ def test_only_so_many_passages_are_cached_and_at_least_one_record(store, monkeyp
     results = ResultCache(store)
     for key in "abc":
         store.put(key, answered(key, 5))
-    a, b = results.record("a"), results.record("b")
+    a = results.record("a")
+    b = results.record("b")
     assert results.record("a") is a
     results.record("c")
     assert results.record("a") is a
@@ -188,7 +189,8 @@ def test_a_note_is_the_value_that_was_kept_infinite_ones_too_or_none(store):
 
 
 def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_damaged(store):
-    answers, line = AnswerCache(store), json.dumps(CHOICE).encode()
+    answers = AnswerCache(store)
+    line = json.dumps(CHOICE).encode()
     (key,) = answers.keep("samples_colours_2026-01-02T03-04-05.6.jsonl", line)
     assert answers.keep("../samples_colours_2026-01-02T03-04-05.6.jsonl", line) == [key]
     opened = AnswerCache(store).get(key)

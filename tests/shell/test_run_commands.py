@@ -77,7 +77,8 @@ def test_every_model_continues_the_prompts_that_are_given(flags, document, capsy
     assert main(["run", *flags, *to, "--prompt", "the lamp and", "--prompt", "a boat"]) == 0
     written = read()
     assert written["settings"]["prompts"] == ["the lamp and", "a boat"]
-    dense, sparse = written["dense"]["continuations"], written["sparse"][0]["continuations"]
+    dense = written["dense"]["continuations"]
+    sparse = written["sparse"][0]["continuations"]
     assert len(dense) == len(sparse) == 2 and None not in [*dense, *sparse]
     lines = capsys.readouterr().out.splitlines()
     start = lines.index("the lamp and")

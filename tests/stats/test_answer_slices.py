@@ -84,7 +84,7 @@ def test_with_many_flips_the_normal_approximation_agrees_with_the_exact_test(mon
     subjects = [{"subject": "law" if i % 4 == 0 else "art"} for i in range(1200)]
     rights = [(i * 7919) % 13 > (1 if i % 4 else 2) for i in range(1200)]
     (exact, _) = slice_tasks([pair(rights, subjects)], TOLERANCE)
-    monkeypatch.setattr(answer_slices, "_MOST_TERMS", 0)
+    monkeypatch.setattr(answer_slices, "_MAX_TERMS", 0)
     (normal, _) = slice_tasks([pair(rights, subjects)], TOLERANCE)
     assert normal.p_value == pytest.approx(exact.p_value, abs=0.02)
 

@@ -4,7 +4,7 @@ import pytest
 
 from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.user_records import RunMark
-from sparsedash.storage.users import LONGEST_NAME, MOST_PROMPTS, UserData
+from sparsedash.storage.users import LONGEST_NAME, MAX_PROMPTS, UserData
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_name_and_a_pin_are_kept_beside_each_other_and_a_mark_that_says_nothin
 
 
 def test_of_the_prompts_the_newest_are_kept(user_data):
-    for n in range(MOST_PROMPTS + 2):
+    for n in range(MAX_PROMPTS + 2):
         user_data.keep_prompt(
             ContinuationSettings(
                 left="a",
@@ -41,7 +41,7 @@ def test_of_the_prompts_the_newest_are_kept(user_data):
             )
         )
     newest = [prompt.prompt for prompt in user_data.prompts("a", "b")]
-    assert newest == [f"Once {n}" for n in range(MOST_PROMPTS + 1, 1, -1)]
+    assert newest == [f"Once {n}" for n in range(MAX_PROMPTS + 1, 1, -1)]
 
 
 @pytest.mark.parametrize(

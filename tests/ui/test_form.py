@@ -31,7 +31,7 @@ MASKS_SAVE_NOTHING = "do not make the model smaller or faster by themselves"
 
 
 def group(app, label):
-    return next(each for each in app.get("button_group") if each.label == label)
+    return next(field for field in app.get("button_group") if field.label == label)
 
 
 def submitted(app, backend):
@@ -43,11 +43,11 @@ def submitted(app, backend):
 
 def test_the_form_begins_with_the_recommended_run(open_page, backend):
     app = open_page("prune", goal=SWEEP)
-    asked = submitted(app, backend)
-    own = replace(SETTINGS.calibration, corpus="builtin:mixed")
+    request = submitted(app, backend)
+    methods = replace(SETTINGS.calibration, corpus="builtin:mixed")
     first = {"methods": (method_named("best"),), "sparsities_permille": (20, 100, 300)}
-    assert asked == replace(SETTINGS, calibration=own, **first)
-    assert app.query_params["run"] == asked.key()
+    assert request == replace(SETTINGS, calibration=methods, **first)
+    assert app.query_params["run"] == request.key()
     assert "Waiting" in words(app)
 
 
@@ -92,8 +92,8 @@ REQUESTS = {
     },
     "every field": RunSettings(
         methods=tuple(
-            replace(each, width_multiple=64) if each.uses("width_multiple") else each
-            for each in SEVERAL
+            replace(field, width_multiple=64) if field.uses("width_multiple") else field
+            for field in SEVERAL
         ),
         sparsities_permille=(50, 125),
         evaluation=replace(EVALUATION, stop_early=True),
@@ -129,12 +129,12 @@ REQUESTS = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_the_address_of_a_request_fills_in_all_of_it(open_page, backend, name):
-    asked = REQUESTS[name]
-    made = submitted(open_page("prune", **form_address(asked)), backend)
-    if isinstance(asked, RunSettings):
-        assert set(made.methods) == set(asked.methods)
-        made = replace(made, methods=asked.methods)
-    assert made == asked
+    request = REQUESTS[name]
+    filled_in = submitted(open_page("prune", **form_address(request)), backend)
+    if isinstance(request, RunSettings):
+        assert set(filled_in.methods) == set(request.methods)
+        filled_in = replace(filled_in, methods=request.methods)
+    assert filled_in == request
 
 
 @pytest.mark.parametrize("name", ["every field", "search"])
@@ -142,10 +142,10 @@ def test_a_link_forgets_what_was_in_the_form_before(open_page, backend, name):
     app = open_page("prune", **form_address(REQUESTS[name]))
     app.query_params.clear()
     app.switch_page("pages/runs.py").run()
-    asked = replace(SETTINGS, sparsities_permille=(200,))
-    app.query_params.update(form_address(asked))
+    request = replace(SETTINGS, sparsities_permille=(200,))
+    app.query_params.update(form_address(request))
     app.switch_page("pages/prune.py").run()
-    assert submitted(app, backend) == asked
+    assert submitted(app, backend) == request
     assert FRESH not in app.query_params
 
 
@@ -196,10 +196,11 @@ def test_prompts_that_are_kept_begin_the_next_form_and_one_that_is_too_long_is_r
 
 
 def test_the_address_has_no_room_for_two_custom_methods_or_widths_or_a_healed_method_alone():
-    own = [MethodSettings(damping=damping) for damping in (0.1, 0.2)]
-    assert form_address(replace(SETTINGS, methods=tuple(own))) is None
+    methods = [MethodSettings(damping=damping) for damping in (0.1, 0.2)]
+    assert form_address(replace(SETTINGS, methods=tuple(methods))) is None
     assert (
-        form_address(replace(SETTINGS, methods=(own[0], MethodSettings(width_multiple=64)))) is None
+        form_address(replace(SETTINGS, methods=(methods[0], MethodSettings(width_multiple=64))))
+        is None
     )
     assert form_address(replace(SETTINGS, heal_steps=(8,))) is None
 
@@ -212,12 +213,13 @@ def test_minutes_of_healing_become_steps_of_every_method_that_removes_channels(
     address = {"goal": goal} if goal else {"masks": "wanda-2:4", "goal": SWEEP}
     app = open_page("prune", heal="6", **address)
     assert "48 steps of 2,048 tokens" in words(app)
-    best, asked = method_named("best"), submitted(app, backend)
+    best = method_named("best")
+    request = submitted(app, backend)
     if goal:
-        assert (asked.method, asked.heal_steps) == (best, 48)
+        assert (request.method, request.heal_steps) == (best, 48)
     else:
-        assert asked.methods == (best, method_named("wanda-2:4"))
-        assert asked.heal_steps == (0, 48)
+        assert request.methods == (best, method_named("wanda-2:4"))
+        assert request.heal_steps == (0, 48)
 
 
 def test_healing_that_is_not_possible_is_refused_under_its_field(open_page, backend, monkeypatch):
@@ -572,7 +574,7 @@ def test_of_a_mixture_experts_are_removed_and_refitted_on_text_enough(goal, open
     assert "29.4 billion of them active" in text
     assert "Method: experts (recommended)." in text
     assert "takes about 122,880 calibration tokens: 480 samples of up to 256." in text
-    labels = [each.label for each in app.get("button_group")]
+    labels = [field.label for field in app.get("button_group")]
     assert "Method" not in labels, "without MLPs it has no channels"
     app.number_input(key="samples").set_value(100).run()
     assert "with 100 samples of up to 256 many of them will stay as they are" in words(app)
@@ -594,7 +596,7 @@ def test_the_recommended_method_follows_the_model_and_an_impossible_one_is_refus
     app.run()
     assert "Method: best (recommended)." in words(app)
     assert "Methods that remove experts, or channels of them" not in [
-        each.label for each in app.get("button_group")
+        field.label for field in app.get("button_group")
     ]
     app = open_page("prune", goal=SWEEP, model=LISTED, experts="reap")
     assert "This model is no mixture of experts" in words(app)
@@ -639,7 +641,7 @@ def test_a_model_that_is_not_here_is_looked_up_on_the_hub_on_demand(open_page, b
     button(app, "Look it up on the hub").click().run()
     assert backend.looked_up[-1] == LISTED
     assert "Family: llama. 32 blocks" in words(app)
-    assert "Look it up on the hub" not in [each.label for each in app.button]
+    assert "Look it up on the hub" not in [field.label for field in app.button]
 
 
 def test_a_custom_method_races_with_the_presets_each_once(open_page, backend):
@@ -652,8 +654,8 @@ def test_a_custom_method_races_with_the_presets_each_once(open_page, backend):
         allocation="global",
     )
     assert "Name in charts: random + none + global" in words(app)
-    own = MethodSettings(saliency="random", compensation="none", allocation="global")
-    assert submitted(app, backend).methods == (method_named("best"), own)
+    methods = MethodSettings(saliency="random", compensation="none", allocation="global")
+    assert submitted(app, backend).methods == (method_named("best"), methods)
     again = submitted(open_page("prune", goal=SWEEP, own="true", method="least-squares"), backend)
     assert again.methods == (method_named("least-squares"),)
 
@@ -689,7 +691,8 @@ def test_a_custom_method_has_fields_for_the_parameters_of_its_choices(
 
 def test_masks_have_fields_of_their_own_that_say_what_they_do_not_save(open_page, backend):
     app = open_page("prune", goal=SWEEP)
-    channels, layers = group(app, "Method"), group(app, "Methods that remove whole layers")
+    channels = group(app, "Method")
+    layers = group(app, "Methods that remove whole layers")
     masks = group(app, "Methods that set single weights to zero")
     assert {"least-squares", "flap"} <= set(channels.options) and {"layers", "sleb"} <= set(
         layers.options

@@ -48,15 +48,15 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_refused_text_is_told_in_words_and_changes_nothing(open_page, backend, name):
-    content, said = BAD[name]
+    content, text = BAD[name]
     form = open_page("prune", text="lambada")
     form = bring(form, "text", name, content)
-    assert said in words(form)
+    assert text in words(form)
     assert 'role="alert"' in markup(form)
     assert form.selectbox(key="text").value == "lambada"
     assert backend.uploads.kept() == {}
     form = bring(form, "text", "good.jsonl", LINES)
-    assert said not in words(form)
+    assert text not in words(form)
     assert form.selectbox(key="text").value == next(iter(backend.uploads.kept()))
 
 
@@ -126,6 +126,6 @@ def test_a_hostile_name_is_shown_as_harmless_text(open_page, backend):
 
 
 def test_a_text_set_of_the_list_says_on_what_terms_it_comes(open_page, backend):
-    said = words(open_page("prune", text="lambada_openai", calibration="c4"))
-    assert "Licence: MIT. Size: 1.8 MB. How it is read: downloaded once" in said
-    assert "Licence: ODC-BY. Size: 305 GB. How it is read: its first 10,000 documents are" in said
+    text = words(open_page("prune", text="lambada_openai", calibration="c4"))
+    assert "Licence: MIT. Size: 1.8 MB. How it is read: downloaded once" in text
+    assert "Licence: ODC-BY. Size: 305 GB. How it is read: its first 10,000 documents are" in text

@@ -40,8 +40,8 @@ def test_other_endings_are_told_as_what_they_are_and_another_attempt_again(
     app = open_page("prune")
     for attempt in (1, 2):
         backend.set_jobs(job(SETTINGS, state, attempt=attempt))
-        (said,) = notices(app.run())
-        assert words in said
+        (notice,) = notices(app.run())
+        assert words in notice
 
 
 def test_what_ended_before_the_session_is_no_news_and_a_prompt_only_if_it_failed(
@@ -52,20 +52,20 @@ def test_what_ended_before_the_session_is_no_news_and_a_prompt_only_if_it_failed
     app = open_page("overview")
     assert notices(app) == []
     backend.set_jobs(done, job(PROMPT, "failed", id=2), job(PROMPT, "done", id=1))
-    (said,) = notices(app.run())
-    assert said.startswith("Continuations of a text: failed")
+    (notice,) = notices(app.run())
+    assert notice.startswith("Continuations of a text: failed")
 
 
 def test_a_run_is_told_by_its_name_and_a_foreign_one_is_no_markdown(open_page, backend):
     backend.user_data.name_run(SETTINGS.key(), "With stories")
     app = open_page("prune")
     backend.set_jobs(job(SETTINGS, "done"))
-    (said,) = notices(app.run())
-    assert said.startswith(
+    (notice,) = notices(app.run())
+    assert notice.startswith(
         "With stories: SmolLM2 135M, least-squares 10, 20, 30 % on Cloze passages: done."
     )
     backend.set_jobs(job(replace(SETTINGS, model="[x](builtin:b)*b*"), "done", id=2))
-    (said,) = notices(app.run())
-    assert said.startswith(
+    (notice,) = notices(app.run())
+    assert notice.startswith(
         "\\[x\\](builtin:\N{WORD JOINER}b)\\*b\\*, least-squares 10, 20, 30 % on Cloze passages: done."
     )

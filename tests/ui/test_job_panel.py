@@ -36,10 +36,10 @@ def test_running_waiting_and_ended_jobs_are_told_apart(open_page, backend):
     assert "No run has a result yet." in words(open_page("runs", view="jobs"))
     backend.set_jobs(*waiting(4, 3), job(SETTINGS, id=2), job(SETTINGS, "crashed", id=1, **FAILED))
     app = open_page("runs", view="jobs")
-    said = words(app)
-    assert said.startswith("1 running, 2 waiting.") and "✕ Interrupted" in said
+    text = words(app)
+    assert text.startswith("1 running, 2 waiting.") and "✕ Interrupted" in text
     moves = ("To the front", "Up", "Down")
-    assert [each.label for each in app.button if each.label not in moves] == [
+    assert [field.label for field in app.button if field.label not in moves] == [
         "Cancel",
         "Cancel",
         "Cancel",
@@ -68,21 +68,22 @@ def test_a_measurement_that_an_earlier_version_asked_for_is_one_in_torch(open_pa
 
 def test_a_job_that_says_nothing_any_more_is_told_of(open_page, backend):
     backend.set_jobs(*waiting(2), job(SETTINGS, id=1, heartbeat_at=time.time() - 900))
-    said = words(open_page("runs", view="jobs"))
-    assert "no progress for 15 min: it may hang; cancel and resume it" in said
+    text = words(open_page("runs", view="jobs"))
+    assert "no progress for 15 min: it may hang; cancel and resume it" in text
 
 
 @pytest.mark.parametrize("state", ["failed", "done"])
 def test_a_run_that_ended_leads_to_the_form_with_its_settings(state, open_page, backend):
-    asked = replace(SETTINGS, model="facebok/opt-1.3b", methods=(method_named("obs"),))
-    backend.set_jobs(job(asked, state))
-    found = query_of(links(open_page("runs", view="jobs"))["Change the settings"])
-    assert (found["model"], found["method"]) == ("facebok/opt-1.3b", "obs")
+    request = replace(SETTINGS, model="facebok/opt-1.3b", methods=(method_named("obs"),))
+    backend.set_jobs(job(request, state))
+    query = query_of(links(open_page("runs", view="jobs"))["Change the settings"])
+    assert (query["model"], query["method"]) == ("facebok/opt-1.3b", "obs")
 
 
 def test_a_run_whose_results_were_deleted_links_to_none(open_page, finished):
-    (run, *_), other = finished.runs(), replace(SETTINGS, sparsities_permille=(50,))
-    finished.set_jobs(job(run.settings, "done", id=1, key=run.key), job(other, "done", id=2))
+    (run, *_) = finished.runs()
+    another = replace(SETTINGS, sparsities_permille=(50,))
+    finished.set_jobs(job(run.settings, "done", id=1, key=run.key), job(another, "done", id=2))
     app = open_page("runs", view="jobs")
     assert query_of(links(app)["See what it cost"])["run"] == run.key
     assert words(app).count("Its results were deleted.") == 1 and words(app).count("✓ Done") == 2
@@ -109,8 +110,8 @@ def test_a_continuation_is_a_job_like_others_and_leads_to_its_pair(open_page, fi
             "done",
         )
     )
-    asked = query_of(links(open_page("runs", view="jobs"))["Compare passages"])
-    assert asked["left"] == "f" * 16, "a record of another run, by which the page finds it"
+    request = query_of(links(open_page("runs", view="jobs"))["Compare passages"])
+    assert request["left"] == "f" * 16, "a record of another run, by which the page finds it"
 
 
 def test_old_jobs_come_when_asked_for(open_page, backend):
@@ -132,16 +133,16 @@ def took(open_page, backend, **changes):
 
 
 def test_every_part_of_a_run_that_is_done_stands_next_to_its_estimate(open_page, backend):
-    said = took(open_page, backend, peak_bytes=900_000_000, disk_bytes=12_000_000)
+    text = took(open_page, backend, peak_bytes=900_000_000, disk_bytes=12_000_000)
     for row in (
         "Time 5 min 2 min",
         "of it calibrating 2 min 1 min",
         "of it pruning 12 s not known",
     ):
-        assert row in said
-    assert "Memory, at most 900 MB 1.0 GB" in said and "Left on the disk 12 MB not known" in said
-    said = took(open_page, backend, cached=("calibration",))
-    assert "parts were reused from earlier runs (calibration)." in said and "Memory" not in said
+        assert row in text
+    assert "Memory, at most 900 MB 1.0 GB" in text and "Left on the disk 12 MB not known" in text
+    text = took(open_page, backend, cached=("calibration",))
+    assert "parts were reused from earlier runs (calibration)." in text and "Memory" not in text
 
 
 @pytest.mark.parametrize(
@@ -197,10 +198,10 @@ def test_a_cancelled_job_is_told_as_no_error_and_by_the_name_of_its_run(open_pag
 def test_a_running_job_says_its_stage_and_model_in_known_units(
     running, shown, hidden, open_page, backend
 ):
-    asked = replace(SETTINGS, methods=(method_named("magnitude"), method_named("random")))
-    backend.set_jobs(job(asked, **running))
-    said = words(open_page("runs", view="jobs"))
-    assert shown in said and (not hidden or hidden not in said)
+    request = replace(SETTINGS, methods=(method_named("magnitude"), method_named("random")))
+    backend.set_jobs(job(request, **running))
+    text = words(open_page("runs", view="jobs"))
+    assert shown in text and (not hidden or hidden not in text)
 
 
 def test_waiting_jobs_stand_in_the_order_in_which_they_start_and_are_moved_by_buttons(
@@ -209,10 +210,12 @@ def test_waiting_jobs_stand_in_the_order_in_which_they_start_and_are_moved_by_bu
     retried = replace(waiting(1)[0], queued_at=1_764_000_900.0)
     backend.set_jobs(*waiting(4, 3, 2), retried)
     app = open_page("runs", view="jobs")
-    said = words(app)
-    places = [said.index(f"least-squares {share} %") for share in (2, 3, 4, 1)]
+    text = words(app)
+    places = [text.index(f"least-squares {share} %") for share in (2, 3, 4, 1)]
     assert places == sorted(places)
-    can = {each.key: not each.disabled for each in app.button if not each.key.startswith("cancel-")}
+    can = {
+        field.key: not field.disabled for field in app.button if not field.key.startswith("cancel-")
+    }
     order = [2, 3, 4, 1]
     assert can == {
         f"{to}-{i}": i != (order[-1] if to == "down" else order[0])
@@ -221,9 +224,9 @@ def test_waiting_jobs_stand_in_the_order_in_which_they_start_and_are_moved_by_bu
     }
     for to, expected in (("down", [2, 4, 3, 1]), ("up", [2, 3, 4, 1]), ("front", [3, 2, 4, 1])):
         app.button(key=f"{to}-3").click().run()
-        assert [each.id for each in backend.queue()] == expected
+        assert [job.id for job in backend.queue()] == expected
     backend.set_jobs(*waiting(4))
-    assert [each.label for each in open_page("runs", view="jobs").button] == ["Cancel"], (
+    assert [field.label for field in open_page("runs", view="jobs").button] == ["Cancel"], (
         "the only one has nowhere to go"
     )
 
@@ -237,7 +240,7 @@ def test_a_waiting_run_is_made_more_or_less_urgent_and_moves_among_its_like(open
     assert {
         box.key: box.value for box in app.selectbox if box.key.startswith("priority-")
     } == priorities
-    assert [each.key for each in app.button if each.key.endswith("-4")] == ["cancel-4"]
+    assert [field.key for field in app.button if field.key.endswith("-4")] == ["cancel-4"]
     app.selectbox(key="priority-3").select("low").run()
     assert backend.job(3).priority == app.selectbox(key="priority-3").value == "low"
 
@@ -319,5 +322,5 @@ def test_the_machines_of_a_cluster_say_what_they_run_or_why_nothing(
     backend.known_cluster = ClusterView(
         address="tls://127.0.0.1:8786", trouble=trouble, machines=machines
     )
-    said = words(open_page("settings"))
-    assert not [text for text in expected if text not in said]
+    page_text = words(open_page("settings"))
+    assert not [text for text in expected if text not in page_text]

@@ -15,7 +15,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 
 from sparsedash.storage.serving import HeaderLogin, Serving
 from sparsedash.ui import frame, login, middleware, server
-from sparsedash.ui.middleware import MOST_FILES, USER, access_check, upload_guard
+from sparsedash.ui.middleware import MAX_FILES, USER, access_check, upload_guard
 
 RULES = Serving(
     address="https://sparse.example.org",
@@ -418,13 +418,13 @@ def test_files_that_arrive_count_and_one_more_is_refused_until_one_is_here(strea
         arrived = asyncio.Event()
         ask = streamlit.ask
         slow = [
-            asyncio.create_task(ask("ada", f"tab/{n}", arrived=arrived)) for n in range(MOST_FILES)
+            asyncio.create_task(ask("ada", f"tab/{n}", arrived=arrived)) for n in range(MAX_FILES)
         ]
         await asyncio.sleep(0)
         assert await ask("ada", "tab/more") == 429
         assert await ask("bob", "other/his") == 204
         arrived.set()
-        assert await asyncio.gather(*slow) == [204] * MOST_FILES
+        assert await asyncio.gather(*slow) == [204] * MAX_FILES
 
     asyncio.run(bring())
     assert streamlit.held() == ["other/his", "tab/0", "tab/1"]

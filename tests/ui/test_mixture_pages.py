@@ -25,8 +25,8 @@ def mixture_run(settings):
 
 @pytest.fixture
 def mixture(backend):
-    own = replace(specimens.SETTINGS, model="owner/mixture")
-    run, records = mixture_run(own)
+    settings = replace(specimens.SETTINGS, model="owner/mixture")
+    run, records = mixture_run(settings)
     records = [replace(record, model="owner/mixture") for record in records]
     backend._store.remember(model_shape_note(records[0].model_identity), MIXTURE_SHAPE.plain())
     backend.add_run((run, records))

@@ -11,6 +11,8 @@ import pytest
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
+from sparsedash.reporting.kind_words import forgotten_sentence
+from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.run_answer import answer_figures, answer_sentence
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import run_results
@@ -21,6 +23,7 @@ from sparsedash.schema.pair_records import (
     PromptTexts,
 )
 from sparsedash.schema.progress import StageTime
+from sparsedash.schema.records import KindLoss
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.schema.store_keys import hub_commit_note
 from sparsedash.service.estimates import Duration
@@ -105,8 +108,8 @@ def test_a_run_whose_model_has_moved_says_so_and_offers_the_newer_revision(open_
     app = open_page("overview", run=run.key)
     assert "The hub has a newer revision of owner/model: bbbbbbb." in words(app)
     button(app, "Run on the newer one").click().run()
-    (asked,) = backend.submitted
-    assert asked == replace(settings, revisions=())
+    (request,) = backend.submitted
+    assert request == replace(settings, revisions=())
     (submitted,) = backend.jobs()
     assert submitted.settings["revisions"] == [["owner/model", newer]]
     assert app.query_params["run"] == submitted.key
@@ -131,7 +134,7 @@ def test_progress_is_a_progress_bar_to_assistive_technology(open_page, backend):
             point=2,
             done=0,
             rate=None,
-            stage_times=tuple(StageTime(*each) for each in spent),
+            stage_times=tuple(StageTime(*entry) for entry in spent),
         )
     )
     drawn = markup(open_page("overview"))
@@ -217,10 +220,10 @@ def test_every_sparse_model_in_the_table_is_a_link_and_its_head_says_once_what_c
 def test_a_model_that_answered_fewer_passages_says_how_many_and_has_a_hollow_mark(
     open_page, backend
 ):
-    run, (dense, *rest, last) = specimens.run()
+    run, (dense, *more, last) = specimens.run()
     stopped = replace(STOPPED, decision="open", p_value=0.5, interval=(-0.3, 0.1))
     few = replace(last, outcomes=last.outcomes[:40], stopping=stopped)
-    backend.add_run((replace(run, source_type="Q4_1"), [dense, *rest, few]))
+    backend.add_run((replace(run, source_type="Q4_1"), [dense, *more, few]))
     text = words(open_page("overview"))
     assert (
         "unpacked from Q4_1" in text
@@ -240,7 +243,7 @@ def test_results_are_shown_while_the_rest_still_runs_with_places_for_what_comes(
     backend.set_jobs(job(SETTINGS))
     app = open_page("overview")
     assert "The dense model is evaluated" in words(app)
-    assert "Compare the answers passage by passage" not in links(app)
+    assert "Compare all answers" not in links(app)
     backend.add_run(specimens.run(finished=False, n_sparse=1))
     app = open_page("overview")
     text = words(app)
@@ -290,10 +293,10 @@ def test_a_run_that_is_not_shown_is_mentioned_while_it_lives_but_no_prompt(open_
 
 
 def test_the_address_chooses_among_runs(open_page, backend):
-    other = replace(SETTINGS, methods=(method_named("magnitude"),))
-    backend.add_run(specimens.run(other))
+    settings = replace(SETTINGS, methods=(method_named("magnitude"),))
+    backend.add_run(specimens.run(settings))
     backend.add_run(specimens.run())
-    app = open_page("overview", run=other.key())
+    app = open_page("overview", run=settings.key())
     assert "magnitude · needs no calibration text" in words(app)
 
 
@@ -332,7 +335,7 @@ def test_masks_are_not_called_removed_and_do_not_outrun_what_is(open_page, backe
         "right": name,
         "view": "layers",
     }
-    assert query_of(results["Compare the answers passage by passage"]) == {
+    assert query_of(results["Compare all answers"]) == {
         "run": run.key,
         "right": name,
     }
@@ -350,8 +353,8 @@ def test_the_tolerance_is_chosen_judges_the_run_and_goes_along_to_the_answers(op
     app.number_input(key="tolerance-ratio").set_value(5.0).run()
     app.number_input(key="tolerance-points").set_value(50.0).run()
     assert "Removing up to 30 % of the MLP channels stays within your limits: " in words(app)
-    asked = query_of(links(app)["Compare the answers passage by passage"])
-    assert asked["limits"] == "5,50"
+    request = query_of(links(app)["Compare all answers"])
+    assert request["limits"] == "5,50"
 
 
 def test_both_models_texts_stand_side_by_side_as_text_and_the_others_are_on_the_compare_page(
@@ -367,7 +370,7 @@ def test_both_models_texts_stand_side_by_side_as_text_and_the_others_are_on_the_
     app = open_page("overview")
     text = words(app)
     assert (
-        "Once <b> upon ❘ **a** time upon ❘ <i>no</i> time Twice is two is two Greedy decoding."
+        "Once <b> upon ❘ **a** time upon ❘ <i>no</i> time Twice is two is two Greedy decoding;"
         in text
     )
     assert query_of(links(app)["Other models, and prompts of your own"])["right"] == "10 %"
@@ -452,18 +455,44 @@ def test_the_first_texts_stand_on_the_page_of_a_run_without_results(
 
 
 def test_what_left_the_first_screen_stands_in_the_fold_in_the_report_and_in_json(
-    open_page, finished
+    open_page, backend
 ):
-    run = finished.runs()[0]
-    results = run_results(finished, run)
-    sentence = plain(answer_sentence(results))
-    figures = [plain(figure) for figure in answer_figures(results)]
-    page = words(open_page("overview"))
-    pair = headline_pair(finished, results)
-    report = run_report(finished, results, pair, finished.passages(pair.left.passages_key))
-    for shown in (page, plain(html.unescape(report.decode()))):
-        assert sentence in shown and all(figure in shown for figure in figures)
+    run, records = specimens.run()
+    losses = {"prose": 0.1, "sums": 0.7, "code": 0.1}
+    kinds = tuple(KindLoss(kind=kind, blocks=(kl, kl)) for kind, kl in losses.items())
+    records = [records[0], *(replace(record, by_kind=kinds) for record in records[1:])]
+    backend.add_run((run, records))
+    results = run_results(backend, run)
+    step = next_step(results, backend.request_rules)
+    sentences = [
+        answer_sentence(results),
+        *answer_figures(results),
+        forgotten_sentence(results.headline),
+        step.sentence,
+    ]
+    assert all(sentences)
+    app = open_page("overview")
+    folds = " ".join(words(fold) for fold in app.expander)
+    pair = headline_pair(backend, results)
+    report = run_report(backend, results, pair, backend.passages(pair.left.passages_key))
+    for shown in (folds, plain(html.unescape(report.decode()))):
+        for sentence in sentences:
+            assert plain(sentence) in shown
         assert wording.stored_run_details(run).split(" · ")[0] in shown
-    document = run_document(results, results.dense, results.sparse_records)
-    assert document["sentence"] == sentence and document["headline"] in page
-    assert [len(document["sparse"]), document["next"]] == [3, None]
+        assert "KL, nats a token" in shown
+    document = run_document(results, results.dense, results.sparse_records, step)
+    assert document["sentence"] == plain(sentences[0]) and document["headline"] in words(app)
+    assert (len(document["sparse"]), document["next"]) == (3, plain(step.sentence))
+    assert document["sparse"][0]["by_kind"][0]["title"] == "Sums and counting"
+
+
+def test_prompts_take_the_whole_width_where_no_answer_broke(open_page, backend):
+    run, (dense, broken) = specimens.run(replace(SETTINGS, sparsities_permille=(100,)))
+    right = [outcome.last_word_right for outcome in dense.outcomes]
+    n_columns = []
+    for sparse in (broken, replace(specimens.record(right, 100), key=broken.key)):
+        backend.add_run((run, [dense, sparse]))
+        app = open_page("overview")
+        n_columns.append(len(app.columns))
+    assert "Broke 0" in words(app)
+    assert n_columns[0] - n_columns[1] == 2

@@ -24,21 +24,21 @@ from tests.ui.conftest import button, links, markup, query_of, words
 def test_the_page_counts_what_shows_a_difference_and_states_intervals_ratios_and_the_cost_of_a_row(
     open_page,
 ):
-    said = words(open_page("prune", view="published", row=LAST_WORD[0].name))
-    assert said.startswith(
+    text = words(open_page("prune", view="published", row=LAST_WORD[0].name))
+    assert text.startswith(
         "None of 20 published results of pruning without retraining shows a difference from the dense model. Judged by "
         "the published totals"
     )
     assert (
         "7 of 8 published shares of removed weights can be computed from the models' configs."
-        in said
+        in text
     )
-    assert "gpt-j-6b, 20 % lambada FP32 79.17 % 80.38 % 79.2 to 81.5 % +1.21" in said
-    assert "0.1242 0.1286 0.1242" in said and "−1.78 % *" in said
-    assert "One passage is 0.019 points." in said and "One passage is 0.021 points." in said
-    assert "24.2 GB to fetch, 26.0 GB of statistics, within SPARSEDASH_ARTEFACT_GB" in said
-    assert "at least 77.3 GB, 52.5 GB of it for calibration" in said
-    assert "Time not known yet" in said
+    assert "gpt-j-6b, 20 % lambada FP32 79.17 % 80.38 % 79.2 to 81.5 % +1.21" in text
+    assert "0.1242 0.1286 0.1242" in text and "−1.78 % *" in text
+    assert "One passage is 0.019 points." in text and "One passage is 0.021 points." in text
+    assert "24.2 GB to fetch, 26.0 GB of statistics, within SPARSEDASH_ARTEFACT_GB" in text
+    assert "at least 77.3 GB, 52.5 GB of it for calibration" in text
+    assert "Time not known yet" in text
     assert "huggyllama/llama-7b is the usual substitute" in words(
         open_page("prune", view="published", row=LAST_TOKEN[5].name)
     )
@@ -64,13 +64,13 @@ def test_a_row_says_what_is_known_of_it_and_its_link_opens_the_form_with_exactly
 ):
     run = RUNS_AT_SIZE.get(published_model(row.model).config)
     app = open_page("prune", view="published", row=row.name)
-    said = words(app)
-    assert ("does not follow from the two accuracies, which give" in said) == (not row.drop_follows)
-    assert ("Tried at its size" in said) == (run is not None)
+    text = words(app)
+    assert ("does not follow from the two accuracies, which give" in text) == (not row.drop_follows)
+    assert ("Tried at its size" in text) == (run is not None)
     if run:
         assert (
             f"by {run.method} on {run.n_tokens:,} tokens and {run.n_passages} passages; in BF16, with random"
-            in said
+            in text
         )
     (link,) = links(app).values()
     form = open_page("prune", **query_of(link))

@@ -15,7 +15,7 @@ from torch.nn.functional import log_softmax, pad
 from sparsedash.catalog.resources import (
     CURVE_TOKENS,
     LAYER_TOKENS,
-    LEAST_CURVE_LENGTH,
+    MIN_CURVE_LENGTH,
     judged_tokens,
 )
 from sparsedash.engine.calibration.statistics import BATCH_TOKENS, beginnings, split_held_out
@@ -25,8 +25,9 @@ from sparsedash.engine.pruning.linalg import row_slices
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import ignore
 
-LEAST_CERTAIN = 0.1
+MIN_CERTAIN = 0.1
 """Share of a measured loss that is never taken for rounding."""
 
 ROWS = 64
@@ -34,10 +35,6 @@ ROWS = 64
 
 OnPart = Callable[[float], None]
 """Called with the share of a block's measurement that is done. May raise `Cancelled`."""
-
-
-def _ignore(share: float) -> None:
-    """The callback that does nothing."""
 
 
 class CurveMeasurement:
@@ -64,7 +61,7 @@ class CurveMeasurement:
 
     @torch.no_grad()
     def losses(
-        self, index: int, versions: Sequence[PrunedMlp], on_part: OnPart = _ignore
+        self, index: int, versions: Sequence[PrunedMlp], on_part: OnPart = ignore
     ) -> list[float]:
         """The loss with each version of this block's MLP. An earlier block starts over."""
         mlp = self._loaded.mlps[index]
@@ -75,13 +72,13 @@ class CurveMeasurement:
             [_rounded_otherwise(mlp), *versions],
             on_part,
         )
-        return [max(loss - rounding, LEAST_CERTAIN * loss) for loss in losses]
+        return [max(loss - rounding, MIN_CERTAIN * loss) for loss in losses]
 
     @torch.no_grad()
     def losses_without(
         self,
         gone: Collection[int],
-        on_part: OnPart = _ignore,
+        on_part: OnPart = ignore,
     ) -> dict[int, float]:
         """The loss without these layers and one more, by the index of that one.
 
@@ -255,7 +252,7 @@ def scored_text(sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
     return beginnings(
         texts,
         CURVE_TOKENS,
-        max(LEAST_CURVE_LENGTH, CURVE_TOKENS // len(texts)),
+        max(MIN_CURVE_LENGTH, CURVE_TOKENS // len(texts)),
     )
 
 
@@ -284,7 +281,7 @@ def layer_order(
         yield sorted(range(n), key=influences.__getitem__)[len(gone) :]
         return
     # A choice among a few layers has nothing to overfit with.
-    text = beginnings(sequences(), LAYER_TOKENS, LEAST_CURVE_LENGTH)
+    text = beginnings(sequences(), LAYER_TOKENS, MIN_CURVE_LENGTH)
     measurement = CurveMeasurement(loaded, text, by=method.saliency)
     while len(gone) < n:
         losses = measurement.losses_without(gone, on_part)

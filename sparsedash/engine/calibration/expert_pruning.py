@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedash.catalog.resources import EXPERT_PASSES, FEWEST_TOKENS_PER_CHANNEL
+from sparsedash.catalog.resources import EXPERT_PASSES, MIN_REFIT_TOKENS_PER_CHANNEL
 from sparsedash.engine.calibration.statistics import BATCH_TOKENS, WalkCheckpoint, held_out
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk
 from sparsedash.engine.models.loading import LoadedModel
@@ -31,7 +31,7 @@ from sparsedash.engine.pruning.surgery import PrunedMlp
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL
-from sparsedash.storage.local_machine import MUCH, freed_bytes, give_back_freed
+from sparsedash.storage.local_machine import WORTH_RETURNING_BYTES, freed_bytes, give_back_freed
 
 _AT_ONCE = 8192
 """Tokens that an expert is computed on together."""
@@ -266,7 +266,7 @@ def _read_again(
         if after is not None:
             # Of a real block the hidden states before it are gigabytes; so is its output.
             before[number] = after[number]
-            if freed_bytes() > MUCH:
+            if freed_bytes() > WORTH_RETURNING_BYTES:
                 give_back_freed()
         # No block reads what comes out of this one.
         walk.restart_from(before)
@@ -409,7 +409,7 @@ def _refit_(
     for _ in range(EXPERT_PASSES):
         for place, number in enumerate(kept):
             tokens, gates = sparse.to(number, everything)
-            if int(is_fitted[tokens].sum()) < FEWEST_TOKENS_PER_CHANNEL * width:
+            if int(is_fitted[tokens].sum()) < MIN_REFIT_TOKENS_PER_CHANNEL * width:
                 few.add(place)
                 continue
             inputs = _weighted_activations(

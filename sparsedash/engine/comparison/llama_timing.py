@@ -14,7 +14,6 @@ from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.catalog.model_sizes import prefill_ceiling
 from sparsedash.engine.comparison import llama_timer
 from sparsedash.engine.comparison.timing import (
-    Clock,
     TimedWork,
     TimeSample,
     is_precise,
@@ -50,7 +49,6 @@ def time_files(
     store: Store,
     model_cache: ModelCache,
     on_step: OnStep = ignore_steps,
-    clock: Clock = time.monotonic,
 ) -> Timing:
     """The speed of a record's GGUF file against the dense one in 16 bits; stored when complete.
 
@@ -102,7 +100,7 @@ def time_files(
         shape = loaded.shape
         with _llama_cpp(files, adapted) as ask:
             works = _works(ask, files, adapted, shape, sparse.kept)
-            phases = time_phases(works, 2 * len(adapted.batches), adapted, on_step, clock)
+            phases = time_phases(works, 2 * len(adapted.batches), adapted, on_step, time.monotonic)
     timing = Timing(
         key=settings.key(),
         dense=settings.dense,

@@ -131,7 +131,7 @@ class ContinuationWriter:
             # The last one need not be read.
             self.finished = len(self._written) > self._n_left
 
-    def _read(self, on_read: OnRead = lambda _: None) -> None:
+    def _read(self, on_read: OnRead = ignore) -> None:
         with self._record_model.active():
             (self._logits,) = self._texts.logits(on_read)
 

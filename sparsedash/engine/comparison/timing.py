@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 
 from sparsedash.schema.pair_records import Phase, SpeedRatio, TimedPhase, TimingSettings
-from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.progress import OnStep, Step, ignore
 from sparsedash.stats.mean_intervals import is_narrow, speed_ratio
 
-FEWEST_ROUNDS = 3
-MOST_ROUNDS = 400
+MIN_ROUNDS = 3
+MAX_ROUNDS = 400
 """Rounds of slow work, whatever the time, and of work so fast that its interval is narrow long
 before.
 """
-MOST_LOADS = 12
+MAX_LOADS = 12
 """Rounds of loading, which fills the memory anew each time."""
 
 _SLOW = 10
@@ -66,7 +66,7 @@ def _timed_phase(
     least_rounds = settings.least_rounds
     activity = f"{_ACTIVITIES[work.phase]}, {work.batch} at once"
     if work.phase == "load":
-        least_rounds = min(least_rounds, MOST_LOADS)
+        least_rounds = min(least_rounds, MAX_LOADS)
         activity = _ACTIVITIES["load"]
 
     def on_round(n_rounds: int, spent_s: float) -> None:
@@ -85,7 +85,7 @@ def timed_rounds(
     sample: TimeSample,
     settings: TimingSettings,
     clock: Clock = time.monotonic,
-    on_round: Callable[[int, float], None] = lambda n_rounds, spent_s: None,
+    on_round: Callable[[int, float], None] = ignore,
 ) -> TimedPhase:
     """Rounds of the same work by both models, in random order, until the interval is narrow.
 
@@ -100,9 +100,9 @@ def timed_rounds(
     dense_first: list[bool] = []
 
     def is_enough(n_rounds: int, spent_s: float) -> bool:
-        if n_rounds < FEWEST_ROUNDS:
+        if n_rounds < MIN_ROUNDS:
             return False
-        if spent_s >= settings.most_s or n_rounds >= MOST_ROUNDS:
+        if spent_s >= settings.most_s or n_rounds >= MAX_ROUNDS:
             return True
         return n_rounds >= settings.least_rounds and is_precise(
             speed_ratio(dense_s, sparse_s), settings

@@ -14,6 +14,7 @@ from sparsedash.engine.models.decoder_blocks import Applied, Batch, Preallocated
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.texts.next_logits import last_logits
 from sparsedash.schema.errors import CalibrationError
+from sparsedash.schema.progress import ignore
 from sparsedash.schema.records import Candidate, TargetToken
 
 MAX_MORE_TOKENS = 12
@@ -83,7 +84,7 @@ def unfinished_answers(
 def finish_answers_(
     loaded: LoadedModel,
     parts: Sequence[UnfinishedAnswers],
-    on_left: Callable[[float], None] = lambda share: None,
+    on_left: Callable[[float], None] = ignore,
     is_finished: IsFinished | None = None,
     n_more: int = MAX_MORE_TOKENS,
 ) -> None:

@@ -14,7 +14,7 @@ from sparsedash.stats.anytime import (
     decide_difference,
     planned_looks,
 )
-from sparsedash.stats.tolerance import FEWEST_RIGHT, judge_all, passage_losses
+from sparsedash.stats.tolerance import MIN_RIGHT, judge_all, passage_losses
 
 FIRST_CHUNK = 256
 FIRST_LOOK = 128
@@ -79,7 +79,7 @@ class StopRule:
             # still be beyond, also where too few are right so far to judge it.
             comes = (
                 judged.accuracy is None
-                and sum(outcome.last_word_right for outcome in self.dense) >= FEWEST_RIGHT
+                and sum(outcome.last_word_right for outcome in self.dense) >= MIN_RIGHT
             )
             is_early = n < n_passages and (comes or len(judged.deciding) < len(judged.losses))
             if judged.verdict == "beyond" or (judged.verdict == "within" and not is_early):

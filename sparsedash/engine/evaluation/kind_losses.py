@@ -21,7 +21,7 @@ from sparsedash.engine.texts.mixed_sequences import held_out_sequences
 from sparsedash.schema.divergence_records import DivergenceFigures
 from sparsedash.schema.progress import ignore
 from sparsedash.schema.records import KindLoss
-from sparsedash.stats.divergence_figures import LEAST_LOG, TokenDivergences, divergence_figures
+from sparsedash.stats.divergence_figures import MIN_LOG, TokenDivergences, divergence_figures
 
 _BATCH_TOKENS = 1024
 _VALUES = 2**23
@@ -68,10 +68,8 @@ class KindText:
         for numbers in model_groups(self._loaded, models):
             with reading(self._loaded, models, numbers) as inside:
                 walk = self._loaded.walk(self._batches * len(inside))
-                walk.run(
-                    list(chain.from_iterable([applied] * n_batches for applied in inside)),
-                    lambda _: on_block(),
-                )
+                of_batches = chain.from_iterable([applied] * n_batches for applied in inside)
+                walk.run(list(of_batches), lambda _: on_block())
             for place, number in enumerate(numbers):
                 measured.append(self._measured(models[number], walk, place * n_batches))
         return measured
@@ -81,10 +79,11 @@ class KindText:
         blocks: dict[str, list[float]] = {kind: [] for kind in self._kinds}
         text_blocks = list[TokenDivergences]()
         for number, batch in enumerate(self._batches):
-            parts = [
-                self._divergences(applied, walk, first, number, places)
-                for places in self._places(number)
-            ]
+            n_together = max(1, _VALUES // self._loaded.shape.vocabulary)
+            parts = []
+            for places in torch.split(batch.mask.nonzero(), n_together):
+                parts.append(self._divergences(applied, walk, first, number, places))
+
             lengths = batch.mask.sum(dim=1).tolist()
             by_row = torch.split(torch.cat(parts), lengths)
             for row, tokens in zip(self._rows[number], by_row, strict=True):
@@ -97,17 +96,14 @@ class KindText:
         losses = [KindLoss(kind=kind, blocks=tuple(means)) for kind, means in blocks.items()]
         return KindMeasurement(tuple(losses), divergence_figures(text_blocks))
 
-    def _places(self, batch: int) -> Sequence[Tensor]:
-        """Rows and columns of a batch's tokens, few enough at a time for their logits."""
-        n_together = max(1, _VALUES // self._loaded.shape.vocabulary)
-        return torch.split(self._batches[batch].mask.nonzero(), n_together)
-
     def _divergences(
         self, applied: Applied, walk: BlockWalk, first: int, batch: int, places: Tensor
     ) -> Tensor:
         """Of the token after each of these: (n, 5), KL, KL over the tokens that llama.cpp counts,
         negative log-likelihood by the dense and by the sparse model, and whether both have the same
         first choice. The likelihoods after the last token of a row mean nothing.
+
+        places: (n, 2), rows and columns.
         """
         dense = self._log_probabilities(self._dense, batch, places)
         with applied():
@@ -115,17 +111,15 @@ class KindText:
         terms = dense.exp() * (dense - sparse)
         rows, columns = places.T
         ids = self._batches[batch].ids
-        targets = ids[rows, (columns + 1).clamp(max=ids.shape[1] - 1)].to(dense.device)
-        return torch.stack(
-            [
-                terms.sum(dim=-1).clamp(min=0),
-                terms.masked_fill_(dense <= LEAST_LOG, 0).sum(dim=-1),
-                -dense.gather(1, targets[:, None])[:, 0],
-                -sparse.gather(1, targets[:, None])[:, 0],
-                (dense.argmax(dim=-1) == sparse.argmax(dim=-1)).float(),
-            ],
-            dim=1,
-        )
+        targets = ids[rows, (columns + 1).clamp(max=ids.shape[1] - 1)].to(dense.device)[:, None]
+        figures = [
+            terms.sum(dim=-1).clamp(min=0),
+            terms.masked_fill_(dense <= MIN_LOG, 0).sum(dim=-1),
+            -dense.gather(1, targets)[:, 0],
+            -sparse.gather(1, targets)[:, 0],
+            (dense.argmax(dim=-1) == sparse.argmax(dim=-1)).float(),
+        ]
+        return torch.stack(figures, dim=1)
 
     def _log_probabilities(self, walk: BlockWalk, number: int, places: Tensor) -> Tensor:
         """Of the token after each of these: (n, v)."""

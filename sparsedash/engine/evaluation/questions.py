@@ -15,7 +15,7 @@ from sparsedash.schema.store_keys import passages_key
 from sparsedash.storage.text_files import split_passage
 
 N_GRAM = 13
-FEWEST_WORDS = 8
+MIN_WORDS = 8
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ def n_leaked(passages: Passages, calibration: Iterable[str]) -> int:
 
     A shorter passage counts if all its words occur in a row.
 
-    Passages of fewer than FEWEST_WORDS do not count: their words may occur anywhere.
+    Passages of fewer than MIN_WORDS do not count: their words may occur anywhere.
     Source: Brown et al., arXiv:2005.14165, appendix C, contamination by 13-grams.
     """
     texts = [text.split() for text in calibration]
     passage_words = [
         f"{c}{t}".split() for c, t in zip(passages.contexts, passages.targets, strict=True)
     ]
-    passage_words = [words for words in passage_words if len(words) >= FEWEST_WORDS]
+    passage_words = [words for words in passage_words if len(words) >= MIN_WORDS]
     seen = dict[int, set[int]]()
     for n in {min(N_GRAM, len(words)) for words in passage_words}:
         seen[n] = set(chain.from_iterable(_grams(words, n) for words in texts))

@@ -67,7 +67,7 @@ def write_folder(
     widths: Sequence[int] | None,
     weights: str,
     shard_mb: int = 1_000,
-    require_room: Callable[[int], None] = lambda n_bytes: None,
+    require_room: Callable[[int], None] = ignore,
     on_part: OnPart = ignore,
 ) -> WrittenFiles:
     """Write weights in shards, their index, the config and the base's other files.
@@ -155,12 +155,12 @@ def _tower_tensors(base: Source, loaded: LoadedModel) -> Iterator[tuple[str, Ten
     names = loaded.model.state_dict().keys()
     language = f"{loaded.structure.blocks.rpartition('.')[0]}."
     heads = (loaded.model.get_output_embeddings(), loaded.model.get_input_embeddings())
-    own = {name for name, module in loaded.model.named_modules() if module in heads}
+    head_names = {name for name, module in loaded.model.named_modules() if module in heads}
     for file in weight_files(base.folder, base.reference):
         for stored_name, tensor in stored_tensors(file):
             # Files of earlier versions lack the first part.
             name = stored_name if stored_name in names else f"model.{stored_name}"
-            is_language = name.startswith(language) or name.rpartition(".")[0] in own
+            is_language = name.startswith(language) or name.rpartition(".")[0] in head_names
             if name in names and not is_language:
                 yield name, tensor
 

@@ -24,7 +24,7 @@ N_LOGITS = 16
 N_ROWS = 4
 """Passages whose logits are compared, and of each those of its last tokens."""
 
-_MOST_THREADS = 8
+_MAX_THREADS = 8
 
 OnAnswer = Callable[[int], object]
 """Called after each question with the number of those that are answered; may raise."""
@@ -119,7 +119,7 @@ class LlamaCppModel:
         from llama_cpp_py_sync import Llama
 
         n = max(64, longest)
-        n_threads = max(1, min(n_threads, _MOST_THREADS))
+        n_threads = max(1, min(n_threads, _MAX_THREADS))
         self.llama = Llama(file, n, n, n_threads, flash_attn_type=0, type_k="f32", type_v="f32")
 
     def logits(self, ids: list[int], n_rows: int) -> "np.ndarray[Any, np.dtype[np.float32]]":

@@ -50,7 +50,7 @@ UNREADABLE = (
 )
 """Errors of libraries on files that are damaged or were never a model."""
 
-MOST_WEIGHTS_A_BYTE = {"gguf": 8.0, "safetensors": 1.5, "bin": 1.5}
+MAX_WEIGHTS_A_BYTE = {"gguf": 8.0, "safetensors": 1.5, "bin": 1.5}
 """Most weights of a config per byte of its files: tied ones are stored once, GGUF packs several."""
 HARMLESS_WEIGHTS = 50_000_000
 """Up to here weights are not compared with the files: they take little memory."""
@@ -228,12 +228,12 @@ def refuse_oversized(
 ) -> None:
     """Raises ModelError if the config describes no model, or far more weights than its files hold.
 
-    Counted on the meta device. kind: of MOST_WEIGHTS_A_BYTE.
+    Counted on the meta device. kind: of MAX_WEIGHTS_A_BYTE.
     """
     with refusing(f"The config of {reference} describes no model", OTHER_CONFIG):
         model = meta_model(config)
     described = sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
-    if described > HARMLESS_WEIGHTS + MOST_WEIGHTS_A_BYTE[kind] * n_bytes:
+    if described > HARMLESS_WEIGHTS + MAX_WEIGHTS_A_BYTE[kind] * n_bytes:
         raise ModelError(
             f"The config of {reference} describes {described:,} weights, and its files hold {n_bytes:,} bytes.",
             "See whether config.json is that of this model, and whether all files are there.",

@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicLayer
 
 from sparsedash.catalog.config_checks import fewer_layers
 from sparsedash.engine.models.structure import language_config
+from sparsedash.schema.progress import ignore
 
 Applied = Callable[[], AbstractContextManager[None]]
 """Makes the context inside which the loaded model is another one, such as a sparse one."""
@@ -108,9 +109,7 @@ class BlockWalk:
             self._run(index, number)
             yield number
 
-    def run(
-        self, inside: Sequence[Applied], on_block: Callable[[int], None] = lambda _: None
-    ) -> None:
+    def run(self, inside: Sequence[Applied], on_block: Callable[[int], None] = ignore) -> None:
         """Take every batch through all blocks, one block at a time.
 
         inside: the model that reads each batch. on_block: called while the model is the dense one,

@@ -18,8 +18,8 @@ from sparsedash.schema.errors import ModelError, first_line
 from sparsedash.storage.shape_notes import LookedUp
 from sparsedash.storage.trials import run_trial
 
-_MOST_BYTES = 4 * 2**30
-_MOST_SECONDS = 60
+_MAX_BYTES = 4 * 2**30
+_MAX_SECONDS = 60
 
 
 def _look_up(file: Path) -> str:
@@ -41,4 +41,4 @@ def _look_up(file: Path) -> str:
 
 if __name__ == "__main__":
     logging.set_verbosity_error()
-    run_trial(lambda: _look_up(Path(sys.argv[1])), _MOST_BYTES, _MOST_SECONDS)
+    run_trial(lambda: _look_up(Path(sys.argv[1])), _MAX_BYTES, _MAX_SECONDS)

@@ -22,7 +22,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.local_machine import (
-    MUCH,
+    WORTH_RETURNING_BYTES,
     free_in_words,
     freed_bytes,
     give_back_freed,
@@ -41,7 +41,7 @@ class Resident:
 
     def drop(self) -> None:
         """Return freed memory to the system, if it is much: the next step would ask for it again."""
-        if freed_bytes() > MUCH:
+        if freed_bytes() > WORTH_RETURNING_BYTES:
             give_back_freed()
 
     def offload(self, tensor: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import takewhile
+from itertools import chain, takewhile
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -213,11 +214,8 @@ def with_values(config: PretrainedConfig, values: Mapping[str, object]) -> Pretr
 def set_values_(config: PretrainedConfig, values: Mapping[str, object]) -> None:
     """Set values of a config, by keys with dots between nested configs."""
     for path, value in values.items():
-        *parents, key = path.split(".")
-        owner: Any = config
-        for parent in parents:
-            owner = getattr(owner, parent)
-        setattr(owner, key, value)
+        part, _, key = path.rpartition(".")
+        setattr(attrgetter(part)(config) if part else config, key, value)
 
 
 def _depth(config: PretrainedConfig) -> int | None:
@@ -244,11 +242,8 @@ def blocks_path(model: PreTrainedModel) -> str:
             for name, module in model.named_modules()
             if isinstance(module, nn.ModuleList) and name.startswith(prefix)
         }
-        outer = {
-            name: module
-            for name, module in lists.items()
-            if not any(name.startswith(f"{other}.") for other in lists)
-        }
+        inside = tuple(f"{name}." for name in lists)
+        outer = {name: module for name, module in lists.items() if not name.startswith(inside)}
         fitting = [name for name, module in outer.items() if len(module) == depth] or list(outer)
         if fitting:
             largest: str = max(fitting, key=lambda name: n_parameters(outer[name]))
@@ -272,7 +267,7 @@ def _integers(
 
     A value is an integer or a list of one for each block, or None where the code has a usual width.
     """
-    sizes = {size for shape in shapes.values() for size in shape}
+    sizes = set(chain.from_iterable(shapes.values()))
     path = _language_path(config)
     text = language_config(config)
     nested = [((*path, key), part) for key, part in vars(text).items() if "ffn" in key]
@@ -319,7 +314,7 @@ def _following(
     """
     if value is None:
         # Any width will do that no dimension has by chance.
-        larger: Any = 2 * max(size for shape in before.values() for size in shape)
+        larger: Any = 2 * max(chain.from_iterable(before.values()))
     else:
         larger = [2 * item for item in value] if isinstance(value, list) else 2 * value
     try:
@@ -442,9 +437,7 @@ def _with_width(
             continue
         if shared is not None and (shared.width == 0 or shared.width % mixture.width):
             continue
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part)
+        value = attrgetter(key)(config)
         return replace(mixture, inner=inner, width_key=key, width_value=value, shared=shared)
     return mixture
 
@@ -479,7 +472,8 @@ def _routed(
     chosen: list[int] = []
 
     def choose(*inputs: Any, **named_inputs: Any) -> torch.Tensor:
-        hidden, choices, _ = (*inputs, *named_inputs.values())
+        arguments = [*inputs, *named_inputs.values()]
+        hidden, choices, _ = arguments
         chosen.append(choices.shape[-1])
         return torch.zeros_like(hidden)
 

@@ -68,9 +68,9 @@ def require_causal(model: PreTrainedModel, ids: Tensor) -> None:
     logits = _logits(model, ids)
     if not bool(logits.isfinite().all()):
         raise NotProvenError("a tiny model of this type gives no finite numbers")
-    other = ids.clone()
-    other[:, -1] = 7
-    if not _are_close(_logits(model, other)[:, :-1], logits[:, :-1]):
+    changed_ids = ids.clone()
+    changed_ids[:, -1] = 7
+    if not _are_close(_logits(model, changed_ids)[:, :-1], logits[:, :-1]):
         raise NotProvenError("it sees what it is to predict")
 
 
@@ -302,15 +302,15 @@ def _require_loadable(
     """Raise NotProvenError unless the model of this config and state gives these logits, and does
     so again once saved and loaded.
     """
-    made = model_of(config).eval()
+    model = model_of(config).eval()
     try:
-        made.load_state_dict(state)
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise NotProvenError("made from the changed config it has other tensors") from error
-    if not _are_close(_logits(made, ids), logits):
+    if not _are_close(_logits(model, ids), logits):
         raise NotProvenError("made from the changed config it differs")
     with tempfile.TemporaryDirectory() as folder:
-        made.save_pretrained(Path(folder))
+        model.save_pretrained(Path(folder))
         loaded = (
             auto_class(config)
             .from_pretrained(

@@ -26,7 +26,7 @@ TRIAL_S = 10
 _PASSAGES = Path(__file__).parents[2] / "catalog" / "texts" / "cloze.jsonl"
 _N_PASSAGES = 40
 _RUNS = (*(letter * 300 for letter in "e \n0."), string.printable, "Ünïcödé — 漢字 🦊")
-_MOST_A_BYTE = 4
+_MAX_A_BYTE = 4
 _PLAIN = frozenset(string.ascii_letters + string.digits)
 
 
@@ -83,7 +83,7 @@ def _problems(file: str, n_known: int) -> Iterator[str]:
         for token in encoding.ids:
             if token >= n_known:
                 yield f"gives token {token:,}, and the model knows {n_known:,}"
-        if len(encoding.ids) > _MOST_A_BYTE * len(text.encode()):
+        if len(encoding.ids) > _MAX_A_BYTE * len(text.encode()):
             yield f"makes {len(encoding.ids):,} tokens of {len(text):,} letters"
         covered: set[int] = set()
         for start, end in encoding.offsets:

@@ -199,7 +199,7 @@ Source: the schedulers of neural-compressor.
 """
 
 
-MOST_MEASURED = 0.8
+MAX_MEASURED = 0.8
 """Share of a block's channels that is removed at the last measured point of its curve."""
 
 NO_ERROR = 1e-9
@@ -250,7 +250,7 @@ def curve_widths(width: int, method: MethodSettings) -> list[int]:
     most = (width - 1) // multiple * multiple
     widths = {0}
     for level in range(1, method.curve_levels + 1):
-        removed = MOST_MEASURED * (level / method.curve_levels) ** 1.5
+        removed = MAX_MEASURED * (level / method.curve_levels) ** 1.5
         n_multiples = round(width * (1 - removed) / multiple)
         widths.add(min(most, max(1, n_multiples) * multiple))
     return sorted(widths - {0}, reverse=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsedash.engine.pruning.linalg import energy, submatrix
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, inner_weights, out_weight
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.progress import Checkpointed, without_checkpoint
+from sparsedash.schema.progress import Checkpointed, ignore, without_checkpoint
 
 Item = TypeVar("Item")
 
@@ -26,7 +26,7 @@ class LazySequence(Sequence[Item]):
     n_items: int
     make: Callable[[int], Item]
     checkpointed: Checkpointed[Item] = without_checkpoint
-    on_made: Callable[[int], None] = lambda index: None
+    on_made: Callable[[int], None] = ignore
     _items: dict[int, Item] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ MAX_DAMPING_RETRIES = 8
 SINGLE_ROUNDING = 4e-6
 """Relative error of sums in single precision over many tokens."""
 
-MOST_UNEXPLAINED = 1e-6
+MAX_UNEXPLAINED = 1e-6
 """Share of a fit's explained energy that single precision may lose; real models lose some 1e-12."""
 
 ROWS_AT_ONCE = 512
@@ -67,7 +67,7 @@ def damped_solution(
     solution = _cholesky_solve(factor, right)
     if (
         factor.dtype == torch.float32
-        and _unexplained(rows, ridge, right, solution, factor) > MOST_UNEXPLAINED
+        and _unexplained(rows, ridge, right, solution, factor) > MAX_UNEXPLAINED
     ):
         factor, ridge = _factorise(
             copied,

@@ -9,7 +9,7 @@ import msgspec
 
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.catalog.presets import DEFAULT_METHOD
-from sparsedash.catalog.resources import FEWEST_TOKENS_PER_CHANNEL, MORE_ROOM
+from sparsedash.catalog.resources import MIN_REFIT_TOKENS_PER_CHANNEL, MORE_ROOM
 from sparsedash.catalog.usual_settings import usual_method
 from sparsedash.engine.calibration.calibration import CacheEvicted, Calibration
 from sparsedash.engine.calibration.statistics import pack_tensors, reading_stored, unpacked
@@ -38,6 +38,15 @@ from sparsedash.schema.store_keys import healed_part, mix_share, pruned_key
 from sparsedash.storage.checkpoint import StageCheckpoint
 from sparsedash.storage.model_folders import require_export_room, swept_folder
 from sparsedash.storage.store import Store
+
+_NOT_REFITTED = (
+    "{:,} kept experts were not refitted: fewer than {} calibration tokens per channel reached "
+    "them. Calibrate on more text."
+)
+_ONE_NOT_REFITTED = (
+    "{} kept expert was not refitted: fewer than {} calibration tokens per channel reached it. "
+    "Calibrate on more text."
+)
 
 
 class RunModel:
@@ -217,13 +226,8 @@ def pruning_warning(made: Pruned, shape: ModelShape) -> str | None:
     permille = made.sparsity_permille
     method = made.method
     if made.few_tokens:
-        experts, reached = "kept experts were", "them"
-        if made.few_tokens == 1:
-            experts, reached = "kept expert was", "it"
-        return (
-            f"{made.few_tokens:,} {experts} not refitted: fewer than {FEWEST_TOKENS_PER_CHANNEL} "
-            f"calibration tokens per channel reached {reached}. Calibrate on more text."
-        )
+        template = _NOT_REFITTED if made.few_tokens > 1 else _ONE_NOT_REFITTED
+        return template.format(made.few_tokens, MIN_REFIT_TOKENS_PER_CHANNEL)
     if permille and method.removes_channels and usual_method(shape) != DEFAULT_METHOD:
         return (
             f"Only {100 * made.reached.weights:.1f} % of the blocks' weights went: this method removes channels of the "

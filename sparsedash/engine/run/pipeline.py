@@ -48,7 +48,7 @@ from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore, ignore
 from sparsedash.schema.records import RESUMED, Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.schema.sparse_spec import DENSE, SparseSpec
-from sparsedash.stats.tolerance import FEWEST_PASSAGES
+from sparsedash.stats.tolerance import MIN_PASSAGES
 from sparsedash.storage.checkpoint import StageCheckpoint
 from sparsedash.storage.file_hashes import file_hashes_of
 from sparsedash.storage.local_machine import (
@@ -277,7 +277,7 @@ def dense_record(run: RunContext, tasks: TaskAnswers) -> Record:
     tasks.answer([model])
     record = run.stored_record(DENSE) or evaluate_models(run, [model])[0]
     n_passages = record.last_word.total
-    if not record.last_word.right and n_passages >= FEWEST_PASSAGES:
+    if not record.last_word.right and n_passages >= MIN_PASSAGES:
         run.log.warn(
             f"The dense model has none of {n_passages:,} last words right, so its losses say little. Check that its "
             "weights and its tokenizer belong together."

@@ -23,6 +23,8 @@ from sparsedash.schema.find_settings import FindResult, FindSettings, Trial, Tri
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
+from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import StopWithin
 from sparsedash.stats.sparsity_search import (
     WEIGHT_STEPS,
@@ -106,17 +108,27 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
     permilles = tuple(sorted(trial.permille for trial in result.trials))
     final = settings.run(permilles, () if answer is None else (answer,))
     keys = {settings.spec(trial.permille): trial.record for trial in result.trials}
-    for spec in final.points:
-        if spec.is_quantised:
-            number = len(keys)
-            model = prepare_model(trials, spec, number)
-            with context.log.at_point(number):
-                keys[spec] = sparse_record(trials, tasks, model, stop).key
+    keys |= _quantise(final, len(keys), trials, tasks, stop)
     result = replace(result, answer=answer, finished=True)
     store.put(key, result)
     draft.grow(settings=final, sparse=tuple(keys[spec] for spec in final.points))
     draft.finish()
     return result
+
+
+def _quantise(
+    settings: RunSettings, n_made: int, context: RunContext, tasks: TaskAnswers, stop: StopRule
+) -> dict[SparseSpec, str]:
+    """Evaluate the quantised models of a run; the keys of their records. n_made: models before
+    them.
+    """
+    keys = {}
+    quantised = [spec for spec in settings.points if spec.is_quantised]
+    for number, spec in enumerate(quantised, n_made):
+        model = prepare_model(context, spec, number)
+        with context.log.at_point(number):
+            keys[spec] = sparse_record(context, tasks, model, stop).key
+    return keys
 
 
 def _grow(draft: RunDraft, settings: FindSettings, trials: Sequence[Trial], at_work: int) -> None:

@@ -99,12 +99,12 @@ def _fewer_experts(
 
     def walk(text: Text, walked: WalkCheckpoint) -> Iterator[tuple[int, KeptExperts]]:
         specs = {key: spec}
-        for other in run.together:
-            if not other.pruning.prunes_experts or run.has_record(other):
+        for sibling in run.together:
+            if not sibling.pruning.prunes_experts or run.has_record(sibling):
                 continue
-            other_key = pruned_key(calibration.keys.statistics, other.before_healing)
-            if run.calibration(other) is calibration and not _is_stored(run, other_key):
-                specs[other_key] = other
+            other_key = pruned_key(calibration.keys.statistics, sibling.before_healing)
+            if run.calibration(sibling) is calibration and not _is_stored(run, other_key):
+                specs[other_key] = sibling
         models = []
         for model in specs.values():
             kept = fewer_experts(loaded.shape, model.pruning, model.permille)

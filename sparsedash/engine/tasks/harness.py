@@ -41,7 +41,7 @@ from sparsedash.storage.trials import run_trial, trial_problem
 
 _SEED = 1234
 """With which the harness draws examples for all models alike."""
-_MOST_TASKS = 200
+_MAX_TASKS = 200
 _TRIAL_S = 20
 _TRIAL_BYTES = 2 * 10**9
 """Of preparing a user's tasks, beside what the harness itself takes: 10,000 questions with ten
@@ -174,9 +174,9 @@ def _loaded(
             tasks |= loaded
             if reference.startswith(FILE):
                 users_tasks |= loaded.keys()
-    if len(tasks) > _MOST_TASKS:
+    if len(tasks) > _MAX_TASKS:
         raise CorpusError(
-            f"These are {len(tasks):,} tasks; at most {_MOST_TASKS} at once.", "Name fewer."
+            f"These are {len(tasks):,} tasks; at most {_MAX_TASKS} at once.", "Name fewer."
         )
     harness_tasks = []
     samples = []

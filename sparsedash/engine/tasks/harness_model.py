@@ -121,8 +121,10 @@ class Nobody(LM):  # type: ignore[misc]
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
         """What is expected, and more."""
-        targets = (self._target(request.doc) for request in requests)
-        return [
-            f"{target[0] if isinstance(target, list) and target else target} and more"
-            for target in targets
-        ]
+        texts = []
+        for request in requests:
+            target = self._target(request.doc)
+            if isinstance(target, list) and target:
+                target = target[0]
+            texts.append(f"{target} and more")
+        return texts

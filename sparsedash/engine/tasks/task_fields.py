@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from sparsedash.schema.errors import CorpusError
 
-_MOST_VALUES = 100_000
+_MAX_VALUES = 100_000
 """In a file, each counted wherever an alias repeats it."""
-_MOST_SHOTS = 100
-_MOST_WRITTEN = 1_000_000
+_MAX_SHOTS = 100
+_MAX_WRITTEN = 1_000_000
 _LONGEST_NAME = 200
 _LONGEST_SHOWN = 60
 _KINDS = ("generate_until", "loglikelihood", "loglikelihood_rolling", "multiple_choice")
@@ -73,8 +73,8 @@ _FLAG = _Rule("true or false", lambda value: isinstance(value, bool))
 _FIELDS = _Rule("fields with values", lambda value: isinstance(value, dict))
 _NUMBER = _Rule("a number", _is_number)
 _LENGTH = _Rule(
-    f"a whole number, 1 to {_MOST_WRITTEN:,}",
-    lambda value: _is_whole(value) and 1 <= value <= _MOST_WRITTEN,
+    f"a whole number, 1 to {_MAX_WRITTEN:,}",
+    lambda value: _is_whole(value) and 1 <= value <= _MAX_WRITTEN,
 )
 _RULES: Mapping[str, _Rule] = {
     **dict.fromkeys(
@@ -84,8 +84,8 @@ _RULES: Mapping[str, _Rule] = {
     **dict.fromkeys(("dataset_kwargs", "generation_kwargs", "fewshot_config"), _FIELDS),
     "output_type": _Rule(f"one of {', '.join(_KINDS)}", lambda value: value in _KINDS),
     "num_fewshot": _Rule(
-        f"a whole number, 0 to {_MOST_SHOTS}",
-        lambda value: _is_whole(value) and 0 <= value <= _MOST_SHOTS,
+        f"a whole number, 0 to {_MAX_SHOTS}",
+        lambda value: _is_whole(value) and 0 <= value <= _MAX_SHOTS,
     ),
     "doc_to_text": _Rule(
         "a text or a whole number", lambda value: _is_text(value) or _is_whole(value)
@@ -131,7 +131,7 @@ def require_fields(file: str, config: Mapping[str, Any]) -> None:
     """Raise CorpusError with the field that holds what it may not. file: its name."""
     if not _holds_few(config):
         raise CorpusError(
-            f"{file} holds more than {_MOST_VALUES:,} values.", "Put questions into its data."
+            f"{file} holds more than {_MAX_VALUES:,} values.", "Put questions into its data."
         )
     values = dict(config)
     for outer in ("generation_kwargs", "fewshot_config"):
@@ -144,7 +144,7 @@ def require_fields(file: str, config: Mapping[str, Any]) -> None:
 
 
 def _holds_few(config: Mapping[str, Any]) -> bool:
-    """Whether a file has at most _MOST_VALUES values, counting what aliases repeat."""
+    """Whether a file has at most _MAX_VALUES values, counting what aliases repeat."""
     waiting: list[Any] = [config]
     n_values = 1
     while waiting:
@@ -157,7 +157,7 @@ def _holds_few(config: Mapping[str, Any]) -> bool:
             else []
         )
         n_values += len(inside)
-        if n_values > _MOST_VALUES:
+        if n_values > _MAX_VALUES:
             return False
         waiting += inside
     return True

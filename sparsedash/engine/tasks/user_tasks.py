@@ -14,7 +14,7 @@ from sparsedash.storage.local_machine import lies_below, local_path, path_kind
 from sparsedash.storage.task_files import named_data, yaml_files
 from sparsedash.storage.text_files import FILE
 
-_MOST_BYTES = 10**6
+_MAX_BYTES = 10**6
 """Of a user's .yaml file."""
 _DATA = ("json", "parquet")
 _ALLOWED = frozenset(
@@ -87,8 +87,8 @@ def _checked_config(file: Path) -> dict[str, Any]:
     from lm_eval.api.registry import metric_registry
 
     # A pipe would be waited for.
-    if path_kind(file) != "file" or file.stat().st_size > _MOST_BYTES:
-        limit = f"{_MOST_BYTES // 10**6} MB"
+    if path_kind(file) != "file" or file.stat().st_size > _MAX_BYTES:
+        limit = f"{_MAX_BYTES // 10**6} MB"
         raise CorpusError(
             f"{file.name} is not a regular file of at most {limit}.",
             "Move the questions into a data file, and name it in data_files.",

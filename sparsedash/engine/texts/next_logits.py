@@ -20,6 +20,7 @@ from sparsedash.engine.models.decoder_blocks import (
     preallocated_cache,
 )
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.schema.progress import ignore
 
 CHUNK_TOKENS = 512
 """Tokens of a text that are read between two reports, where the job may be stopped."""
@@ -41,7 +42,7 @@ def last_logits(
     loaded: LoadedModel,
     texts: Sequence[Sequence[int]],
     inside: Sequence[Applied],
-    on_block: Callable[[int], None] = lambda _: None,
+    on_block: Callable[[int], None] = ignore,
 ) -> Tensor:
     """Logits (n, vocabulary) after the last token of each text, read whole and without a cache.
 
@@ -86,7 +87,7 @@ class CachedTexts:
         self._mask = torch.tensor(mask, device=loaded.model.device)
         self._cache = preallocated_cache(longest + n_new)
 
-    def logits(self, on_read: OnRead = lambda _: None) -> Tensor:
+    def logits(self, on_read: OnRead = ignore) -> Tensor:
         """Logits (n, vocabulary) of the next token of each text."""
         n_read = self._mask.shape[1] - self._unread.shape[1]
         positions = (self._mask.cumsum(1) - 1).clamp(min=0)
@@ -118,7 +119,7 @@ class WholeTexts:
         self._loaded = loaded
         self._texts = [list(text) for text in texts]
 
-    def logits(self, on_read: OnRead = lambda _: None) -> Tensor:
+    def logits(self, on_read: OnRead = ignore) -> Tensor:
         """Logits (n, vocabulary) of the next token of each text."""
         longest = max(map(len, self._texts))
         n_blocks = len(self._loaded.blocks)

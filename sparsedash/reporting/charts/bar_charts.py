@@ -16,7 +16,7 @@ from sparsedash.schema.records import Pruned
 
 CHANGES_TITLE = "Change of the right word’s log-probability"
 _CHANGES_HEIGHT = 170
-_MOST_LABELS = 7
+_MAX_LABELS = 7
 _TOP = 44
 _BOTTOM = 52
 _LEFT = 52
@@ -235,7 +235,7 @@ def changes_chart(
         "unselected": whole,
         **_hovered("changes", middles, list(counts), hover_texts),
     }
-    every = -(-len(ends) // _MOST_LABELS)
+    every = -(-len(ends) // _MAX_LABELS)
     zero = ends.index(0.0) if 0.0 in ends else 0
     ticks = {}
     for i, end in enumerate(ends):

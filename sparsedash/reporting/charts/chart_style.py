@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 Theme = Literal["light", "dark"]
 
 FONT = "'Source Sans', sans-serif"
-LONGEST = 14
+LABEL_LENGTH = 14
 """Characters that stay on one line; two such lines leave a phone's chart most of its width."""
 AWAY = 14
 """Pixels between the plot and the labels, crossed by a thin line where a label had to move."""
@@ -317,7 +317,7 @@ def plain(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
-def wrap_label(text: str, sign: str = "", longest: int = LONGEST) -> list[str]:
+def wrap_label(text: str, sign: str = "", longest: int = LABEL_LENGTH) -> list[str]:
     """The text on as few lines of this length as can be, all about as long, cut after a space or a
     hyphen.
 

@@ -15,8 +15,8 @@ TITLE = "Layers × experts, by their share of the router’s choices"
 _TOP = 40
 _BOTTOM = 50
 _LEFT = 44
-_MOST_ROW = 24
-_LEAST_ROW = 8
+_MAX_ROW = 24
+_MIN_ROW = 8
 _USUAL_HEIGHT = 400
 """Pixels: margins, the height of a row, and that of the grid where rows are between these."""
 _RANGE = 3
@@ -34,7 +34,7 @@ def experts_chart(
     """
     colours = PALETTES[theme]
     n_layers = len(pruned.widths)
-    row = max(_LEAST_ROW, min(_MOST_ROW, _USUAL_HEIGHT // n_layers))
+    row = max(_MIN_ROW, min(_MAX_ROW, _USUAL_HEIGHT // n_layers))
     most = max(map(len, experts))
     traces = [
         _cells(experts, is_kept=True, colour=colours.dense, gap=1),

@@ -8,9 +8,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sparsedash.reporting.charts import chart_style as style
-from sparsedash.reporting.charts.chart_style import PALETTES, Theme
+from sparsedash.reporting.charts.chart_style import PALETTES, Palette, Theme
 from sparsedash.reporting.charts.tradeoff_chart import VERDICT_GLYPHS
 from sparsedash.stats.task_verdicts import TaskResult
+from sparsedash.stats.tolerance import Verdict
 
 TASKS_TITLE = "Loss as a multiple of the acceptable loss"
 _FARTHEST = 5.0
@@ -43,11 +44,9 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
         is_far = multiple >= _FARTHEST
         symbols.append("triangle-right" if is_far else "circle")
         hover_texts.append(f"{style.plain(task)}: {loss.verdict}")
-        names.append(style.plain(_shortened(task)))
-        inks = {"within": colours.fixed, "beyond": colours.broke}
-        ink = inks.get(loss.verdict, colours.muted)
-        edge: dict[str, Any] = {"xref": "paper", "xanchor": "left", "xshift": 8}
-        signs.append(style.annotation(VERDICT_GLYPHS[loss.verdict], 1, place, ink, 15, **edge))
+        name = task if len(task) <= _LONGEST_NAME else f"{task[: _LONGEST_NAME - 1]}…"
+        names.append(style.plain(name))
+        signs.append(_verdict_sign(loss.verdict, place, colours))
         if is_far:
             beside: dict[str, Any] = {"xanchor": "right", "xshift": -10}
             text = f"{multiple:.1f}"
@@ -98,8 +97,12 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
     return go.Figure([acceptable, marks], layout)
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+def _verdict_sign(verdict: Verdict, place: int, colours: Palette) -> dict[str, Any]:
+    """The verdict's sign at the right edge of a row."""
+    inks = {"within": colours.fixed, "beyond": colours.broke}
+    ink = inks.get(verdict, colours.muted)
+    edge: dict[str, Any] = {"xref": "paper", "xanchor": "left", "xshift": 8}
+    return style.annotation(VERDICT_GLYPHS[verdict], 1, place, ink, 15, **edge)
 
 
 def _upright(x: float, line: dict[str, Any]) -> dict[str, Any]:

@@ -311,12 +311,7 @@ def gain_chart(
     colours = PALETTES[theme]
     axis = tradeoff_data.loss_axis(tradeoff, measure)
     front = _front(tradeoff, gained, measure)
-    bounds = [1.0, 1.05]
-    for point in tradeoff.sparse:
-        if gain := gained.gains.get(point.key):
-            bounds += [gain.low, gain.high]
-    air = _AIR * (max(bounds) - min(bounds))
-    x_range = (min(bounds) - air, max(bounds) + air)
+    x_range = _gain_range(tradeoff, gained)
     # The dense model's own interval would need a label.
     ground = _ground(tradeoff, measure, x_range, colours)
     traces = [trace for trace in ground if trace["name"] != "dense interval"]
@@ -357,6 +352,16 @@ def gain_chart(
     layout = _loss_layout(title_words, height, _BOTTOM, colours, across, axis, labels)
     layout["annotations"] += notes
     return go.Figure(traces, layout)
+
+
+def _gain_range(tradeoff: TradeoffData, gained: GainAxis) -> tuple[float, float]:
+    """The gains from dense's to the largest, with their intervals and some air."""
+    bounds = [1.0, 1.05]
+    for point in tradeoff.sparse:
+        if gain := gained.gains.get(point.key):
+            bounds += [gain.low, gain.high]
+    air = _AIR * (max(bounds) - min(bounds))
+    return min(bounds) - air, max(bounds) + air
 
 
 def _front_line(front: Sequence[tuple[str, float, float]], colours: Palette) -> dict[str, Any]:

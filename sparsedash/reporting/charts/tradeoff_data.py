@@ -10,7 +10,7 @@ from statistics import median_high
 from typing import Any, Literal
 
 from sparsedash.catalog.published_results import PublishedRow
-from sparsedash.reporting.wording import LEAST_FACTOR, MOST_FACTOR, nats_as_factor
+from sparsedash.reporting.wording import MAX_FACTOR, MIN_FACTOR, nats_as_factor
 from sparsedash.stats.tolerance import Verdict
 
 Measure = Literal["word perplexity", "accuracy", "flips", "share right", "tasks"]
@@ -119,8 +119,8 @@ class GainAxis:
     gains: Mapping[str, Reading]
 
 
-FARTHEST_BELOW = log(MOST_FACTOR)
-FARTHEST_ABOVE = log(LEAST_FACTOR)
+FARTHEST_BELOW = log(MAX_FACTOR)
+FARTHEST_ABOVE = log(MIN_FACTOR)
 """Change of the log-likelihood, in nats, at which a point stands at the lower and at the upper edge
 of the chart.
 """
@@ -158,16 +158,16 @@ _FACTORS = (
     1000,
     10_000,
     100_000,
-    MOST_FACTOR,
+    MAX_FACTOR,
 )
 _SHORT = {
     10_000: "10⁴ ×",
     100_000: "10⁵ ×",
-    MOST_FACTOR: "> 10⁶ ×",
+    MAX_FACTOR: "> 10⁶ ×",
 }
 """Factors that would be wider than the room left of the axis."""
 _ABOVE = (0.5, 0.1, 0.01)
-_MOST_TICKS = 7
+_MAX_TICKS = 7
 _STEPS = (0.5, 1, 2, 5, 10, 20, 50)
 
 
@@ -276,7 +276,7 @@ def signed_tick(value: float) -> str:
     return f"{value:+g}".replace("-", "−") if value else "0"
 
 
-def round_ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
+def round_ticks(low: float, high: float, most: int = _MAX_TICKS) -> list[float]:
     """The round percents between these, one more than `most` at most."""
     step = next((step for step in _STEPS if (high - low) / step <= most), _STEPS[-1])
     return [n * step for n in range(ceil(low / step), floor(high / step) + 1)]
@@ -286,6 +286,6 @@ def _thin_out(places: Sequence[float], span: float) -> list[float]:
     """The places, from the highest down, without those too near to the one before."""
     kept: list[float] = []
     for place in places:
-        if not kept or kept[-1] - place >= span / _MOST_TICKS * 0.8:
+        if not kept or kept[-1] - place >= span / _MAX_TICKS * 0.8:
             kept.append(place)
     return kept

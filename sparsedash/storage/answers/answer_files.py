@@ -33,7 +33,7 @@ from sparsedash.storage.answers.promptfoo_results import is_results_file, read_r
 from sparsedash.storage.local_machine import path_kind
 
 _MAX_FILES = 2_000
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 _UNNAMED_TASK = "questions"
 SUFFIXES = (".jsonl", ".parquet", ".eval", ".json", ".csv")
 """Of files of answers."""
@@ -178,7 +178,7 @@ def _files(path: Path) -> tuple[Reader, list[Path]]:
 
 def _several_models(path: Path, models: Iterable[str]) -> CorpusError:
     names = list(models)
-    shown = ", ".join(names[:_MOST_NAMED])
+    shown = ", ".join(names[:_MAX_NAMED])
     return CorpusError(
         f"{path} holds answers of several models: {shown}.", "Name the folder of one."
     )

@@ -20,16 +20,16 @@ from sparsedash.schema.errors import CorpusError, first_line
 
 _MAGIC = b"_logits_"
 _HEADER_BYTES = 20
-_MOST_VOCABULARY = 1_000_000
-_MOST_CONTEXT = 1_000_000
-_LARGEST_GAP = 15.9999
+_MAX_VOCABULARY = 1_000_000
+_MAX_CONTEXT = 1_000_000
+_MAX_GAP = 15.9999
 """Nats below the first choice from which a log-probability may have been cut off."""
 _PADDING = 4
 """Values before those of a row that hold its scale and offset."""
 _ROWS_VALUES = 2**23
 """Values that are in memory at the same time, of each file."""
 _PRINTED = "KL divergence statistics"
-_MOST_PRINTED_BYTES = 50_000_000
+_MAX_PRINTED_BYTES = 50_000_000
 _NUMBER = r"(-?(?:\d+\.\d+|nan|inf))"
 _LINE = re.compile(rf"^\s*(\S.*?)\s*:\s*{_NUMBER}\s*%?(?:\s*±\s*{_NUMBER})?\s*%?\s*$", re.MULTILINE)
 
@@ -89,7 +89,7 @@ def read_logit_file(path: Path) -> LogitFile:
             needed = _HEADER_BYTES + n_chunk * (
                 4 * n_ctx + 2 * (n_ctx - 1 - n_ctx // 2) * row_values
             )
-            is_possible = 3 <= n_ctx <= _MOST_CONTEXT and 1 <= n_vocab <= _MOST_VOCABULARY
+            is_possible = 3 <= n_ctx <= _MAX_CONTEXT and 1 <= n_vocab <= _MAX_VOCABULARY
             if not is_possible or n_chunk < 1 or size < needed:
                 raise CorpusError(f"{path.name} is cut off, or its header is damaged.")
             tokens = np.frombuffer(stream.read(4 * n_ctx * n_chunk), "<i4")
@@ -137,7 +137,7 @@ def paired_rows(base: LogitFile, other: LogitFile) -> Iterator[LogitRows]:
                     base=_log_probabilities(base, base_stream.read(2 * n * base.row_values)),
                     changed=changed,
                     targets=targets,
-                    n_cut=int((gaps > _LARGEST_GAP).sum()),
+                    n_cut=int((gaps > _MAX_GAP).sum()),
                 )
 
 
@@ -155,7 +155,7 @@ def printed_divergence(path: Path) -> dict[str, tuple[float, float | None]] | No
     """The figures with their errors that llama-perplexity printed into a file, by their names there;
     None where the file holds none. Raises CorpusError.
     """
-    if not path.is_file() or path.stat().st_size > _MOST_PRINTED_BYTES:
+    if not path.is_file() or path.stat().st_size > _MAX_PRINTED_BYTES:
         return None
     try:
         text = path.read_bytes().decode("utf-8", "replace")

@@ -45,7 +45,7 @@ _FORMS = ("_continuation", "_generative")
 
 _PREFERRED = ("exact_match", "acc_norm", "acc")
 LONGEST_FIELD = 100
-MOST_FIELDS = 20
+MAX_FIELDS = 20
 _PASSAGES = ("passage", "context", "article", "story", "paragraph")
 """Fields of a document with a text that several questions may be about."""
 _SHORTEST_PASSAGE = 80
@@ -257,7 +257,7 @@ def scored_choices(
 
 
 def short_fields(doc: Any, names: Iterable[str] | None = None) -> dict[str, str]:
-    """The first MOST_FIELDS short values of a document, by which questions are grouped, such as its
+    """The first MAX_FIELDS short values of a document, by which questions are grouped, such as its
     subject. names: the fields to look at; None: all.
     """
     fields = dict[str, str]()
@@ -266,7 +266,7 @@ def short_fields(doc: Any, names: Iterable[str] | None = None) -> dict[str, str]
     for name in names or doc:
         value = doc.get(name)
         is_short = isinstance(value, str | int) and 0 < len(str(value)) <= LONGEST_FIELD
-        if is_short and len(fields) < MOST_FIELDS:
+        if is_short and len(fields) < MAX_FIELDS:
             fields[str(name)[:LONGEST_FIELD]] = str(value)
     return fields
 

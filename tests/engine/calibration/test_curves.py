@@ -100,7 +100,7 @@ def test_in_half_precision_the_loss_of_rounding_alone_is_subtracted():
     assert raw[0] == pytest.approx(rounding, rel=0.2)
     assert rounding > 0
     # Three versions are read together here, and may be rounded otherwise than two.
-    expected = [curves.LEAST_CERTAIN * raw[0], raw[1] - raw[0]]
+    expected = [curves.MIN_CERTAIN * raw[0], raw[1] - raw[0]]
     assert measurement.losses(0, [rounded, half]) == pytest.approx(expected, rel=0.05)
 
 

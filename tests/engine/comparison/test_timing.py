@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sparsedash.engine.comparison.model_pair import RecordModel, both_resident
-from sparsedash.engine.comparison.timing import MOST_ROUNDS, timed_rounds
+from sparsedash.engine.comparison.timing import MAX_ROUNDS, timed_rounds
 from sparsedash.engine.comparison.torch_timing import LoadFiles, time_models
 from sparsedash.schema.errors import Cancelled, JobError, SettingsError
 from sparsedash.schema.pair_records import Timing, TimingSettings
@@ -221,7 +221,7 @@ WIDE = (0.5, 1.0, 2.0)
     [
         (lambda n: 1.0, None, 15),
         (lambda n: 500.0, None, 3),
-        (lambda n: WIDE[n % 3], lambda: 0.0, MOST_ROUNDS),
+        (lambda n: WIDE[n % 3], lambda: 0.0, MAX_ROUNDS),
     ],
     ids=["narrow by then", "long work", "a clock that stands still"],
 )

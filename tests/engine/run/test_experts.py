@@ -145,7 +145,7 @@ def test_of_each_group_as_many_are_kept():
 
 @pytest.mark.parametrize("model_type", [*TYPES, "gpt_oss"])
 def test_a_refit_takes_most_of_the_loss_and_nothing_is_left_to_gain(model_type, store, monkeypatch):
-    monkeypatch.setattr(expert_pruning, "FEWEST_TOKENS_PER_CHANNEL", 1)
+    monkeypatch.setattr(expert_pruning, "MIN_REFIT_TOKENS_PER_CHANNEL", 1)
     monkeypatch.setattr(expert_pruning, "EXPERT_PASSES", 60)
     loaded = as_loaded(tiny_mixture(model_type))
     dense = loaded.model(IDS).logits
@@ -207,7 +207,7 @@ def block_again(mixture, hidden):
 
 
 def test_too_few_tokens_leave_an_expert_as_it_is(store, monkeypatch):
-    monkeypatch.setattr(expert_pruning, "FEWEST_TOKENS_PER_CHANNEL", 3)
+    monkeypatch.setattr(expert_pruning, "MIN_REFIT_TOKENS_PER_CHANNEL", 3)
     loaded = as_loaded(tiny_mixture("qwen3_moe"))
     kept = kept_by(loaded, EXPERTS, 6, store)
     n_unfitted = sum(narrow.n_few_tokens for narrow in kept.values())

@@ -165,8 +165,8 @@ def everything_is_long():
             "KEPT_BYTES": 1,
             "KEPT_SHARE": 0,
             "HELD_SHARE": 0,
-            "MOST_TEXTS": 2,
-            "FEWEST_TEXTS": 2,
+            "MAX_TEXTS": 2,
+            "MIN_TEXTS": 2,
         }
         for name, value in few.items():
             patch.setattr(resources, name, value)

@@ -92,7 +92,7 @@ def oklab(colour: str, seen: str) -> tuple[float, ...]:
 @pytest.mark.parametrize("seen", SEEN)
 def test_the_first_six_lines_and_dense_stay_apart_for_everybody(palette, seen):
     places = [oklab(colour, seen) for colour in (palette.dense, *palette.lines[:6])]
-    assert min(dist(one, other) for one, other in itertools.combinations(places, 2)) > 0.075
+    assert min(dist(one, another) for one, another in itertools.combinations(places, 2)) > 0.075
 
 
 @pytest.mark.parametrize(

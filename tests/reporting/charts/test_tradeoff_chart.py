@@ -115,11 +115,11 @@ def test_accuracy_is_drawn_as_points_more_or_fewer_than_dense_with_the_interval_
 
 def test_the_dense_line_and_its_band_cross_the_whole_chart():
     figure = chart()
-    left, right = figure["layout"]["xaxis"]["range"]
+    start, right = figure["layout"]["xaxis"]["range"]
     line = trace(figure, "dense")
     band = trace(figure, "dense interval")
-    assert (line["x"], line["y"]) == ([left, right], [50.0, 50.0])
-    assert (min(band["x"]), max(band["x"])) == (left, right)
+    assert (line["x"], line["y"]) == ([start, right], [50.0, 50.0])
+    assert (min(band["x"]), max(band["x"])) == (start, right)
     assert (min(band["y"]), max(band["y"])) == pytest.approx(
         [100 * b for b in wilson_interval(60, 120)]
     )
@@ -139,16 +139,16 @@ def test_the_dense_line_and_its_band_cross_the_whole_chart():
 def test_methods_differ_by_mark_dash_and_colour_as_their_labels_show_and_the_leader_is_strongest():
     figure = chart(TWO)
     first, second = sparse_traces(figure)
-    one, other = (t["line"] for t in figure["data"] if t["name"] == "line")
+    first_line, second_line = (t["line"] for t in figure["data"] if t["name"] == "line")
     assert first["marker"]["symbol"] != second["marker"]["symbol"]
-    assert one["dash"] != other["dash"] and other["width"] > one["width"]
+    assert first_line["dash"] != second_line["dash"] and second_line["width"] > first_line["width"]
     inks = [note["font"]["color"] for note in figure["layout"]["annotations"]]
     assert (
         inks
         == [
             PALETTES["light"].dense,
-            one["color"],
-            other["color"],
+            first_line["color"],
+            second_line["color"],
         ]
         and len(set(inks)) == 3
     )
@@ -188,9 +188,9 @@ def test_a_leader_line_leads_from_a_line_that_ends_early_to_its_label():
 
 
 def test_nothing_moves_while_a_run_fills_the_chart():
-    asked = (100, 300)
+    permilles = (100, 300)
     half, empty = (
-        chart(tradeoff_data(DENSE, lines, planned=asked)) for lines in ({"sparse": [TEN]}, {})
+        chart(tradeoff_data(DENSE, lines, planned=permilles)) for lines in ({"sparse": [TEN]}, {})
     )
     assert half["layout"]["xaxis"]["range"][1] == pytest.approx(31.8)
     assert empty["layout"]["xaxis"] == half["layout"]["xaxis"]
@@ -258,14 +258,14 @@ def test_perplexity_is_the_change_of_the_log_likelihood_with_the_interval_of_its
 
 def test_the_axis_of_perplexity_speaks_of_factors_and_that_of_flips_has_no_minus():
     axis = chart(measure=PERPLEXITY)["layout"]["yaxis"]
-    at = dict(
+    place = dict(
         zip(
             axis["ticktext"],
             axis["tickvals"],
             strict=True,
         )
     )
-    assert at["1.00 ×"] == 0 and at["2.00 ×"] == pytest.approx(-log(2))
+    assert place["1.00 ×"] == 0 and place["2.00 ×"] == pytest.approx(-log(2))
     texts = chart(measure="flips")["layout"]["yaxis"]["ticktext"]
     assert "0 %" in texts and not any("-" in text for text in texts)
 
@@ -412,7 +412,7 @@ def far_point(key: str, permille: int, nats: float, spread: float = 0.1, **more)
         high=-nats + spread,
         words=words,
     )
-    other = Reading(
+    second = Reading(
         value=-1.0,
         low=-2.0,
         high=0.0,
@@ -420,9 +420,9 @@ def far_point(key: str, permille: int, nats: float, spread: float = 0.1, **more)
     )
     readings = {
         PERPLEXITY: (one,),
-        "accuracy": (other,),
-        "flips": (other,),
-        "share right": (other,),
+        "accuracy": (second,),
+        "flips": (second,),
+        "share right": (second,),
     }
     return Point(
         key=key,
@@ -705,5 +705,5 @@ def test_the_line_joins_dense_and_those_that_nobody_beats(tradeoff):
     over = replace(known, lines=tasks)
     assert "on the Pareto front" not in gain_words(over, gained, "tasks")
     figure = drawn(gain_chart(over, gained, "tasks"))
-    assert "unbeaten" not in [each["name"] for each in figure["data"]]
+    assert "unbeaten" not in [drawn["name"] for drawn in figure["data"]]
     assert sum(note["text"].endswith(" %") for note in figure["layout"]["annotations"]) == 3
