@@ -318,9 +318,7 @@ def _sparse_model(job: Job) -> str:
     if point == 0 and stage not in _OF_ONE_MODEL:
         return ""
     if isinstance(settings, FindSettings):
-        trial = f"trial {point + 1}"
-        if job.progress.message.endswith(tuple(kind.upper() for kind in settings.quantise)):
-            trial = "after the search"
+        trial = "after the search" if job.progress.quantised else f"trial {point + 1}"
         return f"{trial}: {job.progress.message}" if job.progress.message else trial
     points = settings.points
     if not 0 <= point < len(points):

@@ -98,6 +98,9 @@ def basis_words(results: RunResults) -> str:
     search = results.run.find
     if search is not None and search.tolerance != results.tolerance:
         parts.append(f"searched for {limit_factor(search.tolerance.ratio)}")
+    lacks_files = results.run.finished and not results.run.settings.quantises
+    if search is not None and search.quantise and lacks_files:
+        parts.append("nothing was quantised")
     if results.run.source_type and results.run.settings.quantise:
         parts.append("files are not ranked: the source was quantised already")
     return " · ".join(parts)

@@ -8,7 +8,7 @@ from pathlib import Path
 from sparsedash.reporting.html import Html, element, escape, join
 from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind
-from sparsedash.reporting.verdicts import VERDICT_SIGNS, loss_with_limit
+from sparsedash.reporting.verdicts import VERDICT_SIGNS, interval_words, loss_with_limit
 from sparsedash.reporting.wording import LEVEL, NBSP, kept_noun, quantity
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.stats.significance import shared_outcomes
@@ -26,6 +26,10 @@ def model_chip(model: ModelResult, name: str, saves: Sequence[str]) -> Html:
     basis = f"perplexity, {LEVEL} interval {ends}" if ends else "perplexity, no interval"
     sign = VERDICT_SIGNS[model.verdict.verdict]
     lines = [element("dd", escape(basis), css="sd-muted")]
+    loss = model.verdict.perplexity
+    if loss.verdict == "undecided" and model.own_perplexity.verdict != "undecided":
+        # By the interval above it would be decided.
+        lines.append(element("dd", escape(f"judged by its {interval_words(loss)}"), css="sd-muted"))
     if model.verdict.verdict == "beyond":
         for loss in model.verdict.deciding:
             if loss is not model.verdict.perplexity:

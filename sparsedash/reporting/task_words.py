@@ -67,7 +67,13 @@ def task_remarks(results: Sequence[TaskResult]) -> str:
     questions = list(chain.from_iterable(result.pair.questions for result in results))
     if questions and all(before == after for before, after in questions):
         remarks.append(f"All {quantity(len(questions), 'answer')} are the same as the baseline's")
-    remarks += [_needed(result) for result in _with("undecided", results)]
+    undecided = _with("undecided", results)
+    remarks += [_needed(result) for result in undecided]
+    near = [result.task for result in undecided if not _needed(result) and _is_near_limit(result)]
+    if near:
+        verb = "is" if len(near) == 1 else "are"
+        settled = "too close to the limit to be settled by more questions"
+        remarks.append(f"{and_join(near)} {verb} {settled}")
     remarks += [_why_not(result) for result in _with("not judged", results)]
     limits: dict[float, list[str]] = {}
     for result in results:
@@ -116,11 +122,16 @@ def _needed(result: TaskResult) -> str:
         return (
             f"Fewer than {MIN_PASSAGES} questions can never confirm a model: {result.task} has {n}"
         )
-    if needed is None:
+    if needed is None or _is_near_limit(result):
         return ""
-    if needed > most_times(result.task, n) * n:
-        return f"{result.task} is too close to its limit to be settled by more questions"
     return f"About {round_up(needed):,} questions of {result.task} would settle it"
+
+
+def _is_near_limit(result: TaskResult) -> bool:
+    """Whether it would take more questions than the task has at most."""
+    n = len(result.pair.questions)
+    needed = result.loss.needed if result.loss else None
+    return needed is not None and needed > most_times(result.task, n) * n
 
 
 def most_times(task: str, n_asked: int) -> float:

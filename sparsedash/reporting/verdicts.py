@@ -181,7 +181,7 @@ def loss_interval(loss: Loss) -> str:
 
 
 def accuracy_open(verdict: ToleranceVerdict) -> str:
-    """ "; accuracy is undecided on 132 passages": what within leaves open; nothing where accuracy
+    """ "; accuracy needs more than 132 passages": what within leaves open; nothing where accuracy
     is within too.
     """
     # A model that gives every answer of dense with its likelihood has lost nothing.
@@ -193,7 +193,7 @@ def accuracy_open(verdict: ToleranceVerdict) -> str:
         return ""
     if verdict.accuracy is None:
         return f"; {_TOO_FEW_RIGHT}"
-    return f"; accuracy is undecided on {quantity(verdict.n_passages, 'passage')}"
+    return f"; accuracy needs more than {quantity(verdict.n_passages, 'passage')}"
 
 
 def model_verdict(name: str, verdict: ToleranceVerdict, tolerance: Tolerance) -> list[str]:
@@ -214,7 +214,7 @@ def loss_words(verdict: ToleranceVerdict) -> str:
     accuracy = verdict.accuracy
     words = f"perplexity {loss_value(lost)} dense's"
     if accuracy is None:
-        return f"{words} ({_interval_words(lost)}); {_TOO_FEW_RIGHT}"
+        return f"{words} ({interval_words(lost)}); {_TOO_FEW_RIGHT}"
     levels = dict.fromkeys([level_words(lost.level), level_words(accuracy.level)])
     return (
         f"{words} ({loss_interval(lost)}), "
@@ -325,7 +325,7 @@ def early_stopping_words(records: Mapping[str, Record]) -> str:
     return " ".join(sentences)
 
 
-def _interval_words(loss: Loss) -> str:
+def interval_words(loss: Loss) -> str:
     """ "97.5 % interval 1.32 to 1.38"."""
     ends_text = loss_interval(loss)
     return f"{level_words(loss.level)} interval {ends_text}" if ends_text else "no interval"

@@ -75,6 +75,7 @@ class Step:
     done and n_right are nearly a fair sample of the total. ahead: work beyond `done`, in units;
     negative where work is left on the done ones. point: index in the run's `points` of the sparse
     model that is made or evaluated, in a walk the last of them; None for the dense one.
+    quantised: whether that model is a quantised one.
 
     Of the worker: rate: units a second. stage_times: time so far, stage by stage in order, the present
     one last; a stage that comes again is listed again. texts: what each model of a prompt wrote so
@@ -91,6 +92,7 @@ class Step:
     n_right: int | None = None
     ahead: float = 0.0
     point: int | None = None
+    quantised: bool = False
     rate: float | None = None
     stage_times: tuple[StageTime, ...] = ()
     texts: tuple[str, ...] = ()

@@ -305,7 +305,7 @@ def show_results(backend: Backend, results: RunResults, job: Job | None) -> None
         with st.expander("Numbers and intervals"):
             _show_numbers(backend, results, live=live)
     with st.expander("Settings and notes"):
-        _show_settings(results)
+        _show_settings(backend, results)
 
 
 def _show_numbers(backend: Backend, results: RunResults, *, live: bool) -> None:
@@ -328,10 +328,10 @@ def _show_numbers(backend: Backend, results: RunResults, *, live: bool) -> None:
         widgets.show_table(kinds_table(headline_record))
 
 
-def _show_settings(results: RunResults) -> None:
+def _show_settings(backend: Backend, results: RunResults) -> None:
     """Draw how the run was made, what is to be known of it, and the link to its settings."""
     run = results.run
-    step = next_step(results)
+    step = next_step(results, backend.request_rules)
     widgets.show(paragraph(wording.stored_run_details(run)))
     notes = [
         wording.example_origin(run) if run.made_on else "",
@@ -452,7 +452,7 @@ def _show_answers_now(backend: Backend, results: RunResults, *, live: bool, grow
     for kind in numbers:
         addresses[kind] = f"compare?{urlencode({**query, **limits, 'filter': kind})}"
     with widgets.row("answers-head"):
-        widgets.section(f"What {results.names[record.key]} answers now")
+        widgets.section(f"What it answers now: {results.names[record.key]}")
         widgets.link("compare", "Compare all answers", **query)
     widgets.show(answer_dots(numbers, addresses))
     if not numbers["broke"]:

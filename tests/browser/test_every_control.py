@@ -350,6 +350,8 @@ class Walk:
                 for key in ("ArrowDown", "ArrowDown", "Enter"):
                     element.press(key)
             case "help":
+                # One that has the focus already opens nothing.
+                element.blur()
                 element.focus()
             case "switch":
                 element.press("Space")

@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 
 from sparsedash.ui.navigation import TITLES
 from tests.browser.served import ready, taken
+from tests.ui import specimens
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
@@ -55,6 +56,8 @@ SHOWN = [
     ("finished", "compare?blind=true", "Which answer is better?", ""),
     ("finished", "runs", "None of 2 runs has a model within", "csv"),
     ("finished", "models", "No exported model is kept.", ""),
+    ("finished", f"models?run={specimens.run()[0].key}", "No exported model is kept.", ""),
+    ("finished", "?answers=1", "How do models compare on your tasks?", ""),
     ("finished", "runs?view=jobs", "Nothing is running.", ""),
     ("finished", "settings", "The data folder takes", ""),
     ("empty", "", "What would pruning cost", ""),
@@ -134,6 +137,13 @@ def test_every_page(number, page, request):
     open_all(page)
     assert violations(page) == {}
     page.wait_for_function(FITS, arg=width)
+    other_theme, other_width, _ = (PHONE, WIDE)[number % 2]
+    page.emulate_media(color_scheme=other_theme)
+    page.set_viewport_size({"width": other_width, "height": 900})
+    page.wait_for_function(FITS, arg=other_width)
+    assert violations(page) == {}
+    page.emulate_media(color_scheme=theme)
+    page.set_viewport_size({"width": width, "height": 900})
     drawn = page.get_by_test_id("stMain").locator(
         "[data-testid=stDownloadButton] button, .sd-take button"
     )

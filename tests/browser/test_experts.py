@@ -45,7 +45,7 @@ def test_the_grid_names_the_expert_under_the_pointer_follows_the_theme_and_fits_
     # The middle one of three layers, its most chosen expert of four.
     page.mouse.move(box["x"] + box["width"] / 8, box["y"] + box["height"] / 2, steps=4)
     expect(grid.locator(".hoverlayer")).to_contain_text("expert")
-    expect(grid.locator(".hoverlayer")).to_contain_text("an even share")
+    expect(grid.locator(".hoverlayer")).to_contain_text("× even")
     light = colour_behind(grid)
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size(PHONE)

@@ -54,7 +54,7 @@ WEIGHTS = MethodSettings(
 )
 NOTHING_KNOWN = RequestRules()
 LIMITS = "Limits: perplexity 1.10 ×, accuracy −2 points."
-OPEN = "accuracy is undecided on 120 passages"
+OPEN = "accuracy needs more than 120 passages"
 
 
 def sweep_of(
@@ -586,7 +586,7 @@ def judged(nats, n=400, broke=0):
     return judge_all([lost], Tolerance())[0]
 
 
-KEPT = within(1.02, "accuracy is undecided on 400 passages")
+KEPT = within(1.02, "accuracy needs more than 400 passages")
 FOUND = search(
     trial(200, "within"),
     trial(300, "beyond", 50),

@@ -10,7 +10,7 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import run_headline
 from sparsedash.reporting.findings import LimitEstimate
 from sparsedash.reporting.ruler import Mark, Ruler, rulers_html, rulers_svg, run_rulers
-from sparsedash.reporting.run_pictures import answer_dots, layer_strip, strip_words
+from sparsedash.reporting.run_pictures import answer_dots, layer_strip, model_chip, strip_words
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 from tests.factories import MIXTURE, PRUNED, plain
@@ -123,6 +123,10 @@ def test_the_line_says_what_the_verdict_rests_on_and_what_the_shares_are_of():
     run, records, result = specimens.search()
     stricter = results_of(run, records, result, tolerance=Tolerance())
     assert run_headline.basis_words(stricter).endswith("searched for 1.30 ×")
+    without = replace(result, answer=None)
+    quantising = replace(run, find=replace(run.find, quantise=("q8_0",)))
+    words = run_headline.basis_words(results_of(quantising, records, without))
+    assert words.endswith("nothing was quantised")
     again = run_headline.basis_words(quantised_run(source_type="Q4_1"))
     assert again.endswith("files are not ranked: the source was quantised already")
 
@@ -235,6 +239,15 @@ def test_labels_that_would_cover_each_other_stand_in_rows_of_their_own():
     )
     drawn = rulers_html([Ruler(title="", axis="", end=20.0, marks=marks, within=0.0)])
     assert drawn.count("--wide: 1; --narrow: 1") == 2 and drawn.count("--wide: 2; --narrow: 2") == 1
+
+
+def test_a_chip_names_the_wider_interval_that_leaves_its_model_open():
+    (near,) = sweep_of(shifted(0.155, 200, spread=0.55)).sparse_models
+    drawn = plain(model_chip(near, "20 %", ()))
+    assert "perplexity, 95 % interval 1.11 to 1.23" in drawn
+    assert "judged by its 99.2 % interval 1.09 to 1.25" in drawn
+    (far,) = sweep_of(shifted(0.3, 200)).sparse_models
+    assert "judged by" not in model_chip(far, "20 %", ())
 
 
 def test_the_strip_shows_what_every_layer_kept_and_crosses_out_what_is_gone():

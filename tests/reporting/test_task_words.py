@@ -91,7 +91,10 @@ def test_the_sentence_names_what_is_within_or_that_nothing_can_be_judged():
             task="near",
         )
     )
-    assert task_remarks(near) == "near is too close to its limit to be settled by more questions."
+    settled = "too close to the limit to be settled by more questions."
+    assert task_remarks(near) == f"near is {settled}"
+    nearer = judged(verdicts(429, 41, 30, task="nearer"))
+    assert task_remarks([*near, *nearer]) == f"near and nearer are {settled}"
 
 
 def test_a_task_s_own_limit_is_said():

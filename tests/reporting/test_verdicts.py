@@ -61,7 +61,7 @@ OPEN = "stays within your limit: perplexity 1.02 × (limit 1.10 ×)"
             judged(0.3, broke=90),
             "costs too much: perplexity 1.35 × (limit 1.10 ×), accuracy −9.0 points (limit −2)",
         ),
-        (judged(0.02, broke=30, fixed=20), f"{OPEN}; accuracy is undecided on 1,000 passages"),
+        (judged(0.02, broke=30, fixed=20), f"{OPEN}; accuracy needs more than 1,000 passages"),
         (judged(0.02, n_right=3), f"{OPEN}; too few answers are right to judge accuracy"),
         (judged(0.3, n_right=3), "costs too much: perplexity 1.35 × (limit 1.10 ×)"),
         (

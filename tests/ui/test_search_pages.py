@@ -58,6 +58,9 @@ def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(open_p
         "So far: 45.8 % can go. 68.8 % is too much." in text
         and "Evaluating · trial 3: 20 % sparse" in text
     )
+    backend.set_jobs(job(run.find, "running", point=3, message="dense, Q8_0", quantised=True))
+    _, text = opened(open_page, backend, search)
+    assert "Evaluating · after the search: dense, Q8_0" in text
     backend.set_jobs(job(run.find, "cancelled"))
     app, text = opened(open_page, backend, search)
     assert "2 trials" in text

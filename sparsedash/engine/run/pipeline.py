@@ -297,7 +297,7 @@ def prepare_model(run: RunContext, spec: SparseSpec, number: int) -> RunModel:
     number: among the run's sparse models.
     """
     model = RunModel(run, spec)
-    with run.log.at_point(number):
+    with run.log.at_point(number, spec.is_quantised):
         record = run.stored_record(spec)
         if record is None:
             _measure(run, model)

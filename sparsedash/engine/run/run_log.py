@@ -44,6 +44,7 @@ class RunLog:
         self.busy = False
         self._on_step = on_step
         self._point: int | None = None
+        self._quantised = False
         self._single_pass: SinglePass | None = None
         self._warned_topics: set[str] = set()
         self._last: Step | None = None
@@ -53,7 +54,7 @@ class RunLog:
     def on_step(self, step: Step) -> None:
         """Report progress, and on which sparse model."""
         if self._single_pass is None or self._single_pass.is_over:
-            step = replace(step, point=self._point)
+            step = replace(step, point=self._point, quantised=self._quantised)
         else:
             step = self._single_pass.progress(step)
         self._last = step
@@ -65,14 +66,15 @@ class RunLog:
             self._on_step(self._last)
 
     @contextmanager
-    def at_point(self, number: int | None) -> Iterator[None]:
+    def at_point(self, number: int | None, quantised: bool = False) -> Iterator[None]:
         """Inside, progress is that of the sparse model with this number; None: of the dense one."""
-        outer = self._point
+        outer = (self._point, self._quantised)
         self._point = number
+        self._quantised = quantised
         try:
             yield
         finally:
-            self._point = outer
+            self._point, self._quantised = outer
 
     @contextmanager
     def in_single_pass(self, single_pass: SinglePass) -> Iterator[None]:

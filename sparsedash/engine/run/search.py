@@ -126,7 +126,7 @@ def _quantise(
     quantised = [spec for spec in settings.points if spec.is_quantised]
     for number, spec in enumerate(quantised, n_made):
         model = prepare_model(context, spec, number)
-        with context.log.at_point(number):
+        with context.log.at_point(number, quantised=True):
             keys[spec] = sparse_record(context, tasks, model, stop).key
     return keys
 

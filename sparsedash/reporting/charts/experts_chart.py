@@ -97,7 +97,7 @@ def _cells(
         "hoverongaps": False,
         "hovertemplate": (
             f"layer %{{y}}, expert %{{customdata[0]}}: {state}<br>"
-            "%{customdata[1]:.2f} % of the choices, %{customdata[2]:.2f} × an even share"
+            "%{customdata[1]:.2f} % of choices, %{customdata[2]:.2f} × even"
             "<extra></extra>"
         ),
     }

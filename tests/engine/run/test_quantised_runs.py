@@ -170,7 +170,10 @@ def test_a_search_quantises_dense_and_its_answer_and_no_other_trial(
         tolerance=Tolerance(ratio=1000.0, points=50.0),
         prompts=(),
     )
-    result = find_sparsity(search, store)
+    steps = []
+    result = find_sparsity(search, store, steps.append)
+    assert {step.point for step in steps if step.quantised} == {2, 3, 4, 5}
+    assert {step.point for step in steps if not step.quantised} == {None, 0, 1}
     assert result.steps == (250, 500, 750) and result.answer == 750
     run = store.get(Run, result.key)
     specs = [record.pruned.spec for record in records(store, run)[1:]]
