@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sparsedash.catalog.export_forms import FORMS, form_problem
 from sparsedash.catalog.presets import method_name, method_named
 from sparsedash.catalog.run_rules import require_healable, require_possible
-from sparsedash.catalog.usual_settings import usual_method
+from sparsedash.catalog.usual_settings import method_meant, usual_method
 from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.export.export import export_narrowed, refuse_form
 from sparsedash.engine.export.reload_proof import N_VERDICTS
@@ -158,8 +158,8 @@ def prune(
     text.
     """
     with _in_memory(model, tokenizer) as in_memory:
-        named = method or usual_method(in_memory.loaded.shape)
-        chosen = _method(named, budget=budget, width_multiple=width_multiple)
+        shape = in_memory.loaded.shape
+        chosen = _method(method, shape, budget=budget, width_multiple=width_multiple)
         spec = SparseSpec(chosen, _permille(share, chosen), heal_steps or 0)
         _require_prunable(in_memory.loaded)
         calibration = in_memory.calibration(texts, spec, n_samples, length)
@@ -286,8 +286,8 @@ def find(
     passages = _texts("passages", passages)
     require_passages(count_texts(passages).n_passages)
     with _in_memory(model, tokenizer) as in_memory:
-        named = method or usual_method(in_memory.loaded.shape)
-        chosen = _method(named, budget=budget, width_multiple=width_multiple)
+        shape = in_memory.loaded.shape
+        chosen = _method(method, shape, budget=budget, width_multiple=width_multiple)
         _require_prunable(in_memory.loaded)
         # What a model reads does not depend on the sparsity.
         any_sparsity = SparseSpec(chosen, 1)
@@ -524,9 +524,16 @@ def _texts(name: str, given: Iterable[str]) -> list[str]:
     return texts
 
 
-def _method(method: str | MethodSettings, **given: object) -> MethodSettings:
-    """The named method with these changes. Raises SettingsError where it does not use one."""
-    chosen = method if isinstance(method, MethodSettings) else method_named(method)
+def _method(
+    method: str | MethodSettings | None, shape: ModelShape, **given: object
+) -> MethodSettings:
+    """The named method, or the recommended one, with these changes. Raises SettingsError where it
+    does not use one.
+    """
+    if isinstance(method, MethodSettings):
+        chosen = method
+    else:
+        chosen = method_named(method_meant(method or usual_method(shape), shape))
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name, value in changes.items():
         if not chosen.uses(name):

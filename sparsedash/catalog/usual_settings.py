@@ -27,6 +27,17 @@ def usual_method(shape: ModelShape | None) -> str:
     return DEFAULT_METHOD
 
 
+def method_meant(name: str, shape: ModelShape | None) -> str:
+    """The method that a name means for a model: the default one removes channels, those of experts
+    where a model has no others. shape: None if not known.
+    """
+    if name != DEFAULT_METHOD or shape is None or any(shape.widths):
+        return name
+    of_experts = "expert-channels"
+    error = removal_error(method_named(of_experts), shape)
+    return name if error else of_experts
+
+
 def refit_tokens(methods: Sequence[MethodSettings], shape: ModelShape | None) -> int:
     """Calibration tokens with which each expert sees enough to be refitted, were all chosen equally
     often; 0 where none is refitted, or the model is not known.

@@ -30,6 +30,7 @@ from sparsedash.reporting.wording import (
     sparsity_words,
     weights_of,
 )
+from sparsedash.reporting.wording import weights as weights_words
 from sparsedash.schema.export_settings import Export, Proof
 from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.pair_records import Phase, Runtime, Timing, TimingSettings
@@ -222,12 +223,20 @@ def savings(
     if not model.method.is_structured:
         return ["file as large as dense: zeros stay in it"]
     dtype = weights or results.dense.dtype
+    shape = backend.model_shape(results.dense)
     gain = None
     if dtype in model_sizes.WEIGHT_BYTES:
-        gain = _exact_gain(backend.model_shape(results.dense), pruned, dtype, "bytes")
+        gain = _exact_gain(shape, pruned, dtype, "bytes")
     lines = [f"file {percent(pruned.reached.bytes)} smaller"]
     if gain is not None:
         lines = [f"file {percent(1 - 1 / gain.value)} smaller: {gain.words}"]
+    if shape is not None and shape.widths == pruned.dense_widths and shape.structure.mixtures:
+        for name, count in (
+            ("weights", model_sizes.parameter_count),
+            ("active", model_sizes.active_count),
+        ):
+            before = weights_words(count(shape, shape.whole))
+            lines.append(f"{name} {before} → {weights_words(count(shape, pruned.kept))}")
     if pruned.method.removes_experts:
         lines.append("multiply-adds as dense: as many experts a token")
     if pruned.reached.kv_cache:

@@ -339,15 +339,10 @@ class RunSettings:
             require_whole("heal steps", n_steps, 0, MAX_HEAL_STEPS)
         if any(method.can_be_healed for method in self.methods):
             return
-        if any(method.prunes_experts for method in self.methods):
-            advice = "Leave it out, or add a method that removes channels of MLPs, or layers."
-            for name, verb, values in (
-                ("healing", "healed", self.heal_steps),
-                ("quantise", "quantised", self.quantise),
-            ):
-                if any(values):
-                    problem = f"Models with fewer or narrower experts cannot be {verb} here."
-                    raise SettingsError(name, message=problem, advice=advice)
+        for method in self.methods:
+            if method.prunes_experts:
+                # Its models say why.
+                SparseSpec(method, 1, max(self.heal_steps), *self.quantise[:1])
         if any(self.heal_steps):
             steps = f"{max(self.heal_steps)} steps"
             allowed = "off where no method removes channels or layers"

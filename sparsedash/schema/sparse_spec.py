@@ -51,9 +51,19 @@ class SparseSpec:
         elif not self.method.can_be_healed:
             pattern = self.method.pattern
             if self.heal_steps:
+                self._refuse_experts("healing", "healed")
                 raise SettingsError("heal steps", self.heal_steps, f"0 with pattern {pattern}")
             if self.quantise:
+                self._refuse_experts("quantise", "quantised")
                 raise SettingsError("quantise", self.quantise, f"nothing with pattern {pattern}")
+
+    def _refuse_experts(self, name: str, verb: str) -> None:
+        if self.pruning.prunes_experts:
+            raise SettingsError(
+                name,
+                message=f"Models with fewer or narrower experts cannot be {verb} here.",
+                advice="Leave it out, or choose a method that removes layers, or channels of MLPs.",
+            )
 
     @property
     def is_healed(self) -> bool:

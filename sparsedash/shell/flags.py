@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from sparsedash.catalog import presets
 from sparsedash.catalog.choices import OFFERED, CatalogEntry
-from sparsedash.catalog.usual_settings import refit_tokens, usual_method, usual_samples
+from sparsedash.catalog.usual_settings import (
+    method_meant,
+    refit_tokens,
+    usual_method,
+    usual_samples,
+)
 from sparsedash.jobs.cluster_parts import SCHEDULER
 from sparsedash.reporting.wording import refit_words
 from sparsedash.schema.errors import SettingsError, SparseDashError
@@ -389,15 +394,19 @@ def _as_recommended(settings: R, shape: ModelShape, arguments: argparse.Namespac
     unless flags say others; what is not as usual is printed.
     """
     named = named_flags(arguments)
-    name = usual_method(shape)
-    if "--method" not in named and name != presets.DEFAULT_METHOD:
-        arguments.method = name
-        (method,) = _methods([name], arguments)
+    reason = "best, as this model has no channels but those of its experts"
+    names = [method_meant(name, shape) for name in _split(arguments.method)]
+    if "--method" not in named:
+        reason = "recommended"
+        names = [usual_method(shape)]
+    if names != _split(arguments.method):
+        arguments.method = ",".join(names)
+        methods = _methods(names, arguments)
         if isinstance(settings, FindSettings):
-            settings = replace(settings, method=method)
+            settings = replace(settings, method=methods[0])
         else:
-            settings = replace(settings, methods=(method,))
-        print(f"sparsedash: Method: {name} (recommended).", file=sys.stderr)
+            settings = replace(settings, methods=methods)
+        print(f"sparsedash: Method: {', '.join(names)} ({reason}).", file=sys.stderr)
     methods = planned_run(settings).methods
     calibration = settings.calibration
     n_samples = usual_samples(methods, shape, calibration.length)

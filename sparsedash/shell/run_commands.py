@@ -102,6 +102,8 @@ def _healing_steps(settings: RunSettings, store: Store, arguments: argparse.Name
         )
     if not minutes:
         return n_steps
+    # What cannot be healed is refused before the machine is measured.
+    settings.healed(1)
     speed = MachineSpeed(store)
     try:
         describe = partial(
@@ -249,11 +251,6 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
         )
     write = terminal.result_writer(arguments)
     settings, store = open_store_for(settings, arguments)
-    if settings.points[0].pruning.prunes_experts:
-        raise SparseDashError(
-            "Models with fewer or narrower experts are not timed yet.",
-            "Export one, and time it where it will run.",
-        )
     if not in_torch:
         named = named_model(settings.model, store)
         family = named.family if named else None

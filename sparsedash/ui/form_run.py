@@ -28,7 +28,12 @@ from sparsedash.catalog.presets import (
     method_named,
 )
 from sparsedash.catalog.run_rules import removal_error, require_possible
-from sparsedash.catalog.usual_settings import refit_tokens, usual_method, usual_samples
+from sparsedash.catalog.usual_settings import (
+    method_meant,
+    refit_tokens,
+    usual_method,
+    usual_samples,
+)
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
@@ -379,6 +384,8 @@ def _healed(
     """
     if steps:
         return form_fields.validated(_HEAL, lambda: settings.healed(steps))
+    if form_fields.validated(_HEAL, lambda: settings.healed(1)) is None:
+        return None
     try:
         steps = backend.healing_steps(minutes, planned_run(settings))
     except SparseDashError as error:
@@ -388,14 +395,12 @@ def _healed(
         else:
             form_fields.show_problem(_HEAL, error)
         return None
-    healed = form_fields.validated(_HEAL, lambda: settings.healed(steps))
-    if healed is not None:
-        work = f"{steps:,} steps of {resources.HEAL_BATCH_TOKENS:,} tokens."
-        hint = f"About {minutes:,} min a model on this machine: {work}"
-        if steps == STEP_MULTIPLE:
-            hint = f"The minimum: {work} The estimate has their time."
-        form_fields.show_hint(hint)
-    return healed
+    work = f"{steps:,} steps of {resources.HEAL_BATCH_TOKENS:,} tokens."
+    hint = f"About {minutes:,} min a model on this machine: {work}"
+    if steps == STEP_MULTIPLE:
+        hint = f"The minimum: {work} The estimate has their time."
+    form_fields.show_hint(hint)
+    return settings.healed(steps)
 
 
 def _healing_field() -> tuple[int, int] | None:
@@ -587,12 +592,12 @@ def _preset_fields(search: bool, shape: ModelShape | None) -> tuple[MethodSettin
     usual = usual_method(shape)
     if search:
         form_fields.follow_usual("with", usual)
-        chosen = st.session_state.get("with")
-        names = _offered([method for method in METHODS if method.searchable], shape, [chosen])
+        chosen = [st.session_state.get("with"), st.query_params.get("with")]
+        names = _offered([method for method in METHODS if method.searchable], shape, chosen)
         name = st.selectbox(
             "Method", names, index=names.index(usual), key="with", bind=BOUND, filter_mode=None
         )
-        return (method_named(name or usual),)
+        return (method_named(method_meant(name or usual, shape)),)
 
     about = "Choose several to compare them on the same passages."
     names = _preset_pills("Method", "method", usual, shape, about)
@@ -603,7 +608,8 @@ def _preset_fields(search: bool, shape: ModelShape | None) -> tuple[MethodSettin
     )
     names += _preset_pills("Methods that set single weights to zero", MASKS, usual, shape)
     form_fields.show_hint(_MASKS)
-    return tuple(map(method_named, names))
+    meant = dict.fromkeys(method_meant(name, shape) for name in names)
+    return tuple(map(method_named, meant))
 
 
 def _offered(

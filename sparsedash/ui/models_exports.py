@@ -149,10 +149,6 @@ def request_export(backend: Backend, results: RunResults) -> None:
         return
     assert record.pruned is not None, "only sparse models are offered"
     named = backend.named_model(record.model)
-    if named and named.shape and named.shape.structure.mixtures:
-        dense_weights = wording.weights_of(named.shape, named.shape.whole)
-        kept_weights = wording.weights_of(named.shape, record.pruned.kept)
-        widgets.remark(f"{kept_weights}; the dense model has {dense_weights}.")
     filled_up = forms_filled_up(record.pruned, named.shape if named else None)
     usual_forms = [form for form in possible if form not in ("masked", *filled_up)]
     with form_choice:

@@ -5,7 +5,12 @@ from dataclasses import replace
 from sparsedash.catalog.budgets import expert_steps
 from sparsedash.catalog.model_sizes import shipped_shape
 from sparsedash.catalog.presets import method_named
-from sparsedash.catalog.usual_settings import refit_tokens, usual_method, usual_samples
+from sparsedash.catalog.usual_settings import (
+    method_meant,
+    refit_tokens,
+    usual_method,
+    usual_samples,
+)
 from tests.factories import MIXTURE_SHAPE
 
 LLAMA = shipped_shape("llama-7b")
@@ -22,6 +27,15 @@ def test_a_mixture_loses_experts_unless_most_of_it_or_all_that_can_go_is_elsewhe
     stuck = with_structure(experts_problem="it says so")
     assert usual_method(stuck) == "best", "its first block has an MLP"
     assert usual_method(replace(stuck, widths=(0, 0, 0))) == "layers"
+
+
+def test_best_means_channels_of_experts_where_a_model_has_no_others():
+    assert method_meant("best", None) == method_meant("best", MIXTURE_SHAPE) == "best"
+    alone = replace(MIXTURE_SHAPE, widths=(0, 0, 0))
+    assert method_meant("best", alone) == "expert-channels"
+    assert method_meant("obs", alone) == "obs", "which is named for what it does"
+    structure = replace(alone.structure, expert_width_problem="it says so")
+    assert method_meant("best", replace(alone, structure=structure)) == "best", "and is refused"
 
 
 def test_a_search_tries_every_number_of_experts_that_the_router_can_choose_from():

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.schema.errors import JobError, StoreError
+from sparsedash.schema.errors import JobError, SettingsError, StoreError
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.tolerance_settings import Tolerance
+from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.shell import flags as flags_of_commands
 from sparsedash.shell import run_commands
@@ -21,6 +22,8 @@ from sparsedash.shell.commands import _parser, main
 from sparsedash.shell.flags import open_store_for, run_from_flags
 from sparsedash.shell.run_commands import TIMING_FORMAT, all_within
 from sparsedash.shell.terminal import ProgressBar, one_line, run_table
+from tests.engine.run.test_experts import tiny_mixture
+from tests.engine.tiny import tiny_tokenizer
 from tests.factories import MIXTURE_SHAPE, RECORD, RUN, outcome, plain
 from tests.reporting.held_results import document_of, results_of
 
@@ -30,6 +33,17 @@ def document(tmp_path):
     """The flag of a file for the document, and a function that reads it."""
     file = tmp_path / "out.json"
     return ("--json", str(file)), lambda: json.loads(file.read_text())
+
+
+@pytest.fixture
+def mixture(tmp_path, capsys):
+    """Flags of a tiny mixture, of whose experts channels are removed."""
+    folder = tmp_path / "mixture"
+    tiny_mixture("qwen3_moe").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    # A bar of transformers.
+    capsys.readouterr()
+    return ["--model", str(folder), "--method", "expert-channels", "--width-multiple", "8"]
 
 
 def test_a_run_prints_its_table_and_progress_and_writes_a_document(
@@ -90,6 +104,19 @@ def test_every_model_is_healed_beside_the_unhealed_one(
     assert plain["healed"] is masked["healed"] is None and healed["healed"]["steps"] == 8
     printed = capsys.readouterr()
     assert "magnitude (healed 8 steps)" in printed.out and "Healing, magnitude" in printed.err
+
+
+@pytest.mark.parametrize("command", ["run", "find"])
+def test_what_is_left_of_experts_is_neither_healed_nor_quantised(
+    command, mixture, refusal, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(MachineSpeed, "measured", lambda _: pytest.fail("it was measured"))
+    line = [command, *mixture, "--data-dir", str(tmp_path / "data")]
+    refused = "Models with fewer or narrower experts cannot be {} here. Leave it out, or choose"
+    assert refused.format("quantised") in refusal(*line, "--quantise", "q8_0")
+    assert refused.format("healed") in refusal(*line, "--heal-steps", "8")
+    assert main([*line, "--heal", "6"]) == 2
+    assert refused.format("healed") in capsys.readouterr().err
 
 
 def test_healing_is_refused_where_it_is_not_possible(flags, refusal):
@@ -191,8 +218,8 @@ def test_a_mixture_loses_experts_and_reads_enough_text_unless_flags_say_others(
 ):
     wide = replace(MIXTURE_SHAPE.structure.experts[1], n=128, width=768, n_chosen=8)
     structure = replace(MIXTURE_SHAPE.structure, experts=(None, wide, wide))
-    named = NamedModel(family="glm4_moe", shape=replace(MIXTURE_SHAPE, structure=structure))
-    monkeypatch.setattr(flags_of_commands, "named_model", lambda *_: named)
+    named = [NamedModel(family="glm4_moe", shape=replace(MIXTURE_SHAPE, structure=structure))]
+    monkeypatch.setattr(flags_of_commands, "named_model", lambda *_: named[-1])
     monkeypatch.setattr(flags_of_commands, "inspect_config", lambda *_: None)
     monkeypatch.setattr(flags_of_commands, "require_startable", lambda *_: None)
 
@@ -216,6 +243,16 @@ def test_a_mixture_loses_experts_and_reads_enough_text_unless_flags_say_others(
     assert capsys.readouterr().err == ""
     assert requested("--calibration-samples", "9").calibration.n_samples == 9
     assert "many of them will stay as they are" in capsys.readouterr().err
+    named.append(NamedModel(family="qwen3_moe", shape=replace(named[0].shape, widths=(0, 0, 0))))
+    chosen = requested("--method", "reap,best", "--width-multiple", "64").methods
+    channels = replace(method_named("expert-channels"), width_multiple=64)
+    assert chosen == (method_named("reap"), channels)
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "sparsedash: Method: reap, expert-channels (best, as this model has no channels but those "
+        "of its experts)."
+    )
+    with pytest.raises(SettingsError, match="None of these methods uses --curve-levels: expert-"):
+        requested("--method", "best", "--curve-levels", "3")
 
 
 def test_a_document_that_cannot_be_written_after_the_run_is_an_error(
@@ -369,6 +406,12 @@ def test_a_timing_follows_its_run_and_is_printed_and_written(flags, document, ca
     assert main(["time", *flags, "--threads", "1", *to]) == 0, "its own file may be written over"
     assert [phase["phase"] for phase in timing["phases"]] == ["prefill", "decode", "load"]
     assert all(len(p["dense_s"]) == len(p["sparse_s"]) >= 3 for p in timing["phases"])
+
+
+def test_a_mixture_is_timed_like_any_other_model(flags, capsys, monkeypatch, mixture):
+    monkeypatch.setattr(run_commands, "TimingSettings", QuickTiming)
+    assert main(["time", *flags, *mixture, "--threads", "1"]) == 0
+    assert "weights on disk" in capsys.readouterr().out
 
 
 def test_what_libraries_print_during_the_work_is_not_part_of_the_document(capsys):

@@ -241,6 +241,17 @@ def test_healing_that_is_not_possible_is_refused_under_its_field(open_page, back
         assert why in words(app) and button(app, "Start").disabled
 
 
+def test_healing_of_experts_is_refused_before_the_machine_is_measured(
+    open_page, backend, monkeypatch
+):
+    monkeypatch.setattr(backend, "healing_steps", lambda *_: pytest.fail("it was asked"))
+    backend.named = MIXTURE
+    for heal in ("6", "8 steps"):
+        app = open_page("prune", heal=heal)
+        assert "narrower experts cannot be healed here" in words(app)
+        assert button(app, "Start").disabled
+
+
 def test_quantised_models_are_counted_and_refused_with_the_reason(open_page, backend):
     app = open_page("prune", goal=SWEEP, quantise="Q6_K", sparsity="10,20")
     assert (
@@ -276,16 +287,15 @@ def test_a_number_in_the_address_that_the_field_cannot_hold_leaves_its_own(value
         "rounds",
         "damping",
     )
-    rows = {
-        row.key: row.default
-        for settings in (MethodSettings, CalibrationSettings, EvaluationSettings)
-        for row in field_rows(settings).values()
-    }
+    defaults = {}
+    for settings in (MethodSettings, CalibrationSettings, EvaluationSettings):
+        for row in field_rows(settings).values():
+            defaults[row.key] = row.default
     shown = open_page(
         "prune", goal=SWEEP, own="true", saliency="fisher", **dict.fromkeys(names, value)
     )
     assert {field.key: field.value for field in shown.number_input} == {
-        field.key: rows[field.key] for field in shown.number_input
+        field.key: defaults[field.key] for field in shown.number_input
     }
     shown.number_input(key="samples").set_value(64).run()
     assert shown.number_input(key="samples").value == 64 and not button(shown, "Start").disabled
@@ -589,6 +599,24 @@ def test_the_recommended_method_follows_the_model_and_an_impossible_one_is_refus
     ]
     app = open_page("prune", goal=SWEEP, model=LISTED, experts="reap")
     assert "This model is no mixture of experts" in words(app)
+
+
+@pytest.mark.parametrize(
+    ("goal", "field", "named"),
+    [
+        (SEARCH, "with", "Method: expert-channels."),
+        (SWEEP, "method", "2 methods to compare: expert-channels, experts."),
+    ],
+)
+def test_best_of_an_address_means_channels_of_experts_where_a_model_has_no_others(
+    goal, field, named, open_page, backend
+):
+    backend.named = MIXTURE
+    app = open_page("prune", goal=goal, **{field: "best"})
+    assert named in words(app)
+    request = submitted(app, backend)
+    method = request.method if goal == SEARCH else request.methods[0]
+    assert method == method_named("expert-channels")
 
 
 LISTED = "EleutherAI/gpt-j-6b"

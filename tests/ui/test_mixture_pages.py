@@ -39,6 +39,8 @@ def mixture(backend):
         ("overview", {}, "2 layers of 3 with experts: each keeps 2 of 4 experts."),
         ("overview", {}, "multiply-adds as dense"),
         ("overview", {}, "of the experts removed"),
+        ("overview", {}, "weights 0.1 million → 0.1 million"),
+        ("models", {}, "active 0.1 million → 0.1 million"),
         ("compare", {}, ""),
         ("compare", {"view": "layers"}, "4 of 8 experts removed. Before: 0.1 million weights"),
         ("models", {}, "or fewer blocks or experts"),

@@ -97,7 +97,11 @@ def _prune_block(
 ) -> list[KeptExperts]:
     """What each model keeps of a block, to whose end the text is taken. models: with their counts."""
     before = walk.hidden
-    dense = _gathered(_read(walk, index, mixture, batches, report), len(is_fitted))
+
+    def read() -> Iterator[tuple[slice, _Routing]]:
+        return _read(walk, index, mixture, batches, report)
+
+    dense = _gathered(read(), len(is_fitted))
     after = walk.hidden
     use = _use(dense, mixture.layout.n)
     energy = _energy(dense.output, is_fitted) or 1.0
@@ -118,29 +122,13 @@ def _prune_block(
             narrow = _narrower(mixture, dense, n_kept, is_fitted, method, index)
             shared = _shared(mixture, dense, narrow, is_fitted, method, index)
             narrow = replace(narrow, shared=shared)
-        # What the kept ones have to make up for, (n, d).
-        residual = torch.empty(dense.output.shape)
-        choices = torch.empty_like(dense.choices)
-        gates = torch.empty_like(dense.gates)
         walk.restart_from(before)
         with mixture.without(narrow):
-            reading = _read(walk, index, mixture, batches, report)
-            for number, (tokens, part) in enumerate(reading):
-                residual[tokens] = dense.output[tokens].float() - part.output
-                choices[tokens] = part.choices
-                gates[tokens] = part.gates
-                if is_last:
-                    # Of a real block the hidden states before it are gigabytes; so is its output.
-                    before[number] = after[number]
-                    if freed_bytes() > WORTH_RETURNING_BYTES:
-                        give_back_freed()
-                # No block reads what comes out of this one.
-                walk.restart_from(before)
+            residual, sparse = _read_again(walk, read(), dense, before, after if is_last else None)
         if is_last:
             dense = replace(dense, output=_NOTHING)
         lost_without = _energy(residual, is_fitted) / energy
         if method.refits:
-            sparse = replace(dense, choices=choices, gates=gates)
             outs, n_few_tokens = _refit_(
                 mixture, narrow, sparse, residual, is_fitted, method.damping
             )
@@ -254,6 +242,35 @@ def _gathered(parts: Iterable[tuple[slice, _Routing]], n_tokens: int) -> _Routin
                 whole[name] = rows.new_empty(n_tokens, rows.shape[1])
             whole[name][tokens] = rows
     return _Routing(**whole)
+
+
+def _read_again(
+    walk: BlockWalk,
+    reading: Iterable[tuple[slice, _Routing]],
+    dense: _Routing,
+    before: list[Tensor],
+    after: Sequence[Tensor] | None,
+) -> tuple[Tensor, _Routing]:
+    """What the kept experts have to make up for, (n, d), and the routing to them, without an output.
+
+    before: hidden states of each batch, which give way to those after the block where it is not
+    read again, else None.
+    """
+    residual = torch.empty(dense.output.shape)
+    choices = torch.empty_like(dense.choices)
+    gates = torch.empty_like(dense.gates)
+    for number, (tokens, part) in enumerate(reading):
+        residual[tokens] = dense.output[tokens].float() - part.output
+        choices[tokens] = part.choices
+        gates[tokens] = part.gates
+        if after is not None:
+            # Of a real block the hidden states before it are gigabytes; so is its output.
+            before[number] = after[number]
+            if freed_bytes() > WORTH_RETURNING_BYTES:
+                give_back_freed()
+        # No block reads what comes out of this one.
+        walk.restart_from(before)
+    return residual, replace(dense, choices=choices, gates=gates, output=_NOTHING)
 
 
 def _use(routing: _Routing, n: int) -> tuple[float, ...]:

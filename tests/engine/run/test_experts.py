@@ -303,7 +303,10 @@ def test_the_api_gives_a_model_that_saves_and_loads(model_type, method, experts,
     [
         ({"methods": (method_named("least-squares"),)}, "channels of MLPs alone"),
         ({"methods": (replace(REAP, budget="macs"),)}, "frees nothing of the multiply-adds"),
-        ({"methods": (EXPERTS,), "heal_steps": (4,)}, "narrower experts cannot be healed here"),
+        (
+            {"methods": (EXPERTS,), "heal_steps": (4,)},
+            "narrower experts cannot be healed here",
+        ),
         ({"quantise": ("q8_0",)}, "narrower experts cannot be quantised here"),
         ({"methods": (replace(CHANNELS, width_multiple=4),)}, "a multiple of 8"),
         ({"methods": (replace(CHANNELS, width_multiple=32),)}, "less than the 32 channels"),

@@ -145,6 +145,14 @@ def test_a_mixture_that_can_lose_no_expert_is_refused_in_a_sentence(
         pruned_by_api(tiny_mixture(model_type, **changes), method)
 
 
+@pytest.mark.parametrize("method", ["experts", "expert-channels", "best", None])
+def test_in_python_a_mixture_is_not_healed_in_the_words_of_shell_and_form(method):
+    with pytest.raises(SettingsError, match="narrower experts cannot be healed here"):
+        sparsedash.prune(
+            tiny_mixture("qwen3_moe"), tiny_tokenizer(), [], method=method, share=0.5, heal_steps=8
+        )
+
+
 def test_one_expert_that_is_no_number_is_named():
     model = tiny_mixture("qwen3_moe")
     with torch.no_grad():
@@ -156,6 +164,19 @@ def test_one_expert_that_is_no_number_is_named():
 def test_a_method_for_mlps_is_refused_where_a_model_has_experts_alone():
     with pytest.raises(SettingsError, match="channels of MLPs alone"):
         pruned_by_api(tiny_mixture("qwen3_moe"), "obs", share=0.5)
+
+
+def test_best_means_channels_of_experts_where_a_model_has_no_others():
+    sparse = sparsedash.prune(
+        tiny_mixture("qwen3_moe"),
+        tiny_tokenizer(),
+        passages(40),
+        method="best",
+        share=0.5,
+        width_multiple=8,
+        n_samples=40,
+    )
+    assert sparse.pruned.kept.expert_widths == (16,) * 4
 
 
 def test_a_method_for_mlps_says_how_little_of_a_mixture_it_reaches():
