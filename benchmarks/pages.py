@@ -10,7 +10,8 @@ machine; and the memory of browser and server along many steps. With --runs 300 
 small runs besides, with what calibration leaves and a log for each, and the pages that list and
 count them are looked at. With --questions 1000 six models answer six tasks of so many, and their
 table is looked at. Before that the words of every page are counted as it opens: ours, not those of
-passages, prompts, charts and closed folds; and how far down its first chart begins.
+passages, prompts, charts and closed folds; how far down its first chart begins; and where the chips
+under the ruler end, also at the width of a phone.
 """
 
 import random
@@ -71,8 +72,12 @@ WORDS = """() => {
   }
   const chart = document.querySelector('.js-plotly-plot');
   const top = chart && Math.round(chart.getBoundingClientRect().top + main.scrollTop);
-  return [words.filter(word => /\\p{L}/u.test(word)).length, top];
+  const chips = document.querySelector('.sd-chips');
+  const end = chips && Math.round(chips.getBoundingClientRect().bottom + main.scrollTop);
+  return [words.filter(word => /\\p{L}/u.test(word)).length, top, end];
 }"""
+SCREEN = {"width": 1280, "height": 720}
+PHONE = {"width": 390, "height": 844}
 PAGES = ("?run=example", "prune", "compare?run=example", "settings", "models", "runs")
 
 
@@ -204,13 +209,25 @@ class Walk:
         return 1000 * (time.monotonic() - begun)
 
     def print_words(self) -> None:
-        """Print the number of our words on every page, and where its first chart begins."""
+        """Print the number of our words on every page, where its first chart begins, and where the
+        chips end.
+        """
         for address in PAGES:
-            self.open(address)
-            self.page.wait_for_timeout(1500)
-            n_words, top = self.page.evaluate(WORDS)
+            n_words, top, end = self._words_and_places(address)
             chart = "no chart" if top is None else f"first chart at {top} px"
-            print(f"{address}: {n_words} words, {chart}", flush=True)
+            chips = "" if end is None else f", chips end at {end} px"
+            print(f"{address}: {n_words} words, {chart}{chips}", flush=True)
+        self.page.set_viewport_size(PHONE)
+        _, _, end = self._words_and_places(PAGES[0])
+        print(f"{PAGES[0]} on a phone: chips end at {end} px", flush=True)
+        self.page.set_viewport_size(SCREEN)
+
+    def _words_and_places(self, address):
+        self.open(address)
+        if "run=" in address:
+            self.page.wait_for_selector(".js-plotly-plot", state="attached")
+        self.page.wait_for_timeout(1500)
+        return self.page.evaluate(WORDS)
 
     def _rerun(self):
         self.page.wait_for_timeout(100)
