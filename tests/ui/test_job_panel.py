@@ -73,6 +73,12 @@ def test_a_job_that_says_nothing_any_more_is_told_of(open_page, backend):
     assert "no progress for 15 min: it may hang; cancel and resume it" in text
 
 
+@pytest.mark.parametrize(("attempt", "said"), [(1, False), (2, True)])
+def test_a_second_attempt_is_told(attempt, said, open_page, backend):
+    backend.set_jobs(job(SETTINGS, "done", attempt=attempt))
+    assert (f"attempt {attempt}, 4 min in all" in words(open_page("runs", view="jobs"))) is said
+
+
 @pytest.mark.parametrize("state", ["failed", "done"])
 def test_a_run_that_ended_leads_to_the_form_with_its_settings(state, open_page, backend):
     request = replace(SETTINGS, model="facebok/opt-1.3b", methods=(method_named("obs"),))
