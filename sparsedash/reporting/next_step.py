@@ -18,6 +18,7 @@ from sparsedash.reporting.model_results import (
     is_one_layer_apart,
     limit_bounds,
 )
+from sparsedash.reporting.run_headline import smallest_file
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.wording import (
     method_title,
@@ -108,10 +109,12 @@ def _suggestion(results: RunResults, lengths: Mapping[str, int]) -> NextStep:
     if bounds.within is None:
         return _search_with_best(results, lengths)
     share = sparsity_percent(bounds.within.permille)
+    # The headline may name a quantised file instead.
+    type_words = ", not quantised" if smallest_file(results) is not None else ""
     return NextStep(
         kind="export",
         sentence=f"Next: export the model at {share}, or see which answers it changed.",
-        link=f"Export {share}",
+        link=f"Export {share}{type_words}",
     )
 
 

@@ -40,8 +40,8 @@ _NEAR_END = 10.0
 _AIR = 1.04
 _MIN_END = 10.0
 _UNTESTED = 1.5
-"""Where no share tested is too much, a ruler goes on to so many percent, or to so many times the
-largest share: a track that is green to its end looks as if everything could go.
+"""Where something can go and no share tested is too much, a ruler goes on to so many percent, or to
+so many times the largest share: a track that is green to its end looks as if everything could go.
 """
 
 
@@ -124,7 +124,9 @@ def run_rulers(results: RunResults, ended: bool = False) -> list[Ruler]:
     rulers = []
     for title, models in by_title.items():
         marks = [_mark(results, model) for model in models]
-        marks += [_mark_to_come(spec) for spec in to_come.get(title, ())]
+        for spec in to_come.get(title, ()):
+            label = sparsity_percent(spec.permille)
+            marks.append(Mark(key="", place=spec.permille / 10, label=label, verdict=None))
         if marks:
             rulers.append(_ruler(results, title, models, marks))
     end = max((ruler.end for ruler in rulers), default=0.0)
@@ -150,7 +152,8 @@ def _ruler(
     beyond = places[bounds.beyond.record.key] if bounds.beyond else None
     end = max(mark.place for mark in marks)
     is_judged = all(mark.verdict is not None for mark in marks)
-    end = max(_MIN_END, end * _UNTESTED) if is_judged and beyond is None else end * _AIR
+    is_open = is_judged and within > 0 and beyond is None
+    end = max(_MIN_END, end * _UNTESTED) if is_open else end * _AIR
     methods = [models[0].method] if models else settings.methods
     share = f"{budget_titles(methods)[settings.budget]} {removed_or_zeroed(methods[0])}"
     return Ruler(
@@ -173,15 +176,6 @@ def _mark(results: RunResults, model: ModelResult) -> Mark:
         label=sparsity_percent(model.permille),
         verdict=model.verdict.verdict,
         loss=f"{loss} ({ends})" if ends else loss,
-    )
-
-
-def _mark_to_come(spec: SparseSpec) -> Mark:
-    return Mark(
-        key="",
-        place=spec.permille / 10,
-        label=sparsity_percent(spec.permille),
-        verdict=None,
     )
 
 

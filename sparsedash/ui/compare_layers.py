@@ -16,7 +16,7 @@ from sparsedash.reporting.deployment import block_shapes, shapes_table
 from sparsedash.reporting.divergence_words import divergence_table
 from sparsedash.reporting.experts_table import layer_experts_table
 from sparsedash.reporting.html import Cell, Html, Table, card, cards, file_name
-from sparsedash.reporting.kind_words import kinds_table
+from sparsedash.reporting.kind_words import forgotten_sentence, kinds_table
 from sparsedash.reporting.run_answer import missing_records, run_ending
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.method_settings import MethodSettings
@@ -100,6 +100,7 @@ def show_layers_of(
         widgets.note(_why_not_measured(pruned.method))
     show_kinds(results, record)
     if record.by_kind:
+        widgets.remark(forgotten_sentence(record))
         with st.expander("The kinds of text as a table"):
             widgets.show_table(kinds_table(record))
     if record.divergence is not None:

@@ -49,8 +49,10 @@ class Provider:
     def __init__(self) -> None:
         port = free_port()
         self.address = f"http://127.0.0.1:{port}"
-        people = [{"sub": name, "email": f"{name}@example.org"} for name in (*NAMES, "root", "eve")]
-        claims = [part for person in people for part in ("--user-claims", json.dumps(person))]
+        claims = []
+        for name in (*NAMES, "root", "eve"):
+            person = {"sub": name, "email": f"{name}@example.org"}
+            claims += ["--user-claims", json.dumps(person)]
         # Apart from the tests, in which its warnings would be errors.
         self.process = child_processes.start(
             ["-m", "oidc_provider_mock", "--port", str(port), *claims]

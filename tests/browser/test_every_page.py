@@ -125,10 +125,9 @@ def test_every_page(number, page, request):
     expect(page.locator(".st-key-menu a[aria-current=page]")).to_have_text(
         [TITLES[urlsplit(page.url).path[1:] or "overview"]]
     )
-    assert all(
-        box["x"] >= 0 and box["x"] + box["width"] <= width
-        for box in (link.bounding_box() for link in menu.all())
-    )
+    for link in menu.all():
+        box = link.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
     expect(page.get_by_test_id("stApp")).to_have_css("background-color", colour)
     ready(page)
     for _ in range(N_STOPS):

@@ -8,6 +8,7 @@ from sparsedash.catalog.budgets import (
     channel_share,
     mlp_share,
     most_permille,
+    n_experts_kept,
     n_layers_gone,
     reached,
 )
@@ -18,6 +19,7 @@ from sparsedash.schema.model_shape import KeptParts
 from sparsedash.schema.records import Reached
 from sparsedash.stats.sparsity_search import channel_steps
 from tests.catalog.test_model_sizes import ONE_BLOCK, SHAPE
+from tests.factories import MIXTURE_SHAPE
 
 # Two blocks of 8 channels of 12 weights and 2 biases, 64 other weights in each, a head of 40, 20
 # more parameters.
@@ -55,6 +57,22 @@ def test_all_but_one_multiple_of_each_mlp_can_go():
     # 12 of 16 channels of 12 weights among 320.
     assert most_permille(SHAPE, BY_WEIGHTS) == 450
     assert most_permille(SHAPE, MethodSettings()) == 900
+
+
+def test_all_layers_but_one_can_go():
+    layers = method_named("layers")
+    assert most_permille(SHAPE, replace(layers, budget="weights")) == 500
+    assert most_permille(SHAPE, layers) == 900
+
+
+@pytest.mark.parametrize(
+    ("n_groups", "n_least", "n_kept"),
+    [(1, 2, 6), (2, 4, 6), (4, 8, 8)],
+)
+def test_as_many_experts_stay_as_a_token_takes_and_two_of_each_group(n_groups, n_least, n_kept):
+    layout = replace(MIXTURE_SHAPE.structure.experts[1], n=8, n_chosen=2, n_groups=n_groups)
+    assert n_experts_kept(layout, 0.99) == n_least
+    assert n_experts_kept(layout, 0.25) == n_kept
 
 
 def test_the_only_layer_of_a_model_stays():

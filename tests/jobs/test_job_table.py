@@ -279,11 +279,8 @@ def test_a_job_is_whose_who_started_it_and_its_result_all_theirs_who_asked(table
     table.owners.forget("k")
     assert table.owners.of("k") == frozenset()
     table.submit("run", "b", {}, "bob")
-    assert [[job.key for job in table.newest_jobs(9, name)] for name in ("ada", "bob", "")] == [
-        ["k"],
-        ["b"],
-        ["b", "n", "k"],
-    ]
+    for name, keys in (("ada", ["k"]), ("bob", ["b"]), ("", ["b", "n", "k"])):
+        assert [job.key for job in table.newest_jobs(9, name)] == keys
 
 
 def test_one_job_too_many_is_refused_and_leaves_nothing(table):

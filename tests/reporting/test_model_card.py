@@ -98,7 +98,9 @@ def card_of(word, pruned=PRUNED):
 def skeleton(text):
     """The card's markup without what stands in it."""
     tokens = MarkdownIt().enable("table").parse(text)
-    flat = [part for token in tokens for part in (token, *(token.children or []))]
+    flat = []
+    for token in tokens:
+        flat += [token, *(token.children or [])]
     return [(token.type, token.tag) for token in flat if token.type not in ("text", "softbreak")]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.presets import method_named
+from sparsedash.reporting import next_step as next_step_module
 from sparsedash.reporting.next_step import next_step, passages_needed
 from sparsedash.schema.settings import BUILTIN_CLOZE_402
 from sparsedash.service.run_checks import RequestRules
@@ -174,3 +175,8 @@ def test_a_finished_search_leads_to_its_model_and_one_without_an_answer_to_a_sma
     run, records, search = specimens.search(slope=60.0)
     step = next_step(results_of(run, records, search, tolerance=limits))
     assert step.request.method == method_named("best")
+
+
+def test_an_export_beside_quantised_files_says_that_it_is_none(monkeypatch):
+    monkeypatch.setattr(next_step_module, "smallest_file", lambda results: results.best[0])
+    assert plain(next_step(sweep_of(PATTERN)).link) == "Export 50 %, not quantised"

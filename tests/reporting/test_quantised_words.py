@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from math import log
 from types import SimpleNamespace
 
@@ -121,10 +122,9 @@ def test_answer_race_and_next_step_are_about_unquantised_models():
     assert [model.record.key for model in results.best] == ["s"] and not results.race
     assert run_answer.answer_sentence(results).startswith("Removing 10\u00a0% of the MLP channels")
     lines = run_tradeoff(results).lines
-    assert {name: [(p.key, round(p.sparsity)) for p in line] for name, line in lines.items()} == {
-        "sparse": [("s", 5)],
-        "sparse, Q4_0": [("d4", 60), ("s4", 62)],
-    }
+    assert lines.keys() == {"sparse", "sparse, Q4_0"}
+    points = chain(lines["sparse"], lines["sparse, Q4_0"])
+    assert [(p.key, round(p.sparsity)) for p in points] == [("s", 5), ("d4", 60), ("s4", 62)]
 
 
 def test_they_win_the_bytes_of_their_files_and_are_not_timed():
@@ -159,10 +159,9 @@ def test_they_win_the_bytes_of_their_files_and_are_not_timed():
         "reading",
         partial(TimingSettings, dense="d"),
     )
-    assert [(why, [model.record.key for model in models]) for why, models in omitted.items()] == [
-        (QUANTISED, ["d4", "s4"]),
-        (UNTIMED, ["s"]),
-    ]
+    assert list(omitted) == [QUANTISED, UNTIMED]
+    models = chain.from_iterable(omitted.values())
+    assert [model.record.key for model in models] == ["d4", "s4", "s"]
     _, omitted = run_gains(
         backend,
         found(),

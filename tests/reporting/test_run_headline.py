@@ -148,6 +148,8 @@ def test_a_ruler_goes_on_beyond_what_can_go_until_a_share_is_too_much():
     assert ("not known", small.end - small.within) == small.segments[1]
     (large,) = run_rulers(sweep_of(shifted(0.01, 400)))
     assert large.end == pytest.approx(1.5 * large.within)
+    (open_ruler,) = run_rulers(sweep_of(UNDECIDED))
+    assert open_ruler.end < 1.1 * open_ruler.marks[0].place
     run, records = specimens.run(finished=False, n_sparse=1)
     (live,) = run_rulers(results_of(run, records))
     assert live.end < 1.1 * live.marks[-1].place, "shares that are to come may be too much"

@@ -161,11 +161,9 @@ def test_rows_are_sorted_and_pinned_ones_come_first(backend):
     ]
     place = {run.key: i for i, run in enumerate(runs, 1)}
     results = rows(backend, GENEROUS)
-    sorted_by = {
-        order: "".join(str(place[row.key]) for row in run_list.sort_rows(results, order))
-        for order in expected
-    }
-    assert sorted_by == expected
+    for order, places in expected.items():
+        ordered = run_list.sort_rows(results, order)
+        assert "".join(str(place[row.key]) for row in ordered) == places
     backend.user_data.pin_runs([runs[1].key], pinned=True)
     assert place[run_list.sort_rows(rows(backend, GENEROUS), "oldest")[0].key] == 2
 
@@ -186,9 +184,8 @@ def test_every_word_that_is_looked_for_must_be_there_whatever_its_case(backend):
         ("", "a/model"): ["For the Talk"],
         (named.key[:20], ""): ["For the Talk"],
     }
-    assert {
-        query: [row.title for row in run_list.rows_matching(results, *query)] for query in expected
-    } == expected
+    for query, titles in expected.items():
+        assert [row.title for row in run_list.rows_matching(results, *query)] == titles
     assert len(run_list.rows_matching(results, " ", "")) == 2
 
 

@@ -17,12 +17,11 @@ from sparsedash.schema.tolerance_settings import Tolerance
 TABLES = (RunSettings, CalibrationSettings, EvaluationSettings, MethodSettings, Tolerance)
 ROWS = list(chain.from_iterable(field_rows(table).values() for table in TABLES))
 REQUESTS = (ContinuationSettings, TimingSettings, ExportSettings)
-NUMBERS = [
-    (table.__name__, row)
-    for table in (*TABLES, *REQUESTS)
-    for row in field_rows(table).values()
-    if row.kind in ("whole", "number")
-]
+NUMBERS = []
+for settings in (*TABLES, *REQUESTS):
+    for setting in field_rows(settings).values():
+        if setting.kind in ("whole", "number"):
+            NUMBERS.append((settings.__name__, setting))
 
 
 @pytest.mark.parametrize("column", ["key", "flag", "label"])

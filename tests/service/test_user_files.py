@@ -261,7 +261,8 @@ def test_two_servers_of_one_folder_do_not_both_give_the_last_place(house, monkey
 
     monkeypatch.setattr(owner, name, look)
     with ThreadPoolExecutor(2) as at_once:
-        ends = [begun.exception() for begun in [at_once.submit(act) for act in acts]]
+        begun = [at_once.submit(act) for act in acts]
+        ends = [future.exception() for future in begun]
     second_backend.close()
     assert sum(isinstance(end, SparseDashError) for end in ends) == 1, ends
 

@@ -287,16 +287,15 @@ def test_a_number_in_the_address_that_the_field_cannot_hold_leaves_its_own(value
         "rounds",
         "damping",
     )
-    rows = {
-        row.key: row.default
-        for settings in (MethodSettings, CalibrationSettings, EvaluationSettings)
-        for row in field_rows(settings).values()
-    }
+    defaults = {}
+    for settings in (MethodSettings, CalibrationSettings, EvaluationSettings):
+        for row in field_rows(settings).values():
+            defaults[row.key] = row.default
     shown = open_page(
         "prune", goal=SWEEP, own="true", saliency="fisher", **dict.fromkeys(names, value)
     )
     assert {field.key: field.value for field in shown.number_input} == {
-        field.key: rows[field.key] for field in shown.number_input
+        field.key: defaults[field.key] for field in shown.number_input
     }
     shown.number_input(key="samples").set_value(64).run()
     assert shown.number_input(key="samples").value == 64 and not button(shown, "Start").disabled

@@ -360,9 +360,10 @@ def streamlit(monkeypatch):
         return sent[0]["status"] if sent else None
 
     def held():
-        return sorted(
-            f"{session}/{file}" for session, kept in files.file_storage.items() for file in kept
-        )
+        names = []
+        for session, kept in files.file_storage.items():
+            names += [f"{session}/{file}" for file in kept]
+        return sorted(names)
 
     return SimpleNamespace(
         files=files,

@@ -100,6 +100,9 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
         trial = _judged(record, permille, draft.so_far(), settings, store)
         result = replace(result, trials=(*result.trials, trial))
         verdicts.append((place, trial.verdict == "within"))
+    # The last trial shows while the answer is quantised, which takes long.
+    _grow(draft, settings, result.trials)
+    _keep(result, draft, store)
     low, _ = search_bounds(len(steps), verdicts)
     answer = steps[low] if low >= 0 else None
     if settings.quantise and answer is None:
@@ -131,11 +134,11 @@ def _quantise(
     return keys
 
 
-def _grow(draft: RunDraft, settings: FindSettings, trials: Sequence[Trial], at_work: int) -> None:
+def _grow(draft: RunDraft, settings: FindSettings, trials: Sequence[Trial], *at_work: int) -> None:
     """Have the run consist of these trials, and of the sparsity in per mille that is at work."""
     permilles = [trial.permille for trial in trials]
     draft.grow(
-        settings=settings.run((*permilles, at_work)),
+        settings=settings.run((*permilles, *at_work)),
         sparse=tuple(trial.record for trial in trials),
     )
 

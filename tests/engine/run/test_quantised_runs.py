@@ -171,7 +171,15 @@ def test_a_search_quantises_dense_and_its_answer_and_no_other_trial(
         prompts=(),
     )
     steps = []
-    result = find_sparsity(search, store, steps.append)
+    n_shown = set()
+
+    def on_step(step):
+        steps.append(step)
+        if step.quantised:
+            n_shown.add(len(store.get(Run, "search").sparse))
+
+    result = find_sparsity(search, store, on_step, run_key="search")
+    assert n_shown == {len(result.trials)}, "all are there while files are quantised"
     assert {step.point for step in steps if step.quantised} == {2, 3, 4, 5}
     assert {step.point for step in steps if not step.quantised} == {None, 0, 1}
     assert result.steps == (250, 500, 750) and result.answer == 750

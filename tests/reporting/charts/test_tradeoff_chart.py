@@ -1,6 +1,8 @@
 """The trade-off chart: what stands where, told by more than colour, for each measure."""
 
+from collections import defaultdict
 from dataclasses import replace
+from itertools import chain
 from math import exp, log
 
 import pytest
@@ -334,13 +336,11 @@ def test_the_live_point_stands_at_the_sparsity_asked_for_and_moves_as_answers_co
 
 def verdict_signs(figure):
     """The signs under the axis: the text of every row's notes, from the first row down."""
-    below = [
-        note
-        for note in figure["layout"]["annotations"]
-        if note["yref"] == "paper" and note.get("yshift", 0) < 0
-    ]
-    rows = sorted({note["yshift"] for note in below}, reverse=True)
-    return [[note["text"] for note in below if note["yshift"] == row] for row in rows]
+    rows = defaultdict(list)
+    for note in figure["layout"]["annotations"]:
+        if note["yref"] == "paper" and note.get("yshift", 0) < 0:
+            rows[note["yshift"]].append(note["text"])
+    return [texts for _, texts in sorted(rows.items(), reverse=True)]
 
 
 def judged(tradeoff, **verdicts):
@@ -484,11 +484,11 @@ def test_far_points_stand_at_the_edge_with_an_arrow_and_the_axis_follows_the_lea
     marks = sparse_traces(figure)
     assert -1.6 < axis["range"][0] < -1.0 and 0.0 < axis["range"][1] < 0.5
     assert n_arrows(figure) == 4
-    heights = [y for t in marks for y in t["y"]]
+    heights = chain.from_iterable(t["y"] for t in marks)
     assert min(axis["tickvals"]) > min(heights) > axis["range"][0] > -1.6, (
         "no number stands beside the edge"
     )
-    assert [[data[1] for data in t["customdata"]] for t in marks][-1] == ["g1", "g2", "g3"], (
+    assert [data[1] for data in marks[-1]["customdata"]] == ["g1", "g2", "g3"], (
         "the leader is on top"
     )
     assert "1,097 × that of dense" in tradeoff_words(FAR_RACE)
