@@ -18,6 +18,8 @@ _SIZES = {
     "attention_types": (0, MAX_LAYERS),
 }
 """Least and most of a size, by its names in configs; what is not said has the type's usual value."""
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Keys that say of how many experts a router chooses some."""
 _FIRST_LAYERS = ("first_k_dense_replace", "moe_layer_start_index")
 """Keys that say how many layers there are before the first mixture."""
 _NOT_OF_LAYERS = ("architectures", "attention_types")
@@ -45,6 +47,12 @@ def config_problem(config: Mapping[str, Any], name: object) -> str:
         least, most = _SIZES[size]
         if type(value) is not int or not least <= value <= most:
             return f"{says} {size} = {str(value)[:40]}; possible: {least} to {most:,}."
+    n_chosen = config.get("num_experts_per_tok")
+    for key in _EXPERTS:
+        n_experts = config.get(key)
+        # A dense model may say that it has one.
+        if type(n_chosen) is int and type(n_experts) is int and n_chosen > n_experts > 1:
+            return f"{says} num_experts_per_tok = {n_chosen:,} of {n_experts:,} experts; possible: 1 to {n_experts:,}."
     change = "Change it: no weight depends on it."
     if config.get("slow_but_exact") is True and config.get("pretraining_tp", 1) != 1:
         return f"{says} slow_but_exact = True; possible: False. {change}"

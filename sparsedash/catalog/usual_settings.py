@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from sparsedash.catalog.budgets import most_permille
 from sparsedash.catalog.model_sizes import expert_parameters
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.catalog.resources import MIN_REFIT_TOKENS_PER_CHANNEL
@@ -22,7 +23,9 @@ def usual_method(shape: ModelShape | None) -> str:
     if sum(experts) > shape.n_mlp:
         names = ["experts", DEFAULT_METHOD, "layers"]
     for name in names:
-        if removal_error(method_named(name), shape) is None:
+        name = method_meant(name, shape)
+        method = method_named(name)
+        if removal_error(method, shape) is None and most_permille(shape, method):
             return name
     return DEFAULT_METHOD
 

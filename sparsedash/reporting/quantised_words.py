@@ -15,6 +15,11 @@ from sparsedash.schema.records import Quantised
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import shared_outcomes
 
+_AGAIN = (
+    "Quantised again: the dense model comes from a {} file. Rounding its weights once more "
+    "may cost less than rounding full ones, so no pruned file is ranked against it."
+)
+
 
 def quantised_figures(results: RunResults) -> list[str]:
     """The sentence on quantising alone, and of each type the sizes, divergences and types of
@@ -22,7 +27,8 @@ def quantised_figures(results: RunResults) -> list[str]:
     """
     if not results.run.settings.quantise:
         return []
-    figures = [_again(results) if results.run.source_type else quantised_sentence(results)]
+    source_type = results.run.source_type
+    figures = [_AGAIN.format(source_type) if source_type else quantised_sentence(results)]
     for kind in results.run.settings.quantise:
         models = []
         first = None
@@ -37,13 +43,6 @@ def quantised_figures(results: RunResults) -> list[str]:
             types = wording.first_upper(tensor_types(first.tensors, first.fell_back))
             figures.append(f"{kind.upper()}: {'; '.join(models)} ({text}). {types}.")
     return list(filter(None, figures))
-
-
-def _again(results: RunResults) -> str:
-    return (
-        f"Quantised again: the dense model comes from a {results.run.source_type} file. Rounding its weights once more "
-        "may cost less than rounding full ones, so no pruned file is ranked against it."
-    )
 
 
 def quantised_sentence(results: RunResults) -> str:

@@ -124,7 +124,9 @@ def run_rulers(results: RunResults, ended: bool = False) -> list[Ruler]:
     rulers = []
     for title, models in by_title.items():
         marks = [_mark(results, model) for model in models]
-        marks += [_mark_to_come(spec) for spec in to_come.get(title, ())]
+        for spec in to_come.get(title, ()):
+            label = sparsity_percent(spec.permille)
+            marks.append(Mark(key="", place=spec.permille / 10, label=label, verdict=None))
         if marks:
             rulers.append(_ruler(results, title, models, marks))
     end = max((ruler.end for ruler in rulers), default=0.0)
@@ -174,15 +176,6 @@ def _mark(results: RunResults, model: ModelResult) -> Mark:
         label=sparsity_percent(model.permille),
         verdict=model.verdict.verdict,
         loss=f"{loss} ({ends})" if ends else loss,
-    )
-
-
-def _mark_to_come(spec: SparseSpec) -> Mark:
-    return Mark(
-        key="",
-        place=spec.permille / 10,
-        label=sparsity_percent(spec.permille),
-        verdict=None,
     )
 
 

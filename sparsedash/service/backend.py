@@ -539,10 +539,6 @@ class Backend:
             texts.update(texts_read(job.settings, self._results.record))
         return texts
 
-    def _shape(self, settings: RunSettings | FindSettings) -> ModelShape | None:
-        named = self.named_model(settings.model)
-        return None if named is None else named.shape
-
     def _parts(self, settings: RunSettings, stored: Cached, *, is_ready: bool) -> list[RunPart]:
         """is_ready: a waiting worker counts, which has the engine already."""
         start_s = 0.0 if is_ready and self._runner.has_worker() else self._start_s()
@@ -551,9 +547,10 @@ class Backend:
 
     def _workloads(self, settings: RunSettings) -> Callable[[RunSettings], Workload | None]:
         """Describes the work of runs of this model on this machine."""
+        named = self.named_model(settings.model)
         return partial(
             estimates.run_workload,
-            shape=self._shape(settings),
+            shape=named.shape if named else None,
             speeds=self._speed.known(),
             data_dir=self.data_dir,
         )

@@ -36,11 +36,10 @@ class LruCache:
             self._kept.pop(name, None)
             if value is not None:
                 self._kept[name] = value
-            while len(self._kept) > 1 and self._total() > self._budget:
+            while (
+                len(self._kept) > 1 and sum(map(self._weight, self._kept.values())) > self._budget
+            ):
                 del self._kept[next(iter(self._kept))]
-
-    def _total(self) -> int:
-        return sum(map(self._weight, self._kept.values()))
 
 
 def n_cached_passages(result: object) -> int:

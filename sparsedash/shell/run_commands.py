@@ -22,7 +22,6 @@ from sparsedash.reporting.verdicts import early_stopping_words
 from sparsedash.reporting.wording import newer_words, record_names, revision_words, source_note
 from sparsedash.schema.errors import JobError, SettingsError, SparseDashError
 from sparsedash.schema.find_settings import FindResult
-from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.pair_records import ContinuationSettings, Timing, TimingSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
@@ -104,22 +103,18 @@ def _healing_steps(settings: RunSettings, store: Store, arguments: argparse.Name
         return n_steps
     # What cannot be healed is refused before the machine is measured.
     settings.healed(1)
+    named = named_model(settings.model, store)
     speed = MachineSpeed(store)
     try:
         describe = partial(
             run_workload,
-            shape=_shape(settings, store),
+            shape=named.shape if named else None,
             speeds=speed.measured(),
             data_dir=store.folder,
         )
         return healing_steps(minutes, settings, ResultCache(store).runs(), describe)
     finally:
         speed.close()
-
-
-def _shape(settings: RunSettings, store: Store) -> ModelShape | None:
-    named = named_model(settings.model, store)
-    return named.shape if named else None
 
 
 def all_within(document: dict[str, Any], n_sparse: int) -> bool:

@@ -272,7 +272,10 @@ def _draw_actions(
         kind="tertiary",
     )
     if len(chosen) == 1:
-        _offer_rename(backend, chosen[0])
+        # Shown once the browser knows that it is open: one saved before that could not be closed.
+        place = f"name-of-{chosen[0].address}"
+        rename = partial(_name_field, backend, chosen[0], place)
+        widgets.popover("Rename", place, rename, "edit")
         run = chosen[0].run
         if run is not None and run.finished:
             draw = partial(_draw_run_file, backend, run, chosen[0].mark.name)
@@ -282,12 +285,6 @@ def _draw_actions(
         titles = {row.key: row.title for row in rows}
         widgets.ask_to_delete_runs(backend, "runs-delete", stored, titles)
     st.button("Clear", key="runs-clear", type="tertiary", on_click=tick_rows, args=([],))
-
-
-def _offer_rename(backend: Backend, row: RunRow) -> None:
-    # Shown once the browser knows that it is open: one saved before that could not be closed.
-    place = f"name-of-{row.address}"
-    widgets.popover("Rename", place, partial(_name_field, backend, row, place), "edit")
 
 
 def _name_field(backend: Backend, row: RunRow, place: str) -> None:

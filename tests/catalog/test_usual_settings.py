@@ -26,7 +26,13 @@ def test_a_mixture_loses_experts_unless_most_of_it_or_all_that_can_go_is_elsewhe
     assert usual_method(replace(MIXTURE_SHAPE, widths=(640, 0, 0))) == "best"
     stuck = with_structure(experts_problem="it says so")
     assert usual_method(stuck) == "best", "its first block has an MLP"
-    assert usual_method(replace(stuck, widths=(0, 0, 0))) == "layers"
+    alone = replace(stuck, widths=(0, 0, 0))
+    assert usual_method(alone) == "layers", "no expert has more than 32 channels"
+    wide = replace(alone.structure.experts[1], width=64)
+    structure = replace(alone.structure, experts=(None, wide, wide))
+    assert usual_method(replace(alone, structure=structure)) == "expert-channels"
+    all_chosen = replace(MIXTURE_SHAPE.structure.experts[1], n_chosen=4)
+    assert usual_method(with_structure(experts=(None, all_chosen, all_chosen))) == "best"
 
 
 def test_best_means_channels_of_experts_where_a_model_has_no_others():

@@ -76,9 +76,7 @@ def test_a_job_that_says_nothing_any_more_is_told_of(open_page, backend):
 @pytest.mark.parametrize(("attempt", "said"), [(1, False), (2, True)])
 def test_a_second_attempt_is_told(attempt, said, open_page, backend):
     backend.set_jobs(job(SETTINGS, "done", attempt=attempt))
-    assert (
-        f"attempt {attempt}, 4 min 22 s in all" in words(open_page("runs", view="jobs"))
-    ) is said
+    assert (f"attempt {attempt}, 4 min in all" in words(open_page("runs", view="jobs"))) is said
 
 
 @pytest.mark.parametrize("state", ["failed", "done"])

@@ -121,7 +121,11 @@ def read_logs(files: Sequence[Path]) -> Iterator[QuestionSet]:
     """A set a model and task, of its newest log. Raises CorpusError."""
     dated = list[tuple[str, QuestionSet]]()
     for file in files:
-        log, contents = _zipped(file) if file.suffix == _SUFFIX else _whole(file)
+        if file.suffix == _SUFFIX:
+            log, contents = _zipped(file)
+        else:
+            log = json_document(file, _Log)
+            contents = log.samples or ()
         dated.append((log.eval.created, _log_answers(log, contents, file.name)))
     newest = dict[tuple[str, str], QuestionSet]()
     for _, answers in sorted(dated, key=itemgetter(0)):
@@ -131,11 +135,6 @@ def read_logs(files: Sequence[Path]) -> Iterator[QuestionSet]:
             answers = replace(answers, omitted={**answers.omitted, _OLDER: n_older})
         newest[task] = answers
     yield from newest.values()
-
-
-def _whole(file: Path) -> tuple[_Log, Iterable[Any]]:
-    log = json_document(file, _Log)
-    return log, log.samples or ()
 
 
 def _zipped(file: Path) -> tuple[_Log, Iterable[Any]]:
@@ -198,7 +197,8 @@ def _unpacked(packed: bytes, entry: zipfile.ZipInfo) -> bytes:
 
 def _log_answers(log: _Log, contents: Iterable[Any], source: str) -> QuestionSet:
     first_epochs = dict[str, int]()
-    upward = {scorer.name for scorer in _scorers(log) if "accuracy" in scorer.metrics}
+    scorers = log.results.scores if log.results else []
+    upward = {scorer.name for scorer in scorers if "accuracy" in scorer.metrics}
     omitted = Counter[str]()
 
     def read(content: Any) -> ParsedAnswer | None:
@@ -230,10 +230,6 @@ def _log_answers(log: _Log, contents: Iterable[Any], source: str) -> QuestionSet
         higher_is_better=dict.fromkeys(upward, True),
     )
     return question_set(answers, source, log.eval.model, declared, omitted)
-
-
-def _scorers(log: _Log) -> list[_Scorer]:
-    return log.results.scores if log.results else []
 
 
 def _question_values(sample: _Sample) -> dict[str, Any]:

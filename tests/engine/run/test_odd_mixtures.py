@@ -145,6 +145,13 @@ def test_a_mixture_that_can_lose_no_expert_is_refused_in_a_sentence(
         pruned_by_api(tiny_mixture(model_type, **changes), method)
 
 
+@pytest.mark.parametrize("method", ["experts", "best", None])
+def test_fewer_experts_than_a_token_is_routed_to_are_refused_by_the_config(method):
+    model = tiny_mixture("qwen3_moe", num_experts=2, num_experts_per_tok=4)
+    with pytest.raises(ModelError, match="num_experts_per_tok = 4 of 2 experts; possible: 1 to 2"):
+        pruned_by_api(model, method)
+
+
 @pytest.mark.parametrize("method", ["experts", "expert-channels", "best", None])
 def test_in_python_a_mixture_is_not_healed_in_the_words_of_shell_and_form(method):
     with pytest.raises(SettingsError, match="narrower experts cannot be healed here"):
