@@ -190,6 +190,7 @@ def _test_share(
         methods=(spec.pruning,),
         heal_steps=tuple(dict.fromkeys((0, spec.heal_steps))),
         quantise=(),
+        quantised_permille=(),
         sparsities_permille=(permille,),
         evaluation=evaluation,
     )

@@ -180,3 +180,17 @@ def test_a_finished_search_leads_to_its_model_and_one_without_an_answer_to_a_sma
 def test_an_export_beside_quantised_files_says_that_it_is_none(monkeypatch):
     monkeypatch.setattr(next_step_module, "smallest_file", lambda results: results.best[0])
     assert plain(next_step(sweep_of(PATTERN)).link) == "Export 50 %, not quantised"
+
+
+def test_after_a_search_with_a_quantised_answer_one_share_is_tested_alone():
+    run, records, result = specimens.search(n_trials=2)
+    assert result.trials
+    settings = replace(
+        run.settings,
+        quantise=("q8_0",),
+        quantised_permille=run.settings.sparsities_permille[:1],
+    )
+    results = results_of(replace(run, settings=settings, finished=True), records, result)
+    step = next_step(results)
+    assert step.kind == "another share"
+    assert step.request.quantised_permille == ()
