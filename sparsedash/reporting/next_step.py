@@ -29,7 +29,7 @@ from sparsedash.reporting.wording import (
     too_few,
 )
 from sparsedash.schema.find_settings import FindSettings
-from sparsedash.schema.method_settings import FIXED_PERMILLE
+from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
 from sparsedash.schema.settings import (
     BUILTIN_CLOZE_402,
     MAX_SPARSITY_PERMILLE,
@@ -185,9 +185,13 @@ def _test_share(
     """A run at one share on so many passages. tested: shares that are open, largest first."""
     evaluation = _evaluation(results, n, lengths)
     spec = results.best[0].spec
+    method = spec.pruning
+    if results.run.settings.quantises:
+        # The widths that the types needed leave few shares.
+        method = replace(method, width_multiple=MethodSettings.width_multiple)
     request = replace(
         results.run.settings,
-        methods=(spec.pruning,),
+        methods=(method,),
         heal_steps=tuple(dict.fromkeys((0, spec.heal_steps))),
         quantise=(),
         quantised_permille=(),

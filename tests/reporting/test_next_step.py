@@ -185,12 +185,19 @@ def test_an_export_beside_quantised_files_says_that_it_is_none(monkeypatch):
 def test_after_a_search_with_a_quantised_answer_one_share_is_tested_alone():
     run, records, result = specimens.search(n_trials=2)
     assert result.trials
+    wide = replace(run.settings.methods[0], width_multiple=256)
     settings = replace(
         run.settings,
+        methods=(wide,),
         quantise=("q8_0",),
         quantised_permille=run.settings.sparsities_permille[:1],
     )
-    results = results_of(replace(run, settings=settings, finished=True), records, result)
-    step = next_step(results)
+    dense, *sparse = records
+    for i, record in enumerate(sparse):
+        spec = replace(record.pruned.spec, method=wide)
+        sparse[i] = replace(record, pruned=replace(record.pruned, spec=spec))
+    run = replace(run, settings=settings, finished=True)
+    step = next_step(results_of(run, [dense, *sparse], result))
     assert step.kind == "another share"
     assert step.request.quantised_permille == ()
+    assert step.request.methods[0].width_multiple == 32
