@@ -22,12 +22,17 @@ def usual_method(shape: ModelShape | None) -> str:
     experts = [expert_parameters(shape, shape.whole, index) for index in shape.structure.mixtures]
     if sum(experts) > shape.n_mlp:
         names = ["experts", DEFAULT_METHOD, "layers"]
+    fitting = DEFAULT_METHOD
     for name in names:
         name = method_meant(name, shape)
         method = method_named(name)
-        if removal_error(method, shape) is None and most_permille(shape, method):
+        if removal_error(method, shape) is not None:
+            continue
+        if most_permille(shape, method):
             return name
-    return DEFAULT_METHOD
+        # It would leave nothing out, as of a single layer; a run of it says so.
+        fitting = name
+    return fitting
 
 
 def method_meant(name: str, shape: ModelShape | None) -> str:
