@@ -30,7 +30,7 @@ def usual_method(shape: ModelShape | None) -> str:
             continue
         if most_permille(shape, method):
             return name
-        # It would leave nothing out, as of a single layer; a run of it says so.
+        # It can remove nothing, as of a single layer; a run of it says so.
         fitting = name
     return fitting
 
