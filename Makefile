@@ -8,7 +8,7 @@ PORT ?= 8501
 CONSTRAINTS ?= -c constraints.txt
 CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome google-chrome-stable,$(shell command -v $(name) 2>/dev/null)))
 
-# Processes that run the tests; those of one file share one. More than two cores, since the browser tests often wait.
+# Processes that run the tests; those of one file share one. One more than a small machine has cores: the browser tests often wait.
 TESTERS ?= 3
 
 BIN := .venv/bin
