@@ -47,7 +47,11 @@ def main():
         for text in arguments.calibration or [SELF]:
             for name in arguments.mixes.split(","):
                 with _mixed_sources(_sources(name)):
-                    _print_losses(arguments, store, text, name)
+                    dense_answers = _print_losses(arguments, store, text, name)
+        if arguments.tasks:
+            settings = run_settings(arguments, [method_named(arguments.method)], calibration=SELF)
+            loaded = RunContext(settings, store, ignore_steps, ModelCache()).loaded
+            _print_overlaps(loaded, dense_answers)
         store.close()
 
 
@@ -84,6 +88,7 @@ def _sources(name):
 
 
 def _print_losses(arguments, store, text, name):
+    """Print what the mix costs. Returns by task what the dense model answered."""
     method = replace(method_named(arguments.method), mix=0.0 if name == NONE else arguments.share)
     settings = run_settings(arguments, [method], calibration=text)
     tasks = (*BUILTIN_TASKS, *arguments.tasks)
@@ -104,9 +109,7 @@ def _print_losses(arguments, store, text, name):
             _print_mean(f"KL on {Path(reference).name}", nats)
         for task, questions in _answers(store, run, key).items():
             _print_points(task, dense_answers[task], questions)
-    if arguments.tasks:
-        loaded = RunContext(settings, store, ignore_steps, ModelCache()).loaded
-        _print_overlaps(loaded, dense_answers)
+    return dense_answers
 
 
 def _answers(store, run, key):
