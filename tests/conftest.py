@@ -10,9 +10,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import gc
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings
@@ -38,20 +36,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@cache
-def _looked_up(module: str, config: str, seconds: int, too_much: str) -> str:
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "config.json"
-        file.write_text(config, encoding="utf-8")
-        return trial_problem(module, str(file), seconds=seconds, too_much=too_much)
-
-
 @pytest.fixture(autouse=True, scope="session")
 def remembered_look_ups() -> Iterator[None]:
     """A config is looked up once, and its answer remembered: two seconds each."""
+    answers = dict[str, str]()
 
     def remembered(module: str, file: str, *, seconds: int, too_much: str) -> str:
-        return _looked_up(module, Path(file).read_text(encoding="utf-8"), seconds, too_much)
+        config = Path(file).read_text(encoding="utf-8")
+        if config not in answers:
+            answers[config] = trial_problem(module, file, seconds=seconds, too_much=too_much)
+        return answers[config]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model_lookup, "trial_problem", remembered)
