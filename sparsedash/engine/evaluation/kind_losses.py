@@ -78,12 +78,11 @@ class KindText:
         """walk: which this model's batches went through, from number first on."""
         blocks: dict[str, list[float]] = {kind: [] for kind in self._kinds}
         text_blocks = list[TokenDivergences]()
+        n_together = max(1, _VALUES // self._loaded.shape.vocabulary)
         for number, batch in enumerate(self._batches):
-            n_together = max(1, _VALUES // self._loaded.shape.vocabulary)
             parts = []
             for places in torch.split(batch.mask.nonzero(), n_together):
                 parts.append(self._divergences(applied, walk, first, number, places))
-
             lengths = batch.mask.sum(dim=1).tolist()
             by_row = torch.split(torch.cat(parts), lengths)
             for row, tokens in zip(self._rows[number], by_row, strict=True):
