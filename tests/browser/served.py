@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import psutil
+from playwright.sync_api import TimeoutError as NotInTime
 
 from tests import child_processes
 
@@ -104,6 +105,20 @@ def press(page, name: str, **options: object) -> None:
     button.wait_for()
     ready(page)
     button.press("Enter")
+
+
+def press_key(page, key: str, shown) -> None:
+    """Press a key of the page until it shows this.
+
+    Keys are listened to a moment after the buttons are drawn, and a press before that is lost.
+    """
+    deadline = time.monotonic() + DEADLINE_S
+    while not shown.is_visible():
+        assert time.monotonic() < deadline, f"“{key}” did nothing"
+        page.keyboard.press(key)
+        with contextlib.suppress(NotInTime):
+            shown.wait_for(timeout=5_000)
+        ready(page)
 
 
 def upload_text(page, address: str, file: dict | Path) -> None:

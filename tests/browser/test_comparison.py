@@ -6,8 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.runs import N_LONG, SHOWN
-from tests.browser.served import download, press, ready
-from tests.faults.server_process import eventually
+from tests.browser.served import download, press, press_key, ready
 
 PHONE = {"width": 390, "height": 844}
 
@@ -30,13 +29,9 @@ def test_kinds_steps_and_rows_by_keys_and_buttons_keep_the_focus_and_the_address
     page = compare()
     count = page.locator(".st-key-steps .sd-count")
     expect(count).to_have_text("1 of 9")
-    # The keys are listened to a moment after the buttons are drawn; at the first passage "k" does
-    # nothing.
-    eventually(lambda: page.keyboard.press("j") or count.inner_text() != "1 of 9")
-    eventually(lambda: page.keyboard.press("k") or count.inner_text() == "1 of 9")
-    ready(page)
-    page.keyboard.press("f")
-    expect(count).to_have_text("1 of 2")
+    press_key(page, "j", count.filter(has_text="2 of 9"))
+    press_key(page, "k", count.filter(has_text="1 of 9"))
+    press_key(page, "f", count.filter(has_text="1 of 2"))
     expect(page).to_have_url(re.compile("filter=(fixed|fixed)"))
     for button, shown in (
         (page.get_by_role("button", name="Broke"), "1 of 9"),
@@ -130,9 +125,8 @@ def test_blind_judging_hides_the_sides_until_the_choice(compare):
         "all => all.map(e => getComputedStyle(e).borderTopColor)"
     )
     assert colours[0] == colours[1]
-    page.keyboard.press("a")
+    press_key(page, "a", page.get_by_text(re.compile("^1 judged")))
     expect(page.locator(".sd-answer h3")).to_have_text(["Dense", "Sparse, 30 %"])
-    expect(page.get_by_text(re.compile("^1 judged"))).to_be_visible()
     press(page, "Undo this choice")
     expect(page.get_by_text("No choice yet.")).to_be_visible()
 

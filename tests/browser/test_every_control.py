@@ -350,9 +350,7 @@ class Walk:
                 for key in ("ArrowDown", "ArrowDown", "Enter"):
                     element.press(key)
             case "help":
-                # One that has the focus already opens nothing.
-                element.blur()
-                element.focus()
+                _open_help(element)
             case "switch":
                 element.press("Space")
             case "file":
@@ -365,6 +363,9 @@ class Walk:
             seen = self.files[n_files] if len(self.files) > n_files else self.seen(before, control)
             if seen and re.search(control.leads_to or "", seen):
                 break
+            if control.kind == "help" and element.count():
+                # A page that was drawn again meanwhile has closed it.
+                _open_help(element)
         return seen
 
     def seen(self, before: list[str], control: Control) -> str:
@@ -383,6 +384,12 @@ class Walk:
             sentence = " ".join(page.locator("h1.sd-opening").all_inner_texts())
             changed = f"/{after[0].partition('//')[2].partition('/')[2]}: {sentence} {changed}"
         return changed or "the same words in another state"
+
+
+def _open_help(element) -> None:
+    """Show what a question mark says. One that has the focus already opens nothing."""
+    element.blur()
+    element.focus()
 
 
 RACE = replace(
