@@ -1,4 +1,4 @@
-"""Log-likelihoods of given continuations, and greedy decoding, by one or several models.
+"""Log-likelihoods of given continuations by one or several models.
 
 Requests with the same context share its KV cache, where the model has a plain one. Streamed weights
 are read once for all models, and for several batches.
@@ -14,12 +14,7 @@ from itertools import chain
 import torch
 from transformers import Cache, DynamicCache
 
-from sparsedash.catalog.resources import BATCH_TOKENS, CACHE_BYTES, TOGETHER_TOKENS, texts_at_once
-from sparsedash.engine.evaluation.answers import (
-    UnfinishedAnswers,
-    finish_answers_,
-    unfinished_answers,
-)
+from sparsedash.catalog.resources import BATCH_TOKENS, CACHE_BYTES, TOGETHER_TOKENS
 from sparsedash.engine.evaluation.side_by_side import model_groups, reading
 from sparsedash.engine.models.decoder_blocks import (
     Applied,
@@ -30,16 +25,12 @@ from sparsedash.engine.models.decoder_blocks import (
     n_fitting,
 )
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.texts.next_logits import empty_caches
 from sparsedash.schema.errors import CalibrationError, CorpusError
 
 _LOGITS = 2**25
 """Logits that are computed at once: those of a whole batch would take gigabytes with a large
 vocabulary.
 """
-_END_TOKENS = 8
-"""Tokens beside those of the longest stop text whose end is looked at."""
-
 Request = tuple[Sequence[int], Sequence[int]]
 """Token ids of a context, and of the continuation that is scored after it; neither is empty."""
 
@@ -298,99 +289,3 @@ def _add_scores_(
             score.log_likelihood += min(0.0, value)
             score.greedy &= choices[line] == token
             score.first.append(choices[line])
-
-
-@torch.inference_mode()
-def write_greedily(
-    loaded: LoadedModel,
-    models: Sequence[Applied],
-    prompts: Sequence[Sequence[int]],
-    n_new: int,
-    stops: Sequence[str],
-    on_answered: OnAnswered,
-) -> list[list[str]]:
-    """Greedy text of each model after each prompt: at most n_new tokens, up to any stop text.
-
-    A prompt that leaves no room for them loses its beginning. Raises CorpusError where no prompt
-    does.
-    """
-    most = loaded.max_length - n_new
-    if most < 1:
-        raise CorpusError(
-            f"{n_new:,} written tokens are more than the model's {loaded.max_length:,}."
-        )
-    cut_prompts = [list(prompt)[-most:] for prompt in prompts]
-    texts = [[""] * len(prompts) for _ in models]
-    n_answered = 0
-    for numbers in model_groups(loaded, models):
-        with reading(loaded, models, numbers) as inside:
-            for places in _prompt_groups(loaded, cut_prompts, n_new, len(numbers)):
-                together = [cut_prompts[place] for place in places]
-                on_block = partial(on_answered, n_answered)
-                written = _write(loaded, inside, together, n_new, stops, on_block)
-                for number, model_texts in zip(numbers, written, strict=True):
-                    for place, text in zip(places, model_texts, strict=True):
-                        texts[number][place] = text
-                n_answered += len(numbers) * len(places)
-                on_answered(n_answered)
-                loaded.residency.drop()
-    return texts
-
-
-def _prompt_groups(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], n_new: int, n_models: int
-) -> Iterator[list[int]]:
-    """Positions of prompts that fit into memory together, longest first."""
-    waiting = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
-    while waiting:
-        n_tokens = len(prompts[waiting[0]]) + n_new
-        n = texts_at_once(n_models * loaded.cache_per_token * n_tokens)
-        yield waiting[:n]
-        waiting = waiting[n:]
-
-
-def _write(
-    loaded: LoadedModel,
-    inside: Sequence[Applied],
-    prompts: Sequence[list[int]],
-    n_new: int,
-    stops: Sequence[str],
-    on_block: Callable[[], None],
-) -> list[list[str]]:
-    """The texts of each model after these prompts."""
-    device = loaded.model.device
-    decode = loaded.tokenizer.decode
-    # The tokenizer's too, as in the harness.
-    ends = {*loaded.eos_ids, loaded.tokenizer.eos_token_id}
-    n_last = max([0, *map(len, stops)]) + _END_TOKENS
-
-    def is_finished(tokens: Sequence[int]) -> bool:
-        return tokens[-1] in ends or any(stop in decode(tokens[-n_last:]) for stop in stops)
-
-    written = list[list[list[int]]]()
-    for _ in inside:
-        written.append([[] for _ in prompts])
-    unfinished: list[UnfinishedAnswers] = []
-    for places, batch in loaded.batches(prompts, BATCH_TOKENS):
-        caches = empty_caches(loaded, len(inside))
-        walk = loaded.walk([batch] * len(inside), caches)
-        walk.run(inside, lambda _: on_block())
-        contexts = [prompts[place] for place in places]
-        last = torch.tensor([len(context) - 1 for context in contexts], device=device)
-        for number, (applied, cache) in enumerate(zip(inside, caches, strict=True)):
-            with head_sees_only(loaded.model, torch.arange(len(places), device=device), last):
-                first = walk.output(loaded.model, number).logits.argmax(dim=-1).tolist()
-            answers = [written[number][place] for place in places]
-            for answer, token in zip(answers, first, strict=True):
-                answer.append(token)
-            unfinished += unfinished_answers(loaded, applied, cache, contexts, answers, is_finished)
-    finish_answers_(loaded, unfinished, lambda _: on_block(), is_finished, n_new - 1)
-
-    def text_of(tokens: Sequence[int]) -> str:
-        n_kept = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
-        text = str(decode(tokens[:n_kept], skip_special_tokens=True))
-        for stop in stops:
-            text = text.split(stop)[0]
-        return text
-
-    return [list(map(text_of, answers)) for answers in written]

@@ -11,8 +11,8 @@ from sparsedash.engine.evaluation.continuations import (
     Request,
     Scored,
     score_continuations,
-    write_greedily,
 )
+from sparsedash.engine.evaluation.greedy_texts import write_greedily
 from sparsedash.engine.models.decoder_blocks import Applied
 from sparsedash.engine.models.loading import LoadedModel
 

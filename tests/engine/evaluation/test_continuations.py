@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sparsedash.engine.evaluation import continuations
-from sparsedash.engine.evaluation.continuations import score_continuations, write_greedily
+from sparsedash.engine.evaluation.continuations import score_continuations
+from sparsedash.engine.evaluation.greedy_texts import write_greedily
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CorpusError
 from tests.engine.tiny import CONFIGS, tiny_loaded

@@ -11,8 +11,9 @@ from sparsedash.engine.comparison.model_pair import RecordModel
 from sparsedash.engine.comparison.text_comparison import ContinuationWriter, _distributions
 from sparsedash.engine.evaluation import evaluate as evaluating
 from sparsedash.engine.evaluation.answers import MAX_MORE_TOKENS, _is_whole_word, first_word
-from sparsedash.engine.evaluation.continuations import score_continuations, write_greedily
+from sparsedash.engine.evaluation.continuations import score_continuations
 from sparsedash.engine.evaluation.evaluate import EvaluatedModel, evaluate_alone, evaluate_together
+from sparsedash.engine.evaluation.greedy_texts import write_greedily
 from sparsedash.engine.evaluation.questions import Question
 from sparsedash.engine.texts import next_logits
 from sparsedash.engine.texts.generation import continue_prompts, generate_texts

@@ -9,7 +9,7 @@ from itertools import chain
 import pytest
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
-from sparsedash.engine.evaluation.continuations import write_greedily
+from sparsedash.engine.evaluation.greedy_texts import write_greedily
 from sparsedash.engine.run import task_answering
 from sparsedash.schema.question_records import QuestionSet
 from tests.engine.run.small_runs import ran
