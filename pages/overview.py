@@ -55,7 +55,6 @@ def invite() -> None:
 
 if results is not None:
     overview_results.show_answer(backend, results, chosen.job)
-    job_panel.mention_other_runs(backend, chosen.key)
     overview_results.show_results(backend, results, chosen.job)
 elif chosen.job is not None or chosen.run is not None or chosen.key in damaged:
     overview_results.show_no_results(backend, chosen.key, chosen.run, chosen.job)
@@ -68,5 +67,6 @@ elif chosen.key:
 else:
     invite()
 
+# Results have it under the chips, so that the answer keeps the first screen.
 if results is None:
     job_panel.mention_other_runs(backend, chosen.key)

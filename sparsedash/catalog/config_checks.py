@@ -18,8 +18,19 @@ _SIZES = {
     "attention_types": (0, MAX_LAYERS),
 }
 """Least and most of a size, by its names in configs; what is not said has the type's usual value."""
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """Keys that say of how many experts a router chooses some."""
+_CHOSEN = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "top_k_experts",
+    "moe_topk",
+    "moe_top_k",
+    "moe_k",
+)
+"""Keys that say how many it chooses for a token."""
+_DEEPEST = 4
+"""Configs inside one another that are looked into; published ones have two."""
 _FIRST_LAYERS = ("first_k_dense_replace", "moe_layer_start_index")
 """Keys that say how many layers there are before the first mixture."""
 _NOT_OF_LAYERS = ("architectures", "attention_types")
@@ -38,21 +49,14 @@ def config_problem(config: Mapping[str, Any], name: object) -> str:
         return f"the config of {name} has no model_type. Fetch or save the model again."
     if not isinstance(family, str):
         return f"{says} model_type = {str(family)[:40]}; possible: a name."
-    if config.get("quantization_config") is not None:
-        return (
-            f"the weights in {name} are quantised, and a sparse model is computed from full ones. "
-            "Name the model that it was made from, or a GGUF file of it."
-        )
-    for size, value in _sizes(config):
-        least, most = _SIZES[size]
-        if type(value) is not int or not least <= value <= most:
-            return f"{says} {size} = {str(value)[:40]}; possible: {least} to {most:,}."
-    n_chosen = config.get("num_experts_per_tok")
-    for key in _EXPERTS:
-        n_experts = config.get(key)
-        # A dense model may say that it has one.
-        if type(n_chosen) is int and type(n_experts) is int and n_chosen > n_experts > 1:
-            return f"{says} num_experts_per_tok = {n_chosen:,} of {n_experts:,} experts; possible: 1 to {n_experts:,}."
+    for path, part in _parts(config):
+        if part.get("quantization_config") is not None:
+            return (
+                f"the weights in {name} are quantised, and a sparse model is computed from full "
+                "ones. Name the model that it was made from, or a GGUF file of it."
+            )
+        if problem := _size_problem(part) or _experts_problem(part):
+            return f"{says} {path}{problem}."
     change = "Change it: no weight depends on it."
     if config.get("slow_but_exact") is True and config.get("pretraining_tp", 1) != 1:
         return f"{says} slow_but_exact = True; possible: False. {change}"
@@ -65,16 +69,60 @@ def config_problem(config: Mapping[str, Any], name: object) -> str:
     return ""
 
 
+def _parts(
+    config: Mapping[str, Any], path: str = "", depth: int = 1
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The config and those inside it, as of a language model beside a vision tower, with the path
+    to each, which ends in a dot.
+    """
+    yield path, config
+    for key, value in config.items():
+        if depth < _DEEPEST and isinstance(value, Mapping) and str(key).endswith("_config"):
+            yield from _parts(value, f"{path}{key}.", depth + 1)
+
+
+def _size_problem(config: Mapping[str, Any]) -> str:
+    """A size that no model has, and what it may be; empty where all may be right."""
+    for size, value in _sizes(config):
+        least, most = _SIZES[size]
+        if type(value) is not int or not least <= value <= most:
+            return f"{size} = {str(value)[:40]}; possible: {least} to {most:,}"
+    return ""
+
+
+def _experts_problem(config: Mapping[str, Any]) -> str:
+    """More experts for a token than there are; empty where all may be right."""
+    sizes = {name: value for name, value in config.items() if type(value) is int}
+    # Some routers choose among experts that compute nothing as well.
+    n_idle = sizes.get("zero_expert_num", 0)
+    for chosen in _CHOSEN:
+        for key in _EXPERTS:
+            n_experts = sizes.get(key, 0)
+            n_possible = n_experts + n_idle
+            # A dense model may say that it has one.
+            if n_experts > 1 and sizes.get(chosen, 0) > n_possible:
+                return (
+                    f"{chosen} = {sizes[chosen]:,} of {n_possible:,} experts; "
+                    f"possible: 1 to {n_possible:,}"
+                )
+    return ""
+
+
 def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """Every size that this config states."""
     for name in _SIZES:
         value = config.get(name)
+        values = [value]
         if name == "attention_types" and isinstance(value, list):
             # GPT-Neo lists patterns of layers, each with how often it is repeated.
             with suppress(TypeError, ValueError):
-                value = sum(len(kinds) * abs(n) for kinds, n in value)
-        if value is not None:
-            yield name, value
+                values = [sum(len(kinds) * abs(n) for kinds, n in value)]
+        elif isinstance(value, list):
+            # One for each layer (Gemma 3n), or for each stage of a vision tower.
+            values = value
+        for size in values:
+            if size is not None:
+                yield name, size
 
 
 def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:

@@ -402,8 +402,8 @@ def _states(jobs: Sequence[Job]) -> set[tuple[int, str]]:
 
 
 def mention_other_runs(backend: Backend, shown: str) -> None:
-    """Draw a link to the next live run but the one with the key `shown`, its progress, and the
-    number of others.
+    """Draw, in one line, a link to the next live run but the one with the key `shown`, with its
+    progress, and the number of others.
 
     Polls while there is such a run; reruns the page when one comes, starts or ends.
     """
@@ -414,17 +414,15 @@ def mention_other_runs(backend: Backend, shown: str) -> None:
 @widgets.fragment(JOB_S)
 def _mention_other_runs(backend: Backend, shown: str, seen: list[Job]) -> None:
     job, *more = jobs_under_way(backend, seen, but=shown)
-    state = "is waiting"
-    about = job_status.job_title(job)[1]
-    if job.state == "running":
-        activity = (*job_status.job_activity(job), job_status.job_progress_words(backend, job)[1])
-        state = "is under way"
-        about = " · ".join(filter(None, activity))
-    with st.container(gap=None):
-        title = widget_label(f"Another run {state}: {job_status.job_name(backend, job)}")
+    state = "is under way" if job.state == "running" else "is waiting"
+    name = job_status.job_name(backend, job)
+    with widgets.row("other-run"):
         widgets.link(
-            "overview", title, run=job.key, **navigation.search_tolerance_query(job_search(job))
+            "overview",
+            widget_label(f"Another run {state}: {name}"),
+            run=job.key,
+            **navigation.search_tolerance_query(job_search(job)),
         )
-        widgets.remark(about)
+        widgets.remark(job_status.job_progress_words(backend, job)[1])
         if more:
-            widgets.link("runs", f"{len(more)} more in the list of jobs", view="jobs")
+            widgets.link("runs", f"{len(more)} more", view="jobs")

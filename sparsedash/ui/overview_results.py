@@ -357,8 +357,8 @@ def _has_grown(backend: Backend, results: RunResults, first_texts: tuple[PromptT
 
 
 def _draw_pictures(backend: Backend, results: RunResults, job: Job | None) -> None:
-    """Draw the rulers, the chips, the next step, the chart of losses and the layers that were cut,
-    as they are at this step of the job.
+    """Draw the rulers, the chips, other runs under way, the next step, the chart of losses and the
+    layers that were cut, as they are at this step of the job.
     """
     live_job = job if job is not None and job.live else None
     grows = _grows(job)
@@ -374,6 +374,7 @@ def _draw_pictures(backend: Backend, results: RunResults, job: Job | None) -> No
             css = "sd-other-rulers sd-same-axis" if shares_axis else "sd-other-rulers"
             widgets.show(element("div", others, css=css))
         widgets.show(chips(_chips(backend, results, more_to_come, grows)))
+    job_panel.mention_other_runs(backend, results.run.key)
     _show_next_step(backend, results, grows=grows)
     if rulers[MAX_SHOWN:]:
         with st.expander("All methods"):

@@ -121,7 +121,7 @@ LEADS_TO = {
     "button take-next-step": "^/(prune|models)",
     "link (Prune|Change the settings|Set up a search|Test on more passages|Allow a larger loss|Try #) ?.*": "^/prune",
     "button Clear all": "^/prune",
-    "link (Runs|Rename, export.*|All runs as a table|# more in the list of jobs)": "^/runs",
+    "link (Runs|Rename, export.*|All runs as a table|# more)": "^/runs",
     "link (Compare.*|See what each layer lost|# % against dense)": r"^/compare\?run=",
     "link (Models|Export this model)": r"^/models\?run=",
     "button cancel-#": "[Cc]ancelled|1 waiting",
