@@ -395,7 +395,8 @@ def _as_recommended(settings: R, shape: ModelShape, arguments: argparse.Namespac
     """
     named = named_flags(arguments)
     reason = "best, as this model has no channels but those of its experts"
-    names = [method_meant(name, shape) for name in _split(arguments.method)]
+    # Two names may mean the same.
+    names = list(dict.fromkeys(method_meant(name, shape) for name in _split(arguments.method)))
     if "--method" not in named:
         reason = "recommended"
         names = [usual_method(shape)]

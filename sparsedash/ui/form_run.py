@@ -629,6 +629,10 @@ def _preset_pills(
     """Draw the presets of one field; nothing where the model allows none of them."""
     usual_names = [usual] if usual in [method.name for method in PRESETS[key]] else []
     form_fields.follow_usual(key, usual_names)
+    others = [field for field in ("method", LAYERS, EXPERTS) if field != key]
+    if any(map(st.query_params.get_all, others)) and not st.query_params.get_all(key):
+        # An address that names methods does not mean the recommended one.
+        st.session_state.setdefault(key, [])
     chosen = [*(st.session_state.get(key) or []), *st.query_params.get_all(key)]
     names = _offered(PRESETS[key], shape, chosen)
     if not names:

@@ -251,6 +251,13 @@ def test_a_mixture_loses_experts_and_reads_enough_text_unless_flags_say_others(
         "sparsedash: Method: reap, expert-channels (best, as this model has no channels but those "
         "of its experts)."
     )
+    assert requested("--method", "best,expert-channels").methods == (
+        method_named("expert-channels"),
+    )
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "sparsedash: Method: expert-channels (best, as this model has no channels but those of its "
+        "experts)."
+    )
     with pytest.raises(SettingsError, match="None of these methods uses --curve-levels: expert-"):
         requested("--method", "best", "--curve-levels", "3")
 

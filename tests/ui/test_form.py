@@ -605,7 +605,7 @@ def test_the_recommended_method_follows_the_model_and_an_impossible_one_is_refus
     ("goal", "field", "named"),
     [
         (SEARCH, "with", "Method: expert-channels."),
-        (SWEEP, "method", "2 methods to compare: expert-channels, experts."),
+        (SWEEP, "method", "Method: expert-channels."),
     ],
 )
 def test_best_of_an_address_means_channels_of_experts_where_a_model_has_no_others(
@@ -615,8 +615,16 @@ def test_best_of_an_address_means_channels_of_experts_where_a_model_has_no_other
     app = open_page("prune", goal=goal, **{field: "best"})
     assert named in words(app)
     request = submitted(app, backend)
-    method = request.method if goal == SEARCH else request.methods[0]
-    assert method == method_named("expert-channels")
+    methods = [request.method] if goal == SEARCH else list(request.methods)
+    assert methods == [method_named("expert-channels")]
+
+
+def test_an_address_that_names_methods_of_one_field_names_all_of_them(open_page, backend):
+    backend.named = MIXTURE
+    app = open_page("prune", goal=SWEEP, layers="layers")
+    assert "Method: layers." in words(app)
+    app.button_group(key="experts").set_value(["reap"]).run()
+    assert "2 methods to compare: layers, reap." in words(app)
 
 
 LISTED = "EleutherAI/gpt-j-6b"
