@@ -215,22 +215,31 @@ def _better_for_speed(
 def savings(
     backend: Backend, results: RunResults, model: ModelResult, weights: str = ""
 ) -> list[str]:
-    """What a model saves beside dense: its file, and memory and speed where they were measured.
+    """What a model saves beside dense and beside the file that dense was unpacked from; and memory
+    and speed where they were measured.
 
     weights: the type of both files' weights; that of the run if not given.
     """
     pruned = model.pruned
-    if not model.method.is_structured:
-        return ["file as large as dense: zeros stay in it"]
-    dtype = weights or results.dense.dtype
     shape = backend.model_shape(results.dense)
-    gain = None
-    if dtype in model_sizes.WEIGHT_BYTES:
-        gain = _exact_gain(shape, pruned, dtype, "bytes")
-    lines = [f"file {percent(pruned.reached.bytes)} smaller"]
-    if gain is not None:
-        lines = [f"file {percent(1 - 1 / gain.value)} smaller: {gain.words}"]
-    if shape is not None and shape.widths == pruned.dense_widths and shape.structure.mixtures:
+    if shape is not None and shape.widths != pruned.dense_widths:
+        shape = None
+    dtype = weights or results.dense.dtype
+    sizes = None
+    if shape is not None and dtype in model_sizes.WEIGHT_BYTES:
+        sizes = _file_bytes(shape, pruned, dtype)
+    lines = ["file as large as dense: zeros stay in it"]
+    if sizes is not None and model.method.is_structured:
+        smaller = percent(1 - sizes[1] / sizes[0])
+        lines = [f"file {smaller} smaller: {size(sizes[0])} → {size(sizes[1])}"]
+    elif model.method.is_structured:
+        lines = [f"file {percent(pruned.reached.bytes)} smaller"]
+    if source_bytes := backend.source_bytes(results.run):
+        source = f"the {size(source_bytes)} {results.run.source_type} file"
+        lines.append(_beside_source(sizes, source_bytes, source))
+    if not model.method.is_structured:
+        return lines
+    if shape is not None and shape.structure.mixtures:
         for name, count in (
             ("weights", model_sizes.parameter_count),
             ("active", model_sizes.active_count),
@@ -247,14 +256,27 @@ def savings(
     if timing is None:
         return lines
     if timing.dense_resident and timing.sparse_resident:
-        sizes = f"{size(timing.dense_resident)} → {size(timing.sparse_resident)}"
-        lines.append(f"memory {sizes}")
+        dense_resident = size(timing.dense_resident)
+        lines.append(f"memory {dense_resident} → {size(timing.sparse_resident)}")
     titles: dict[Phase, str] = {"prefill": "reading", "decode": "writing"}
     for name, title in titles.items():
         phase = timing.timed(name)
         if phase is not None:
             lines.append(f"{title} {factor(phase.ratio.value)} as fast")
     return lines
+
+
+def _beside_source(sizes: tuple[int, int] | None, source_bytes: int, source: str) -> str:
+    """How large a model's file is beside the quantised one that dense was unpacked from.
+
+    sizes: bytes of dense's file and of the model's; None if not known.
+    """
+    if sizes is None:
+        return f"beside {source}"
+    ratio = sizes[1] / source_bytes
+    if ratio < 1:
+        return f"{percent(1 - ratio)} smaller than {source}"
+    return f"{factor(ratio)} {source}"
 
 
 def _exact_gain(
@@ -264,16 +286,20 @@ def _exact_gain(
     if shape is None or shape.widths != pruned.dense_widths:
         return None
     if name == "bytes":
-        before, after = _model_bytes(shape, pruned, dtype)
-        if quantised := pruned.quantised:
-            before = quantised.dense_bytes
-            after = quantised.n_bytes
+        before, after = _file_bytes(shape, pruned, dtype)
         ratio = before / after
         words = f"{size(before)} → {size(after)}"
     else:
         ratio = model_sizes.prefill_ceiling(shape, pruned.kept, PREFILL_TOKENS)
         words = f"{factor(ratio)} fewer multiply-adds"
     return Reading(ratio, ratio, ratio, words)
+
+
+def _file_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> tuple[int, int]:
+    """Bytes of dense's file and of the model's, in these types or as both were quantised."""
+    if pruned.quantised:
+        return pruned.quantised.dense_bytes, pruned.quantised.n_bytes
+    return _model_bytes(shape, pruned, dtype)
 
 
 def speed_table(name: str, timing: Timing, stem: str = "") -> Table:

@@ -41,7 +41,7 @@ from sparsedash.reporting.run_answer import (
     run_ending,
 )
 from sparsedash.reporting.run_headline import basis_words, headline
-from sparsedash.reporting.run_pictures import PICTURES, layer_strip, strip_words
+from sparsedash.reporting.run_pictures import PICTURES, chips, layer_strip, strip_words
 from sparsedash.reporting.run_results import RunResults, difference_of, verdict_of
 from sparsedash.reporting.task_words import judge_document
 from sparsedash.reporting.tradeoff_points import run_tradeoff
@@ -77,11 +77,13 @@ def html_report(
     job: Job | None = None,
     wrote: Sequence[Html] = (),
     step: NextStep | None = None,
+    drawn_chips: Sequence[Html] = (),
 ) -> bytes:
     """The report in UTF-8: verdict, charts, numbers, broken and fixed answers, continuations,
     settings, versions.
 
-    wrote: sections before the settings. step: the next one, as the page says it.
+    wrote: sections before the settings. step: the next one, as the page says it. drawn_chips: of
+    the models that the headline names.
     """
     # Not above: the shell, which draws nothing, is installed without plotly.
     from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
@@ -105,6 +107,7 @@ def html_report(
         heading(headline(results, ended)),
         paragraph(" · ".join(basis), css="sd-muted"),
         rulers_html(run_rulers(results, ended)),
+        chips(drawn_chips),
     ]
     model = results.headline_model
     if model is not None:

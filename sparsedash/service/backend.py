@@ -51,8 +51,10 @@ from sparsedash.storage.local_machine import (
     is_overloaded,
     local_path,
     multiplies_bfloat16,
+    path_kind,
     require_job_room,
 )
+from sparsedash.storage.model_folders import gguf_path
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.serving import LOCAL, Serving
 from sparsedash.storage.shape_notes import known_shape
@@ -343,6 +345,15 @@ class Backend:
     def model_shape(self, record: Record) -> ModelShape | None:
         """The sizes of a record's dense model; None where it is neither known nor in the catalog."""
         return known_shape(self._store, record.model_identity) or listed_shape(record.model)
+
+    def source_bytes(self, run: Run) -> int:
+        """Bytes of the quantised GGUF file that a run's model was unpacked from; 0 where it comes
+        from none, or the file is gone.
+        """
+        file = gguf_path(run.settings.model) if run.source_type else None
+        if file is None or path_kind(file) != "file":
+            return 0
+        return file.stat().st_size
 
     @property
     def sees_all(self) -> bool:

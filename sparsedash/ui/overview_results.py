@@ -13,7 +13,7 @@ import streamlit as st
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import job_status, run_answer, verdicts, wording
 from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure
-from sparsedash.reporting.deployment import savings, structure_sentence
+from sparsedash.reporting.deployment import structure_sentence
 from sparsedash.reporting.html import (
     Html,
     element,
@@ -34,14 +34,13 @@ from sparsedash.reporting.record_pair import (
     mark_divergence,
 )
 from sparsedash.reporting.ruler import MAX_SHOWN, rulers_html, rulers_svg, run_rulers
-from sparsedash.reporting.run_headline import basis_words, headline, headline_models
+from sparsedash.reporting.run_headline import basis_words, headline
 from sparsedash.reporting.run_pictures import (
     answer_dots,
     answer_kinds,
     chip_to_come,
     chips,
     layer_strip,
-    model_chip,
     strip_words,
 )
 from sparsedash.reporting.run_results import RunResults, run_results
@@ -62,12 +61,17 @@ from sparsedash.ui.chosen_run import RIGHT, link_to_export, show_incomplete
 from sparsedash.ui.form_address import form_address
 from sparsedash.ui.form_fields import BUSY, wait_for_rates
 from sparsedash.ui.form_run import first_run_settings
-from sparsedash.ui.run_sharing import headline_pair, run_report, worst_broken
+from sparsedash.ui.run_sharing import (
+    MAX_CHIPS,
+    headline_chips,
+    headline_pair,
+    run_report,
+    worst_broken,
+)
 from sparsedash.ui.task_answers import show_tasks
 
 _GROWN = "run-grown"
 """Key of the session state: the job whose run grew on this page."""
-_MAX_CHIPS = 4
 _TO_COME = "…"
 _NOT_STORED = "(not stored)"
 _TWO_TEXTS = f"Greedy decoding; {DIVERGENCE_SIGN} where they diverge."
@@ -588,17 +592,13 @@ def _chips(backend: Backend, results: RunResults, more_to_come: bool, grows: boo
     grows: with a place for each model to come; of a search that is not known.
     """
     run = results.run
-    drawn = []
-    named = headline_models(results)[:_MAX_CHIPS]
-    for model in sorted(named, key=lambda model: model.permille):
-        saves = savings(backend, results, model)
-        drawn.append(model_chip(model, results.names[model.record.key], saves))
+    drawn = headline_chips(backend, results)
     if not grows or run.finished or run.find is not None:
         return drawn
     if not more_to_come:
         return drawn
     for spec in run.settings.points[len(run.sparse) :]:
-        if len(drawn) < _MAX_CHIPS:
+        if len(drawn) < MAX_CHIPS:
             name = wording.model_name(spec, run.settings.names_methods, bool(run.source_type))
             drawn.append(chip_to_come(name))
     return drawn

@@ -5,9 +5,12 @@ worst.
 from functools import lru_cache
 from typing import NamedTuple
 
-from sparsedash.reporting.html import element, escape, file_name, paragraph
+from sparsedash.reporting.deployment import savings
+from sparsedash.reporting.html import Html, element, escape, file_name, paragraph
 from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.record_pair import Pair, RecordChoice, load_pair
+from sparsedash.reporting.run_headline import headline_models
+from sparsedash.reporting.run_pictures import model_chip
 from sparsedash.reporting.run_reports import continuations_section, html_report
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.task_report import task_sections
@@ -15,6 +18,8 @@ from sparsedash.reporting.task_words import tasks_sentence
 from sparsedash.reporting.wording import DENSE, file_stem
 from sparsedash.schema.records import Outcome, Passages
 from sparsedash.service.backend import Backend
+
+MAX_CHIPS = 4
 
 
 class BrokenPassage(NamedTuple):
@@ -62,6 +67,16 @@ def _worst_broken(
     return BrokenPassage(passages.contexts[position], *pair.outcomes(position))
 
 
+def headline_chips(backend: Backend, results: RunResults) -> list[Html]:
+    """A chip for each model that the headline names, the smallest sparsity first."""
+    drawn = []
+    named = headline_models(results)[:MAX_CHIPS]
+    for model in sorted(named, key=lambda model: model.permille):
+        saves = savings(backend, results, model)
+        drawn.append(model_chip(model, results.names[model.record.key], saves))
+    return drawn
+
+
 def run_report(
     backend: Backend, results: RunResults, pair: Pair, passages: Passages | None
 ) -> bytes:
@@ -74,4 +89,5 @@ def run_report(
         sections += task_sections(tasks.results, results.tolerance)
     step = next_step(results, backend.request_rules)
     job = backend.newest_job(results.run.key)
-    return html_report(results, pair, passages, job, sections, step)
+    drawn = headline_chips(backend, results)
+    return html_report(results, pair, passages, job, sections, step, drawn)

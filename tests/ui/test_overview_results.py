@@ -494,3 +494,24 @@ def test_prompts_take_the_whole_width_where_no_answer_broke(open_page, backend):
         n_columns.append(len(app.columns))
     assert "Broke 0" in words(app)
     assert n_columns[0] - n_columns[1] == 2
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "line"),
+    [
+        (None, ""),
+        (100_000_000, " 5.05 × the 100 MB Q4_1 file"),
+        (600_000_000, " 15.9 % smaller than the 600 MB Q4_1 file"),
+    ],
+)
+def test_what_is_saved_stands_beside_the_file_that_the_model_was_unpacked_from(
+    open_page, backend, tmp_path, n_bytes, line
+):
+    file = tmp_path / "small.gguf"
+    if n_bytes is not None:
+        with file.open("wb") as stream:
+            stream.truncate(n_bytes)
+    run, records = specimens.run(replace(SETTINGS, model=str(file)))
+    backend.add_run((replace(run, source_type="Q4_1"), records))
+    text = words(open_page("overview")).replace("\xa0", " ")
+    assert f"538 MB → 505 MB{line}" in text and ("Q4_1 file" in text) == bool(line)

