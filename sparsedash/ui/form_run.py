@@ -114,6 +114,7 @@ _LAYERS = (
     "Fewer layers make a plain model that is smaller and faster wherever it runs, with a smaller KV cache. At equal "
     "weights it loses more than narrower layers."
 )
+_BESIDE_EXPERTS = "Methods for channels narrow the MLPs beside this model's experts; the experts stay as they are."
 _MASKS = "Single weights are set to zero in place: such masks do not make the model smaller or faster by themselves."
 
 
@@ -371,6 +372,9 @@ def _show_methods(form: FormValues) -> None:
     elif form.custom is not None:
         problem = SparseDashError("No method is chosen.", "Choose at least one.")
         form_fields.show_problem("method", problem)
+    narrows_mlps = any(method.removes_channels for method in form.methods)
+    if narrows_mlps and form.shape is not None and form.shape.structure.mixtures:
+        form_fields.show_hint(_BESIDE_EXPERTS)
     n_needed = refit_tokens(form.methods, form.shape)
     if n_needed and not _refused(_CALIBRATION.values(), form.by_key):
         form_fields.show_hint(wording.refit_words(n_needed, form.calibration))

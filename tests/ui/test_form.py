@@ -619,6 +619,21 @@ def test_best_of_an_address_means_channels_of_experts_where_a_model_has_no_other
     assert methods == [method_named("expert-channels")]
 
 
+def test_beside_experts_the_form_says_that_methods_for_channels_leave_those_alone(
+    open_page, backend
+):
+    hint = "narrow the MLPs beside this model's experts; the experts stay as they are."
+    mlps = NamedModel(family="glm4_moe", shape=MIXTURE_SHAPE)
+    for named, method, is_said in (
+        (mlps, "best", True),
+        (mlps, "experts", False),
+        (MIXTURE, "best", False),
+    ):
+        backend.named = named
+        app = open_page("prune", **{"goal": SEARCH, "with": method})
+        assert (hint in words(app)) == is_said
+
+
 def test_an_address_that_names_methods_of_one_field_names_all_of_them(open_page, backend):
     backend.named = MIXTURE
     app = open_page("prune", goal=SWEEP, layers="layers")
