@@ -37,7 +37,7 @@ _ROUNDING_MOVES = 100
 """Numbers moved for each weight of a file that is written in full, quantised and read back."""
 _ANSWER_TOKENS = 3
 """Of a built-in question's answer."""
-_CHARACTERS_A_TOKEN = 4
+CHARACTERS_A_TOKEN = 4
 _WORD_PASSES = 9
 """Passes over all weights for the words that continue after their first token."""
 _STEP_MOVES = 14
@@ -76,7 +76,7 @@ class Workload:
     """One run on one machine, as the costs of its stages are counted.
 
     streamed: the weights are read block by block. n_passages: of the evaluation; None where that is
-    not known.
+    not known. passage_tokens: of one of them on average.
     """
 
     shape: ModelShape
@@ -84,6 +84,7 @@ class Workload:
     speeds: Speeds = USUAL_SPEEDS
     streamed: bool = False
     n_passages: int | None = None
+    passage_tokens: float = resources.TOKENS_A_PASSAGE
 
     @property
     def itemsize(self) -> int:
@@ -322,7 +323,7 @@ def _continue_s(run: Workload, spec: SparseSpec) -> float:
     n_new = ContinuationSettings.n_tokens
     if run.shape.structure.plain_cache:
         return n_new * run.shape.n_matmul * run.move_s
-    n_prompt_tokens = sum(len(prompt) for prompt in run.settings.prompts) / _CHARACTERS_A_TOKEN
+    n_prompt_tokens = sum(len(prompt) for prompt in run.settings.prompts) / CHARACTERS_A_TOKEN
     n_read = n_prompt_tokens + len(run.settings.prompts) * n_new / 2
     return n_new * n_read * run.token_s
 
@@ -331,7 +332,7 @@ def _evaluate_s(run: Workload, spec: SparseSpec) -> float | None:
     """Of one model; the reading of streamed weights is shared by those evaluated side by side."""
     if run.n_passages is None:
         return None
-    n_tokens = run.n_passages * resources.TOKENS_A_PASSAGE
+    n_tokens = run.n_passages * run.passage_tokens
     n_models = resources.n_side_by_side(run.settings)
     # The words of about half of the passages go on.
     unfinished_bytes = n_models * n_tokens * run.shape.cache_per_token * run.itemsize / 2
@@ -349,7 +350,9 @@ def _evaluate_s(run: Workload, spec: SparseSpec) -> float | None:
         return seconds
     # What was forgotten: dense and sparse logits of held-out text of every kind.
     n_kinds = len(SOURCES)
-    n_held_out = n_kinds * resources.kind_tokens(run.n_calibrated + n_tokens, n_kinds)
+    # As the engine counts them, which has not read the passages then.
+    n_in_run = run.n_calibrated + run.n_passages * resources.TOKENS_A_PASSAGE
+    n_held_out = n_kinds * resources.kind_tokens(n_in_run, n_kinds)
     logits_s = 2 * run.logits_s + _LOGIT_MOVES * run.shape.vocabulary * run.move_s
     return seconds + n_held_out * (run.token_s + logits_s)
 
@@ -518,7 +521,7 @@ def _evaluation_bytes(run: Workload) -> int:
     cache_bytes = resources.unfinished_bytes(shape, settings.dtype, streamed=run.streamed)
     cache_bytes += resources.BATCH_TOKENS * token_bytes
     if (n_passages := resources.n_passages(settings)) is not None:
-        cache_bytes = min(cache_bytes, n_passages * resources.TOKENS_A_PASSAGE * token_bytes)
+        cache_bytes = min(cache_bytes, n_passages * round(run.passage_tokens) * token_bytes)
     if run.streamed:
         # Sparse models are made block by block.
         return cache_bytes // run.n_blocks + _quantised_bytes(run)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sparsedash.catalog.budgets import channel_share
-from sparsedash.catalog.choices import EVALUATION_CORPORA
+from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA
 from sparsedash.catalog.export_forms import is_gguf
 from sparsedash.catalog.model_sizes import WEIGHT_BYTES
 from sparsedash.schema.method_settings import MethodSettings
@@ -93,6 +93,8 @@ Two copies, gradient, moments and best value would be 24.
 HEAL_LOGITS = 2**23
 """Logits that healing holds at once, in each of about six tensors: of a part of the tokens."""
 
+_TEXTS = {entry.name: entry for entry in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA)}
+
 MISMATCH_PASSAGES = 8
 MISMATCH_TOKENS = 128
 """The passages that calibration text is compared with, and the most tokens of each."""
@@ -132,9 +134,15 @@ class RunDisk:
 def n_passages(settings: RunSettings) -> int | None:
     """How many passages are evaluated, as far as is known before the text is read."""
     limit = settings.evaluation.n_passages
-    corpus = settings.evaluation.corpus
-    n_texts = next((entry.n_texts for entry in EVALUATION_CORPORA if entry.name == corpus), 0)
+    entry = _TEXTS.get(settings.evaluation.corpus)
+    n_texts = entry.n_texts if entry else 0
     return min(limit, n_texts) if limit and n_texts else limit or n_texts or None
+
+
+def passage_tokens(corpus: str) -> int:
+    """Tokens of a passage on average, as far as is known before the text is read."""
+    entry = _TEXTS.get(corpus)
+    return entry.n_tokens if entry and entry.n_tokens else TOKENS_A_PASSAGE
 
 
 def n_side_by_side(settings: RunSettings) -> int:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.cost_model import (
+    CHARACTERS_A_TOKEN,
     STAGES,
     USUAL_SPEEDS,
     Speeds,
@@ -27,7 +28,7 @@ from sparsedash.schema.records import RESUMED, TASKS_CACHED, Run
 from sparsedash.schema.settings import SELF, RunSettings
 from sparsedash.schema.sparse_spec import DENSE, MAX_HEAL_STEPS, SparseSpec
 from sparsedash.schema.store_keys import mix_share
-from sparsedash.service.run_checks import count_passages, main_memory
+from sparsedash.service.run_checks import main_memory, text_count
 
 START_S = 6.0
 """Seconds to import the engine, which a waiting worker has done already."""
@@ -126,16 +127,19 @@ def run_workload(
     """The run as the cost model counts it here; None while the model's shape is unknown."""
     if shape is None:
         return None
+    corpus = settings.evaluation.corpus
     n_passages = resources.n_passages(settings)
-    if n_passages is None or settings.evaluation.n_passages:
-        n_in_file = count_passages(settings.evaluation.corpus, data_dir)
-        n_passages = min(filter(None, (n_passages, n_in_file)), default=None)
+    passage_tokens: float = resources.passage_tokens(corpus)
+    if count := text_count(corpus, data_dir):
+        n_passages = min(filter(None, (n_passages, count.n_passages)), default=None)
+        passage_tokens = count.n_characters / count.n_texts / CHARACTERS_A_TOKEN
     return Workload(
         shape=shape,
         settings=settings,
         speeds=speeds or USUAL_SPEEDS,
         streamed=chosen_memory(shape, settings, main_memory()).streamed,
         n_passages=n_passages,
+        passage_tokens=passage_tokens,
     )
 
 

@@ -1,11 +1,13 @@
 """Time of a run: earlier runs of its model here, else the cost model at this machine's speed."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.cost_model import STAGES, Speeds, Workload, shared_pruning_s
+from sparsedash.catalog.mixed_text import mixed_documents
 from sparsedash.catalog.model_sizes import listed_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import TOGETHER_TOKENS, TOKENS_A_PASSAGE
@@ -100,6 +102,30 @@ def test_large_models_are_estimated_within_a_third(settings, speeds, calibrate, 
     assert estimate["calibrate"] == pytest.approx(calibrate, rel=1 / 3)
     assert estimate["evaluate"] == pytest.approx(evaluate, rel=1 / 3)
     assert sum(estimate.values()) == pytest.approx(calibrate + prune + evaluate, rel=1 / 3)
+
+
+def test_longer_passages_take_longer(tmp_path):
+    """The built-in mix has three times the tokens of the cloze passages, a file what it holds."""
+
+    def evaluating(corpus):
+        settings = replace(SETTINGS, evaluation=EvaluationSettings(corpus=corpus, n_passages=10))
+        parts = run_parts(settings, described(folder=tmp_path)(settings))
+        return sum(part.seconds for part in parts if part.stage == "evaluate")
+
+    file = tmp_path / "long.jsonl"
+    lines = [json.dumps({"text": f"{'word ' * 1000}{i} end"}) for i in range(10)]
+    file.write_text("\n".join(lines))
+    cloze = evaluating("builtin:cloze")
+    assert evaluating("builtin:mixed") / cloze == pytest.approx(339 / TOKENS_A_PASSAGE, rel=0.1)
+    assert evaluating(f"file:{file}") / cloze == pytest.approx(1250 / TOKENS_A_PASSAGE, rel=0.1)
+
+
+def test_the_built_in_mix_has_no_more_passages_than_texts():
+    settings = replace(
+        SETTINGS, evaluation=EvaluationSettings(corpus="builtin:mixed", n_passages=5000)
+    )
+    workload = described()(settings)
+    assert workload.n_passages == len(list(mixed_documents()))
 
 
 STREAMED = by("best", residency="streamed")

@@ -275,7 +275,7 @@ def test_models_of_the_hub_are_those_on_the_list_and_the_token_is_an_administrat
 
 UNASKED = (
     "close expect_work fastest_dtype forecast expected_parts healing_steps is_busy is_measuring lacks_text"
-    " model_shape newer_revisions reconcile"
+    " model_shape newer_revisions reconcile source_bytes"
 )
 """What says or does nothing of anybody's: times, sizes of a model, the hub's texts and commits,
 care for jobs.
