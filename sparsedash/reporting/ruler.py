@@ -37,6 +37,8 @@ _SIGN_LETTERS = 4
 """Letters that have the room of a mark's sign and of the air around it."""
 _NEAR_END = 10.0
 """Percent of a ruler from its ends within which a label is not centred."""
+_LONG = 8
+"""Letters of a label from which it is nowhere centred: on a phone half of it leaves the ruler."""
 _AIR = 1.04
 _MIN_END = 10.0
 _UNTESTED = 1.5
@@ -233,9 +235,13 @@ def rulers_html(rulers: Sequence[Ruler], addresses: Mapping[str, str] | None = N
     """
     drawn = []
     for i, ruler in enumerate(rulers):
-        is_last = i + 1 == len(rulers) or rulers[i + 1].axis != ruler.axis
-        drawn.append(_ruler_html(ruler, addresses or {}, has_axis=is_last))
+        drawn.append(_ruler_html(ruler, addresses or {}, has_axis=_has_axis(rulers, i)))
     return join(*drawn)
+
+
+def _has_axis(rulers: Sequence[Ruler], i: int) -> bool:
+    """Whether a ruler is the last on its axis, and so has its words."""
+    return i + 1 == len(rulers) or rulers[i + 1].axis != rulers[i].axis
 
 
 def _ruler_html(ruler: Ruler, links: Mapping[str, str], has_axis: bool) -> Html:
@@ -300,7 +306,7 @@ def _mark_html(mark: Mark, place: float, lanes: str, address: str) -> Html:
     """A mark: a stem from its place down to a label, which stays within the ruler."""
     label = join(element("i", escape(_sign(mark))), escape(f" {mark.label}"))
     css = f"sd-mark sd-mark-{mark.verdict or 'to-come'}"
-    style = f"left: {place:.2f}%; {lanes}; --shift: -{_shift(place):.0f}%"
+    style = f"left: {place:.2f}%; {lanes}; --shift: -{_shift(place, mark.label):.0f}%"
     name = f"{mark.label}: {_mark_words(mark)}"
     stem = element("span", css="sd-mark-stem", style=f"left: {place:.2f}%; {lanes}")
     if not address:
@@ -325,6 +331,8 @@ _LEFT = 40
 _TOP = 112
 _TRACK = 44
 _LANE = 20
+_LETTER_PX = 7.6
+"""Of a label of a picture, on average."""
 _INKS = {"text": "#22262b", "muted": "#5b6068", "ground": "#fcfbf8", "line": "#d8d4c8"}
 _SEGMENTS = {
     "can go": ("sd-can-go", "#cfe8dd"),
@@ -348,17 +356,17 @@ def rulers_svg(title: str, about: str, basis: str, rulers: Sequence[Ruler]) -> b
         _text(basis, _LEFT, 88, ink=_INKS["muted"]),
     ]
     top = _TOP
-    for ruler in rulers:
+    for i, ruler in enumerate(rulers):
         places = [100 * mark.place / ruler.end for mark in ruler.marks]
         lanes = _lanes(places, [mark.label for mark in ruler.marks], _LETTER)
         parts += _ruler_drawing(ruler, lanes, top)
         top += _TRACK + 66 + _LANE * max(lanes, default=0)
-    if rulers:
-        axis = rulers[-1].axis_words
-        parts.append(
-            _text(axis, _WIDTH - _LEFT, top + 14, ink=_INKS["muted"], anchor="end", size=13)
-        )
-    height = top + 30
+        if _has_axis(rulers, i):
+            axis = ruler.axis_words
+            right = _WIDTH - _LEFT
+            parts.append(_text(axis, right, top + 14, ink=_INKS["muted"], anchor="end", size=13))
+            top += 30
+    height = top
     ground = element("rect", width=str(_WIDTH), height=str(height), fill=_INKS["ground"])
     drawn = element(
         "svg",
@@ -386,16 +394,30 @@ def _ruler_drawing(ruler: Ruler, lanes: Sequence[int], top: int) -> list[Html]:
         if words and width > 9 * len(words):
             drawn.append(_text(words, x + width / 2, y + 19, anchor="middle"))
         x += width
+    labels = []
     for mark, lane in zip(ruler.marks, lanes, strict=True):
-        place = _LEFT + span * mark.place / ruler.end
+        percent = 100 * mark.place / ruler.end
+        place = _LEFT + span * percent / 100
         ink = _INKS["muted"] if mark.verdict is None else _MARK_INKS[mark.verdict]
         label = f"{_sign(mark)} {mark.label}"
+        width = _LETTER_PX * len(label)
+        begin = place - width * _shift(percent, mark.label) / 100
+        row = y + 52 + _LANE * lane
         drawn.append(_box(place, y + 22, 1.5, 14 + _LANE * lane, _INKS["muted"]))
-        drawn.append(_text(label, place, y + 52 + _LANE * lane, ink=ink, anchor="middle"))
-    if ruler.shown_pin is not None:
-        place = _LEFT + span * ruler.shown_pin.percent / ruler.end
+        # A stem on its way to a lower row ends above the label and goes on below it.
+        labels.append(_box(begin - 2, row - 14, width + 4, 18, _INKS["ground"]))
+        labels.append(_text(label, begin, row, ink=ink))
+    drawn += labels
+    pin = ruler.shown_pin
+    if pin is not None:
+        place = _LEFT + span * pin.percent / ruler.end
+        low = _LEFT + span * pin.low / ruler.end
+        high = float(_LEFT + span)
+        if pin.high is not None:
+            high = min(high, _LEFT + span * pin.high / ruler.end)
         drawn.append(_box(place, top + 26, 2, 30, _INKS["text"]))
-        drawn.append(_text(_pin_label(ruler.shown_pin), place + 6, top + 36))
+        drawn.append(_box(low, top + 40, high - low, 1.5, _INKS["text"]))
+        drawn.append(_text(_pin_label(pin), place + 6, top + 36))
     return drawn
 
 
@@ -427,8 +449,12 @@ def _text(
     )
 
 
-def _shift(place: float) -> float:
-    """How much of a label stands left of its place: half, but less or more near the ends."""
+def _shift(place: float, label: str) -> float:
+    """How much of a label stands left of its place: half, but less or more near the ends; of a long
+    one as large a part as of the ruler, so that it stays within.
+    """
+    if len(label) > _LONG:
+        return place
     if place < _NEAR_END:
         return 50 * place / _NEAR_END
     return max(50.0, 100 - 50 * (100 - place) / _NEAR_END)
@@ -442,7 +468,7 @@ def _lanes(places: Sequence[float], labels: Sequence[str], letter: float) -> lis
     lanes = []
     for place, label in zip(places, labels, strict=True):
         width = letter * (len(label) + _SIGN_LETTERS)
-        begin = place - width * _shift(place) / 100
+        begin = place - width * _shift(place, label) / 100
         lane = next((i for i, end in enumerate(ends) if end <= begin), len(ends))
         if lane == len(ends):
             ends.append(0.0)

@@ -1,5 +1,6 @@
 """The headline of a run, the line under it, and its rulers, from verdicts made for them."""
 
+import html
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -164,6 +165,19 @@ def test_a_race_has_a_ruler_a_method_the_best_first_and_all_are_as_long():
     assert files.title == "File size" and files.within is None
     assert files.marks[0].place == 100.0, "zeros stay in the file"
     assert b"not known" not in rulers_svg("", "", "", [files]), "its axis has no colours"
+    picture = rulers_svg("", "", "", [first, second, files]).decode()
+    assert picture.count("of the MLP channels removed") == 1, "one axis for both"
+    assert "of the dense model's file" in html.unescape(picture)
+
+
+def test_a_long_label_at_the_end_of_a_ruler_stays_within_it():
+    mark = Mark(key="a", place=87.0, label="16.7 %, Q8_0 again", verdict="within")
+    short = replace(mark, label="16.7 %")
+    drawn = []
+    for one in (mark, short):
+        ruler = Ruler(title="File size", axis="of the file", end=100.0, marks=(one,))
+        drawn.append(rulers_html([ruler]))
+    assert "--shift: -87%" in drawn[0] and "--shift: -50%" in drawn[1]
 
 
 def test_healed_points_have_a_ruler_and_models_to_come_a_mark():
