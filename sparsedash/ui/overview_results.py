@@ -151,12 +151,13 @@ def _resume_without_panel(
     return lambda: job_panel.follow(backend.submit(run.find or run.settings), run.key)
 
 
-def _show_next_step(backend: Backend, results: RunResults, *, grows: bool) -> None:
+def _show_next_step(
+    backend: Backend, results: RunResults, step: NextStep | None, *, grows: bool
+) -> None:
     """Draw the button of the next step, once the run is finished, or why there is none.
 
     grows: keep the room for it from the beginning.
     """
-    step = next_step(results, backend.request_rules)
     if step is None and not grows:
         return
     with st.container(
@@ -287,7 +288,8 @@ def show_results(backend: Backend, results: RunResults, job: Job | None) -> None
     """Draw the pictures of a run, its answers and prompts, and in folds all its numbers; above them
     the job that adds to them, if any.
     """
-    draw = partial(_draw_pictures, backend, results)
+    step = next_step(results, backend.request_rules)
+    draw = partial(_draw_pictures, backend, results, step)
     if job is not None and (job.state != "done" or _grows(job)):
         first_texts: tuple[PromptTexts, ...] = ()
         if results.headline is None:
@@ -309,7 +311,7 @@ def show_results(backend: Backend, results: RunResults, job: Job | None) -> None
         with st.expander("Numbers and intervals"):
             _show_numbers(backend, results, live=live)
     with st.expander("Settings and notes"):
-        _show_settings(backend, results)
+        _show_settings(results, step)
 
 
 def _show_numbers(backend: Backend, results: RunResults, *, live: bool) -> None:
@@ -332,10 +334,9 @@ def _show_numbers(backend: Backend, results: RunResults, *, live: bool) -> None:
         widgets.show_table(kinds_table(headline_record))
 
 
-def _show_settings(backend: Backend, results: RunResults) -> None:
+def _show_settings(results: RunResults, step: NextStep | None) -> None:
     """Draw how the run was made, what is to be known of it, and the link to its settings."""
     run = results.run
-    step = next_step(results, backend.request_rules)
     widgets.show(paragraph(wording.stored_run_details(run)))
     notes = [
         wording.example_origin(run) if run.made_on else "",
@@ -360,7 +361,9 @@ def _has_grown(backend: Backend, results: RunResults, first_texts: tuple[PromptT
     return is_before and backend.first_texts(results.run.key, settings) != first_texts
 
 
-def _draw_pictures(backend: Backend, results: RunResults, job: Job | None) -> None:
+def _draw_pictures(
+    backend: Backend, results: RunResults, step: NextStep | None, job: Job | None
+) -> None:
     """Draw the rulers, the chips, other runs under way, the next step, the chart of losses and the
     layers that were cut, as they are at this step of the job.
     """
@@ -379,7 +382,7 @@ def _draw_pictures(backend: Backend, results: RunResults, job: Job | None) -> No
             widgets.show(element("div", others, css=css))
         widgets.show(chips(_chips(backend, results, more_to_come, grows)))
     job_panel.mention_other_runs(backend, results.run.key)
-    _show_next_step(backend, results, grows=grows)
+    _show_next_step(backend, results, step, grows=grows)
     if rulers[MAX_SHOWN:]:
         with st.expander("All methods"):
             widgets.show(rulers_html(rulers[MAX_SHOWN:], addresses))
