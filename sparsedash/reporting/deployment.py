@@ -235,8 +235,7 @@ def savings(
     elif model.method.is_structured:
         lines = [f"file {percent(pruned.reached.bytes)} smaller"]
     if source_bytes := backend.source_bytes(results.run):
-        source = f"the {size(source_bytes)} {results.run.source_type} file"
-        lines.append(_beside_source(sizes, source_bytes, source))
+        lines.append(_beside_original(sizes, source_bytes))
     if not model.method.is_structured:
         return lines
     if shape is not None and shape.structure.mixtures:
@@ -266,17 +265,18 @@ def savings(
     return lines
 
 
-def _beside_source(sizes: tuple[int, int] | None, source_bytes: int, source: str) -> str:
+def _beside_original(sizes: tuple[int, int] | None, source_bytes: int) -> str:
     """How large a model's file is beside the quantised one that dense was unpacked from.
 
     sizes: bytes of dense's file and of the model's; None if not known.
     """
+    original = f"the {size(source_bytes)} original"
     if sizes is None:
-        return f"beside {source}"
+        return f"beside {original}"
     ratio = sizes[1] / source_bytes
     if ratio < 1:
-        return f"{percent(1 - ratio)} smaller than {source}"
-    return f"{factor(ratio)} {source}"
+        return f"{percent(1 - ratio)} smaller than {original}"
+    return f"{factor(ratio)} {original}"
 
 
 def _exact_gain(

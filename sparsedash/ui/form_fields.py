@@ -389,7 +389,7 @@ def _who() -> str:
     )
 
 
-BUSY = "This machine is busy now: it takes longer."
+BUSY = "Machine busy now: it takes longer."
 
 
 class StartCheck(NamedTuple):

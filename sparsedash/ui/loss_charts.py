@@ -56,7 +56,7 @@ _THREADS = {
 _CLICK = "Click a point to compare its answers with the dense model's."
 _BARS_95 = f"Bars: {wording.LEVEL} intervals."
 _BARS = "Bars: confidence intervals behind the verdict."
-_SIGNS = "✓ within, ✕ beyond, ? undecided, by this measure."
+_SIGNS = "Here: ✓ within, ✕ beyond, ? undecided."
 _NOT_JUDGED = f"Accuracy is not judged: too few answers are right. {_BARS_95}"
 _BAND = "Green band: the acceptable loss."
 _CAPTIONS: dict[Measure, str] = {
@@ -64,7 +64,7 @@ _CAPTIONS: dict[Measure, str] = {
     "accuracy": _SIGNS,
     "flips": _BARS_95,
     "share right": f"Bars and blue band: {wording.LEVEL} intervals of each model by itself.",
-    "tasks": f"A line for each task that is judged. {_SIGNS.replace(', by this measure', '')}",
+    "tasks": f"A line for each task that is judged. {_SIGNS.removeprefix('Here: ')}",
 }
 _HELP: dict[Measure, str] = {
     "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, as a geometric mean over "

@@ -74,7 +74,7 @@ _GROWN = "run-grown"
 """Key of the session state: the job whose run grew on this page."""
 _TO_COME = "…"
 _NOT_STORED = "(not stored)"
-_TWO_TEXTS = f"Greedy decoding; {DIVERGENCE_SIGN} where they diverge."
+_TWO_TEXTS = f"Greedy; {DIVERGENCE_SIGN} where they diverge."
 
 
 def show_answer(backend: Backend, results: RunResults, job: Job | None) -> None:
@@ -437,7 +437,7 @@ def _show_layers(results: RunResults, model: ModelResult) -> None:
         if model.pruned.layer_errors or model.method.removes_layers:
             widgets.link(
                 "compare",
-                "See what each layer lost",
+                "Loss by layer",
                 **results.comparisons[record.key],
                 view="layers",
             )
@@ -457,8 +457,8 @@ def _show_answers_now(backend: Backend, results: RunResults, *, live: bool, grow
     for kind in numbers:
         addresses[kind] = f"compare?{urlencode({**query, **limits, 'filter': kind})}"
     with widgets.row("answers-head"):
-        widgets.section(f"What it answers now: {results.names[record.key]}")
-        widgets.link("compare", "Compare all answers", **query)
+        widgets.section(f"What it answers: {results.names[record.key]}")
+        widgets.link("compare", "All answers", **query)
     widgets.show(answer_dots(numbers, addresses))
     if not numbers["broke"]:
         _show_prompts(backend, results, live=live, grows=grows)

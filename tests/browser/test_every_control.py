@@ -122,7 +122,7 @@ LEADS_TO = {
     "link (Prune|Change the settings|Set up a search|Test on more passages|Allow a larger loss|Try #) ?.*": "^/prune",
     "button Clear all": "^/prune",
     "link (Runs|Rename, export.*|All runs as a table|# more)": "^/runs",
-    "link (Compare.*|See what each layer lost|# % against dense)": r"^/compare\?run=",
+    "link (Compare.*|All answers|Loss by layer|# % against dense)": r"^/compare\?run=",
     "link (Models|Export this model)": r"^/models\?run=",
     "button cancel-#": "[Cc]ancelled|1 waiting",
     "button page-.*": "passage=",

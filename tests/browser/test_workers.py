@@ -67,7 +67,7 @@ def test_a_model_is_pruned_and_its_answers_are_compared(page, start_server, tmp_
     expect(page.locator(".js-plotly-plot")).to_have_count(2)
     ready(page)
 
-    page.get_by_role("link", name="Compare all answers").press("Enter")
+    page.get_by_role("link", name="All answers").press("Enter")
     expect(page).to_have_url(re.compile("/compare"))
     ready(page)
     page.locator("summary").filter(has_text="More settings").press("Enter")

@@ -736,4 +736,4 @@ def test_masks_have_fields_of_their_own_that_say_what_they_do_not_save(open_page
 def test_the_estimate_says_when_the_machine_is_busy(open_page, backend):
     assert "busy" not in words(open_page("prune"))
     backend.busy = True
-    assert "This machine is busy now: it takes longer." in words(open_page("prune"))
+    assert "Machine busy now: it takes longer." in words(open_page("prune"))

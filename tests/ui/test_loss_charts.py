@@ -103,7 +103,7 @@ def test_the_sparsity_axis_can_be_the_share_of_any_budget(open_page, run):
 
 def test_a_caption_says_what_the_signs_are_and_the_rest_is_behind_a_question_mark(open_page, run):
     app = open_page("overview")
-    assert "✓ within, ✕ beyond, ? undecided, by this measure." in words(app)
+    assert "Here: ✓ within, ✕ beyond, ? undecided." in words(app)
     popovers = {drawn.proto.popover.label: drawn for drawn in app.get("popover")}
     help_ = popovers["How to read this chart: word perplexity"]
     assert "1.25 × means that" in words(help_) and "Bars: confidence intervals" in words(help_)
