@@ -8,8 +8,8 @@ PORT ?= 8501
 CONSTRAINTS ?= -c constraints.txt
 CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome google-chrome-stable,$(shell command -v $(name) 2>/dev/null)))
 
-# Processes that run the tests; those of one file share one. One more than a small machine has cores: the browser tests often wait.
-TESTERS ?= 3
+# Processes that run the tests; those of one file share one.
+TESTERS ?= 2
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install

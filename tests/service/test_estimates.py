@@ -116,8 +116,11 @@ def test_longer_passages_take_longer(tmp_path):
     lines = [json.dumps({"text": f"{'word ' * 1000}{i} end"}) for i in range(10)]
     file.write_text("\n".join(lines))
     cloze = evaluating("builtin:cloze")
-    assert evaluating("builtin:mixed") / cloze == pytest.approx(339 / TOKENS_A_PASSAGE, rel=0.1)
-    assert evaluating(f"file:{file}") / cloze == pytest.approx(1250 / TOKENS_A_PASSAGE, rel=0.1)
+    longer = evaluating("builtin:mixed") - cloze
+    # What does not grow with the passages, as the losses by kind of text, is in none of these.
+    more_tokens = (1250 - TOKENS_A_PASSAGE) / (339 - TOKENS_A_PASSAGE)
+    assert longer > 0.6 * cloze
+    assert evaluating(f"file:{file}") - cloze == pytest.approx(more_tokens * longer, rel=0.01)
 
 
 def test_the_built_in_mix_has_no_more_passages_than_texts():
