@@ -655,7 +655,7 @@ def example_words(run: Run | None, brief: bool = False) -> str:
     if run is None or not run.made_on:
         return ""
     if brief:
-        return f"{EXAMPLE_TITLE}."
+        return f"{EXAMPLE_TITLE}, not computed here."
     sentence = f"{EXAMPLE_TITLE}: this run ships with SparseDash and was not computed here."
     return f"{sentence} {example_origin(run)}"
 

@@ -105,7 +105,8 @@ def _show_head(backend: Backend, results: RunResults) -> None:
     run = results.run
     moment = wording.moment(run.started_at, frame.zone())
     with widgets.row("run-head"):
-        widgets.remark(wording.example_words(run, brief=True), f"{results.title} · {moment}")
+        example = f"{wording.EXAMPLE_TITLE}." if run.made_on else ""
+        widgets.remark(example, f"{results.title} · {moment}")
         if run.made_on:
             widgets.link("prune", "Run this here", **(form_address(run.settings) or {}))
         if results.headline is None:

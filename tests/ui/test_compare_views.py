@@ -214,7 +214,7 @@ def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_n
 ):
     app = open_compare(run=EXAMPLE)
     text = words(app)
-    assert text.startswith("Example.") and "30 % against dense" in text
+    assert text.startswith("Example, not computed here.") and "30 % against dense" in text
     assert specimens.passages().contexts[0][:40] in text and "run it here to try a prompt." in text
     assert not {"Continue with both models", "Show where the two differ"} & {
         widget.label for widget in app.button
