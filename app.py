@@ -33,6 +33,9 @@ else:
     app = st.App(
         __file__,
         lifespan=server.lifespan,
-        routes=[Route("/health", server.health_route), Route("/overview", server.front_page)],
+        routes=[
+            Route("/health", server.health_route),
+            Route("/overview", server.front_page),
+        ],
         middleware=server.middleware(),
     )

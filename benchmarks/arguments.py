@@ -61,7 +61,9 @@ def run_parser(description, **options):
     }
     parser = answers_parser(description, **shared | options)
     parser.add_argument("--dtype", default="float32", choices=get_args(Dtype))
-    parser.add_argument("--packing", default="documents", choices=("packed", "documents"))
+    parser.add_argument(
+        "--packing", default="documents", choices=("packed", "documents")
+    )
     return parser
 
 
@@ -74,9 +76,14 @@ def texts_parser(description, **options):
         "keep": (str, "data folder that keeps what was computed"),
     }
     parser = run_parser(description, **shared | options)
-    parser.add_argument("--calibration", action="append", help="text reference, may be repeated")
     parser.add_argument(
-        "--divergence", action="append", default=[], help="text reference, may be repeated"
+        "--calibration", action="append", help="text reference, may be repeated"
+    )
+    parser.add_argument(
+        "--divergence",
+        action="append",
+        default=[],
+        help="text reference, may be repeated",
     )
     parser.set_defaults(packing="packed")
     return parser
@@ -109,5 +116,7 @@ def run_settings(arguments, methods, **changes):
         methods=tuple(methods),
         sparsities_permille=parse_percents(changed.sparsity),
         calibration=calibration_settings(changed),
-        evaluation=EvaluationSettings(corpus=changed.evaluation, n_passages=changed.passages),
+        evaluation=EvaluationSettings(
+            corpus=changed.evaluation, n_passages=changed.passages
+        ),
     )

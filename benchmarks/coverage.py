@@ -101,7 +101,9 @@ def main():
     for looks, errors in worst.items():
         _print_row("worst", looks, errors)
     print_sweeps(populations, arguments)
-    print_power(min(populations, key=lambda population: abs(population.nats.mean())), arguments)
+    print_power(
+        min(populations, key=lambda population: abs(population.nats.mean())), arguments
+    )
 
 
 def read_populations(store):
@@ -117,15 +119,18 @@ def read_populations(store):
         sparse = store.get(Record, sparse_key)
         if dense and sparse and sparse.pruned:
             title = method_title(sparse.pruned.method)
-            pairs[dense.model, dense.dtype, title, sparse.sparsity_permille] += shared_outcomes(
-                dense, sparse
+            pairs[dense.model, dense.dtype, title, sparse.sparsity_permille] += (
+                shared_outcomes(dense, sparse)
             )
     populations = [
         Population(
             method=title,
             percent=permille / 10,
             nats=np.array(
-                [dense.log_likelihood - sparse.log_likelihood for dense, sparse in outcomes]
+                [
+                    dense.log_likelihood - sparse.log_likelihood
+                    for dense, sparse in outcomes
+                ]
             ),
             flips=np.array(
                 [
@@ -171,13 +176,20 @@ def perplexity_errors(population, looks, draws):
         within = np.zeros(len(values), bool)
         beyond = np.zeros(len(values), bool)
         for look in looks:
-            bounds = [interval(moments, ALPHA) for moments in _moments(values[:, :look])]
+            bounds = [
+                interval(moments, ALPHA) for moments in _moments(values[:, :look])
+            ]
             low, high = np.array(bounds).T
             within |= (high <= true) & (look >= MIN_PASSAGES)
             beyond |= low > true
         n_within += within.sum()
         n_beyond += beyond.sum()
-        student = 2 * student_quantile(1 - ALPHA / 2, n - 1) * values.std(axis=1, ddof=1) / sqrt(n)
+        student = (
+            2
+            * student_quantile(1 - ALPHA / 2, n - 1)
+            * values.std(axis=1, ddof=1)
+            / sqrt(n)
+        )
         widths.append(np.mean((high - low) / student))
     return [100 * n_within / draws, 100 * n_beyond / draws, np.mean(widths)]
 
@@ -189,7 +201,9 @@ def accuracy_errors(population, looks, draws):
     rng = np.random.default_rng(1)
     shares = [np.mean(population.flips == flip) for flip in (1, -1, 0)]
     true = population.flips.mean()
-    steps = [rng.multinomial(size, shares, draws)[:, :2] for size in np.diff([0, *looks])]
+    steps = [
+        rng.multinomial(size, shares, draws)[:, :2] for size in np.diff([0, *looks])
+    ]
     anytime = len(looks) > 1
     n = looks[-1]
     called = Counter()
@@ -281,7 +295,9 @@ def print_power(population, arguments):
             for _ in range(draws):
                 drawn = rng.integers(0, len(nats), n)
                 (moments,) = _moments(nats[np.newaxis, drawn])
-                models.append([_losses(moments, population.flips[drawn], population.right[drawn])])
+                models.append(
+                    [_losses(moments, population.flips[drawn], population.right[drawn])]
+                )
             within, beyond = _percents(models)
             print(f"{within:>6.0f}{beyond:>4.0f}", end="")
         print()
@@ -291,7 +307,9 @@ def _percents(draws):
     """Percent of the draws in which word perplexity of any model is called within, and beyond."""
     called = Counter()
     for models in draws:
-        called.update({model.perplexity.verdict for model in judge_all(models, Tolerance())})
+        called.update(
+            {model.perplexity.verdict for model in judge_all(models, Tolerance())}
+        )
     return [100 * called[verdict] / len(draws) for verdict in ("within", "beyond")]
 
 
@@ -304,7 +322,13 @@ def _moments(values):
         values.max(axis=1),
     ]
     return [
-        Moments(n=values.shape[1], mean=mean, deviation=deviation, lowest=lowest, highest=highest)
+        Moments(
+            n=values.shape[1],
+            mean=mean,
+            deviation=deviation,
+            lowest=lowest,
+            highest=highest,
+        )
         for mean, deviation, lowest, highest in np.column_stack(columns).tolist()
     ]
 

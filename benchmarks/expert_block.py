@@ -80,7 +80,10 @@ def main():
         __doc__,
         model=("qwen3-30b-a3b", f"one of {', '.join(_CONFIGS)}"),
         tokens=(16384, "read; 0: as many as a refit of all experts needs"),
-        experts=(0, "of the block that is timed, chosen in the same proportion; 0: all"),
+        experts=(
+            0,
+            "of the block that is timed, chosen in the same proportion; 0: all",
+        ),
         methods=("reap,experts", "run at a half"),
         dtype=("bfloat16", "of the weights"),
     ).parse_args()
@@ -144,7 +147,13 @@ def _timed(model, name, n_samples):
         texts.append(tokenizer.decode(ids))
     start = time.monotonic()
     sparsedash.prune(
-        model, tokenizer, texts, method=name, share=0.5, n_samples=n_samples, length=_LENGTH
+        model,
+        tokenizer,
+        texts,
+        method=name,
+        share=0.5,
+        n_samples=n_samples,
+        length=_LENGTH,
     )
     return time.monotonic() - start
 

@@ -53,7 +53,10 @@ def main():
     """Train, prune, and print a row a method."""
     arguments = parser_of(
         __doc__,
-        text=("builtin:mixed", "corpora, with commas between; a tenth of each is held out"),
+        text=(
+            "builtin:mixed",
+            "corpora, with commas between; a tenth of each is held out",
+        ),
         kind=("qwen3_moe", f"of mixture: {', '.join(_KINDS)}"),
         minutes=(14.0, "of training"),
         top=(4, "experts chosen for a token"),
@@ -76,7 +79,9 @@ def main():
         f"{arguments.kind}, top {arguments.top} of 16, {n_parameters:,} parameters, {n_steps} steps; held out: "
         f"{len(windows)} passages of {_LENGTH} tokens, {nats:.2f} nats a token"
     )
-    print("KL from dense in thousandths of a nat, by seed; ratio to REAP's, 95 % interval")
+    print(
+        "KL from dense in thousandths of a nat, by seed; ratio to REAP's, 95 % interval"
+    )
     for share in map(int, arguments.shares.split(",")):
         _print_share(arguments, model, tokenizer, training, windows, dense, share)
 
@@ -87,8 +92,12 @@ def _print_share(arguments, model, tokenizer, training, windows, dense, share):
     for name in arguments.methods.split(","):
         losses[name] = []
         for seed in range(arguments.seeds):
-            texts = Random(seed).sample(training, min(len(training), 4 * arguments.samples))
-            sparse = _pruned(model, tokenizer, texts, name, share, arguments.samples, seed)
+            texts = Random(seed).sample(
+                training, min(len(training), 4 * arguments.samples)
+            )
+            sparse = _pruned(
+                model, tokenizer, texts, name, share, arguments.samples, seed
+            )
             log_probabilities = _log_probabilities(sparse, windows)
             losses[name].append(_divergences(dense, log_probabilities))
     print(f"{share} %")
@@ -136,8 +145,12 @@ def _windows(tokenizer, texts):
 
 def _model(kind, top):
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **_SIZES, **_KINDS[kind], num_experts_per_tok=top)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    config = AutoConfig.for_model(
+        kind, **_SIZES, **_KINDS[kind], num_experts_per_tok=top
+    )
+    return AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, trust_remote_code=False
+    )
 
 
 def _train(model, windows, seconds):
@@ -154,7 +167,9 @@ def _train(model, windows, seconds):
         for group in optimiser.param_groups:
             group["lr"] = _RATE * max(0.02, rate)
         rows = torch.randint(len(windows), (_BATCH,), generator=generator)
-        output = model(input_ids=windows[rows], labels=windows[rows], output_router_logits=True)
+        output = model(
+            input_ids=windows[rows], labels=windows[rows], output_router_logits=True
+        )
         output.loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()

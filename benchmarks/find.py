@@ -44,7 +44,10 @@ def main() -> None:
             flush=True,
         )
     for settings, result in searches:
-        print(_compared(settings, result, 10 * arguments.most, store, model_cache), flush=True)
+        print(
+            _compared(settings, result, 10 * arguments.most, store, model_cache),
+            flush=True,
+        )
 
 
 def _compared(settings, result, most, store, model_cache):
@@ -56,7 +59,9 @@ def _compared(settings, result, most, store, model_cache):
     losses = [record_losses(dense, store.get(Record, key)) for key in run.sparse]
     verdicts = judge_all(losses, settings.tolerance)
     within = [
-        step for step, model in zip(nearest, verdicts, strict=True) if model.verdict == "within"
+        step
+        for step, model in zip(nearest, verdicts, strict=True)
+        if model.verdict == "within"
     ]
     swept = max(within, default=None)
     apart = abs(_n_up_to(steps, swept) - _n_up_to(steps, result.answer))
@@ -85,7 +90,9 @@ def _settings(arguments, seed):
         method=method_named(arguments.method),
         calibration=calibration_settings(arguments),
         evaluation=EvaluationSettings(
-            corpus=arguments.evaluation, n_passages=arguments.passages, shuffle_seed=seed
+            corpus=arguments.evaluation,
+            n_passages=arguments.passages,
+            shuffle_seed=seed,
         ),
         tolerance=Tolerance(ratio=arguments.within, points=arguments.within_points),
     )

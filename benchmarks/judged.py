@@ -36,7 +36,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--draws", type=int, default=4_000)
     draws = parser.parse_args().draws
-    print(f"{draws:,} draws each, limit {100 * LIMIT:g} points, wanted: at most 5.5 % wrong")
+    print(
+        f"{draws:,} draws each, limit {100 * LIMIT:g} points, wanted: at most 5.5 % wrong"
+    )
     print(
         f"{'questions':<20}{'true loss':>10}{'within':>9}{'beyond':>9}{'wrong within':>14}{'wrong beyond':>14}"
     )
@@ -62,7 +64,9 @@ def draw_verdicts(draws, n_clusters, size, loss):
     for _ in range(draws):
         shares = np.full(n_clusters, broke_share)
         if size > 1:
-            shares = rng.beta(broke_share * SPREAD, (1 - broke_share) * SPREAD, n_clusters)
+            shares = rng.beta(
+                broke_share * SPREAD, (1 - broke_share) * SPREAD, n_clusters
+            )
         rolls = rng.random(n)
         broke = rolls < np.repeat(shares, size)
         fixed = rolls > 1 - FIXED
@@ -79,7 +83,9 @@ def prebuilt_questions(n, size):
         about = {"doc_hash": f"{i}", "prompt_hash": "p", "target_hash": "t"}
         cluster = f"passage {i // size}" if size > 1 else ""
         both = [
-            AnsweredQuestion(**about, context="", target="", right=right, cluster=cluster)
+            AnsweredQuestion(
+                **about, context="", target="", right=right, cluster=cluster
+            )
             for right in (False, True)
         ]
         questions.append(both)
@@ -94,7 +100,9 @@ def drawn_pair(questions, broke, fixed):
     ):
         dense = wrong if is_fixed else right
         pairs.append((dense, wrong if is_broke else right))
-    dense_set = QuestionSet(model="", task="drawn", measure="acc", questions=(pairs[0][0],))
+    dense_set = QuestionSet(
+        model="", task="drawn", measure="acc", questions=(pairs[0][0],)
+    )
     return TaskPair(
         dense=dense_set,
         other=dense_set,

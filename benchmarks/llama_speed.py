@@ -48,7 +48,9 @@ def _print_speeds(copies, arguments):
     for number in range(arguments.passes):
         print(f"pass {number + 1} of {arguments.passes}", flush=True)
         for file in files:
-            for phase, medians in _phase_medians(first, file, number, arguments).items():
+            for phase, medians in _phase_medians(
+                first, file, number, arguments
+            ).items():
                 times[file, phase].append(medians)
     n_tokens = {"decode": arguments.tokens, "prefill": arguments.prompt}
     print(
@@ -85,7 +87,9 @@ def _phase_medians(first, file, seed, arguments):
         "1",
     ]
     medians = {}
-    with talking_to(llama_timer.__file__, words, failed="llama.cpp could not be timed") as ask:
+    with talking_to(
+        llama_timer.__file__, words, failed="llama.cpp could not be timed"
+    ) as ask:
         for phase in PHASES:
             request = f"{phase} 1 {arguments.prompt} {arguments.tokens}"
             times = timed_rounds(_sample(ask, request), replace(ROUNDS, seed=seed))
@@ -98,7 +102,9 @@ def _sample(ask, request):
 
 
 def _arguments():
-    parser = parser_of(__doc__, passes=12, prompt=128, tokens=32, threads=torch.get_num_threads())
+    parser = parser_of(
+        __doc__, passes=12, prompt=128, tokens=32, threads=torch.get_num_threads()
+    )
     parser.add_argument("files", type=Path, nargs="+")
     return parser.parse_args()
 

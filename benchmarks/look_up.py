@@ -37,7 +37,10 @@ def main():
     arguments = parser_of(
         __doc__,
         types=(TYPES, "of transformers, with commas between"),
-        published=(PUBLISHED, "configs that ship with this project, with commas between"),
+        published=(
+            PUBLISHED,
+            "configs that ship with this project, with commas between",
+        ),
     ).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
@@ -64,8 +67,15 @@ def _report(name, file):
     _, _, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     shape = answer.get("shape")
-    outcome = f"{shape['n_parameters'] / 1e9:8.1f}B" if shape else answer.get("problem", "ended")
-    print(f"{name:20} {seconds:5.1f} s {usage.ru_maxrss / _MB:6.0f} MB  {outcome}", flush=True)
+    outcome = (
+        f"{shape['n_parameters'] / 1e9:8.1f}B"
+        if shape
+        else answer.get("problem", "ended")
+    )
+    print(
+        f"{name:20} {seconds:5.1f} s {usage.ru_maxrss / _MB:6.0f} MB  {outcome}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -80,6 +80,11 @@ def calibrate(loaded, sequences, token_weights="equal", on_step=ignore_steps):
     """Read the sequences as calibration does; its statistics are dropped."""
     watched = [[mlp.out] for mlp in loaded.mlps]
     walk = statistics_walk(
-        loaded, lambda: sequences, watched, lambda *_: None, on_step, token_weights=token_weights
+        loaded,
+        lambda: sequences,
+        watched,
+        lambda *_: None,
+        on_step,
+        token_weights=token_weights,
     )
     walk.reach(len(loaded.blocks) - 1)

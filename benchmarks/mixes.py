@@ -49,7 +49,9 @@ def main():
                 with _mixed_sources(_sources(name)):
                     dense_answers = _print_losses(arguments, store, text, name)
         if arguments.tasks:
-            settings = run_settings(arguments, [method_named(arguments.method)], calibration=SELF)
+            settings = run_settings(
+                arguments, [method_named(arguments.method)], calibration=SELF
+            )
             loaded = RunContext(settings, store, ignore_steps, ModelCache()).loaded
             _print_overlaps(loaded, dense_answers)
         store.close()
@@ -89,10 +91,14 @@ def _sources(name):
 
 def _print_losses(arguments, store, text, name):
     """Print what the mix costs. Returns by task what the dense model answered."""
-    method = replace(method_named(arguments.method), mix=0.0 if name == NONE else arguments.share)
+    method = replace(
+        method_named(arguments.method), mix=0.0 if name == NONE else arguments.share
+    )
     settings = run_settings(arguments, [method], calibration=text)
     tasks = (*BUILTIN_TASKS, *arguments.tasks)
-    evaluation = replace(settings.evaluation, tasks=tasks, task_limit=arguments.task_limit)
+    evaluation = replace(
+        settings.evaluation, tasks=tasks, task_limit=arguments.task_limit
+    )
     settings = replace(settings, evaluation=evaluation)
     # Before the run, which deletes the blocks that were made for it.
     divergences = next_token_divergences(settings, store, arguments)
@@ -128,7 +134,9 @@ def _print_overlaps(loaded, questions_by_task):
         n_shared = 0
         for question in questions:
             choices = [choice.text for choice in question.choices]
-            texts = [question.context + choice for choice in choices or [question.target]]
+            texts = [
+                question.context + choice for choice in choices or [question.target]
+            ]
             n_shared += any(_tokens_in_a_row(loaded, text) & in_mix for text in texts)
         print(f"  {task:28}   {n_shared:,} of {len(questions):,}")
 
@@ -145,7 +153,10 @@ def _print_mean(title, values):
 
 
 def _print_points(task, dense, sparse):
-    lost = [100 * (before.right - after.right) for before, after in zip(dense, sparse, strict=True)]
+    lost = [
+        100 * (before.right - after.right)
+        for before, after in zip(dense, sparse, strict=True)
+    ]
     low, high = mean_interval(moments(lost), ALPHA)
     halves = defaultdict(list)
     parts = defaultdict(list)
@@ -155,9 +166,13 @@ def _print_points(task, dense, sparse):
         parts[question.fields.get("part", "")].append(points)
     known = 100 * fmean(question.right for question in dense)
     words = f"{fmean(lost):.1f} ({low:.1f} to {high:.1f}) of {known:.0f} %"
-    words += "; halves " + " and ".join(f"{fmean(half):.1f}" for half in halves.values())
+    words += "; halves " + " and ".join(
+        f"{fmean(half):.1f}" for half in halves.values()
+    )
     if len(parts) > 1:
-        words += "; " + ", ".join(f"{part} {fmean(points):.1f}" for part, points in parts.items())
+        words += "; " + ", ".join(
+            f"{part} {fmean(points):.1f}" for part, points in parts.items()
+        )
     print(f"  {task:28}   {words}")
 
 
@@ -171,7 +186,10 @@ def _arguments():
         sparsity="10,20",
     )
     parser.add_argument(
-        "--tasks", action="append", default=[], help="beside the built-in ones, may be repeated"
+        "--tasks",
+        action="append",
+        default=[],
+        help="beside the built-in ones, may be repeated",
     )
     parser.set_defaults(dtype="bfloat16")
     return parser.parse_args()

@@ -50,7 +50,10 @@ def main():
     arguments = parser_of(
         __doc__,
         types=(",".join(TYPES), "of transformers, with commas between"),
-        methods=("best,layers,experts,expert-channels", "run at a quarter; empty for none"),
+        methods=(
+            "best,layers,experts,expert-channels",
+            "run at a quarter; empty for none",
+        ),
         write=("", "a file of docs/ whose table is written anew"),
     ).parse_args()
     logging.set_verbosity_error()
@@ -71,7 +74,9 @@ def main():
     print(", ".join(f"{name} {count}" for name, count in counts.items()))
     if arguments.write:
         write_table(
-            arguments.write, dict(zip(arguments.types.split(","), rows, strict=True)), counts
+            arguments.write,
+            dict(zip(arguments.types.split(","), rows, strict=True)),
+            counts,
         )
 
 
@@ -121,9 +126,12 @@ def tiny_of(kind):
 def require_pruned(model, method):
     """Raise NotProvenError unless a quarter can be removed, saved and loaded with equal logits."""
     texts = [
-        "The lamp and the boat and the letter went home, and the dog ran after them. " * 4
+        "The lamp and the boat and the letter went home, and the dog ran after them. "
+        * 4
     ] * 60
-    options = {"width_multiple": 8} if method_named(method).uses("width_multiple") else {}
+    options = (
+        {"width_multiple": 8} if method_named(method).uses("width_multiple") else {}
+    )
     pruned = sparsedash.prune(
         model,
         tiny_tokenizer(),
@@ -143,10 +151,15 @@ def require_pruned(model, method):
         with tempfile.TemporaryDirectory() as folder:
             pruned.model.save_pretrained(folder)
             loaded = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
             )
         again = loaded.eval()(input_ids=ids, use_cache=False).logits
-    if float((logits - again).abs().max()) > _TOLERANCE * max(1.0, float(logits.abs().max())):
+    if float((logits - again).abs().max()) > _TOLERANCE * max(
+        1.0, float(logits.abs().max())
+    ):
         raise NotProvenError("saved and loaded it answers otherwise")
 
 
@@ -159,9 +172,14 @@ def write_table(file, rows, counts):
             cells = [row.get(name, "").replace("|", "/") for name in names]
             lines.append(f"| `{kind}` | {' | '.join(cells)} |")
     total = ", ".join(f"{name} {counts[name]}" for name in counts)
-    lines += ["", f"Of {counts['causal']} causal types that a tiny model can be made of: {total}."]
+    lines += [
+        "",
+        f"Of {counts['causal']} causal types that a tiny model can be made of: {total}.",
+    ]
     document = Path(file)
-    before, mark, rest = document.read_text(encoding="utf-8").partition("<!-- types -->\n")
+    before, mark, rest = document.read_text(encoding="utf-8").partition(
+        "<!-- types -->\n"
+    )
     _, end, after = rest.partition("<!-- end -->\n")
     table = "\n".join(lines)
     document.write_text(f"{before}{mark}{table}\n{end}{after}", encoding="utf-8")

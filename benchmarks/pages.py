@@ -83,15 +83,17 @@ PAGES = ("?run=example", "prune", "compare?run=example", "settings", "models", "
 
 def fill(store: Store, n_methods: int, n_passages: int) -> None:
     """Put dense and 3 * n_methods sparse records over so many passages into the store."""
-    methods = [method.settings for method in METHODS if method.settings.pattern == "channelx1"][
-        :n_methods
-    ]
+    methods = [
+        method.settings for method in METHODS if method.settings.pattern == "channelx1"
+    ][:n_methods]
     settings = replace(specimens.SETTINGS, methods=tuple(methods))
     dense = specimens.verdicts(n_passages)
     records = [replace(specimens.record(dense), key="dense")]
     for i, spec in enumerate(settings.points):
         harm = round(spec.permille * (0.5 + 0.15 * methods.index(spec.method)))
-        sparse = specimens.record(specimens.harmed(dense, harm), spec.permille, spec.method, seed=i)
+        sparse = specimens.record(
+            specimens.harmed(dense, harm), spec.permille, spec.method, seed=i
+        )
         records.append(replace(sparse, key=f"{i}-{spec.permille}"))
     _put_run(store, settings, records)
     _put(store, specimens.passages(n_passages))
@@ -108,11 +110,21 @@ def fill_runs(store: Store, n_runs: int) -> None:
     logs = store.folder / "logs"
     logs.mkdir(exist_ok=True)
     for i in range(n_runs):
-        settings = replace(specimens.SETTINGS, sparsities_permille=(50 + i, 150 + i, 250 + i))
-        records = [replace(specimens.record(dense), key="dense-132", passages_key="passages-132")]
+        settings = replace(
+            specimens.SETTINGS, sparsities_permille=(50 + i, 150 + i, 250 + i)
+        )
+        records = [
+            replace(
+                specimens.record(dense), key="dense-132", passages_key="passages-132"
+            )
+        ]
         for permille in settings.sparsities_permille:
-            sparse = specimens.record(specimens.harmed(dense, permille), permille, seed=i)
-            records.append(replace(sparse, key=f"run-{i}-{permille}", passages_key="passages-132"))
+            sparse = specimens.record(
+                specimens.harmed(dense, permille), permille, seed=i
+            )
+            records.append(
+                replace(sparse, key=f"run-{i}-{permille}", passages_key="passages-132")
+            )
         _put_run(store, settings, records, started_at=1.7e9 + i)
         identity = f"sha256:{i % 10:064d}"
         for block in range(N_BLOCKS):
@@ -130,7 +142,9 @@ def fill_tasks(store: Store, n_questions: int) -> str:
     address = "runs?together=tasks"
     for i in range(3):
         rng = random.Random(i)
-        settings = replace(specimens.SETTINGS, model=f"owner/{i}", sparsities_permille=(200,))
+        settings = replace(
+            specimens.SETTINGS, model=f"owner/{i}", sparsities_permille=(200,)
+        )
         _, models = specimens.run(settings)
         records = [
             replace(record, key=f"tasks-{i}-{record.key}", model=settings.model)
@@ -175,7 +189,9 @@ class Walk:
         self._process = psutil.Process(server.process.pid)
         self._n_reruns = n_reruns
 
-    def print_times(self, title: str, milliseconds: Callable[[], float], n: int = 0) -> None:
+    def print_times(
+        self, title: str, milliseconds: Callable[[], float], n: int = 0
+    ) -> None:
         """Print the median and the slowest of n measurements, and the server's processor time for
         each.
         """
@@ -285,12 +301,21 @@ def walk_runs(walk: Walk) -> None:
     begun = time.monotonic()
     walk.page.goto("/runs")
     walk.page.wait_for_selector(".sd-run-factor")
-    walk.page.get_by_text("read for the first time").wait_for(state="hidden", timeout=600_000)
-    print(f"runs, until all answers were read: {time.monotonic() - begun:.1f} s", flush=True)
+    walk.page.get_by_text("read for the first time").wait_for(
+        state="hidden", timeout=600_000
+    )
+    print(
+        f"runs, until all answers were read: {time.monotonic() - begun:.1f} s",
+        flush=True,
+    )
     walk.print_reruns("runs")
-    walk.print_times("prune?view=published, opened anew", lambda: walk.open("prune?view=published"))
+    walk.print_times(
+        "prune?view=published, opened anew", lambda: walk.open("prune?view=published")
+    )
     walk.print_times("settings, opened anew", lambda: walk.open("settings"))
-    walk.print_times("settings, by the menu (server: with the page before it)", walk.by_menu)
+    walk.print_times(
+        "settings, by the menu (server: with the page before it)", walk.by_menu
+    )
     walk.print_reruns("settings")
 
 
@@ -302,7 +327,9 @@ def walk_passages(walk: Walk, n_steps: int) -> None:
     every = min(EVERY, n_steps)
     walk.print_memory(0)
     for done in range(every, n_steps + 1, every):
-        walk.print_times(f"compare, steps to {done}", lambda: walk.step(next(keys)), n=every)
+        walk.print_times(
+            f"compare, steps to {done}", lambda: walk.step(next(keys)), n=every
+        )
         walk.print_memory(done)
 
 

@@ -58,7 +58,9 @@ def main():
         store = Store(Path(arguments.keep or folder))
         for text in arguments.calibration or [SELF]:
             for model in arguments.model or [BUILTIN_MODEL]:
-                settings = run_settings(arguments, methods, model=model, calibration=text)
+                settings = run_settings(
+                    arguments, methods, model=model, calibration=text
+                )
                 settings = replace(settings, heal_steps=heal_steps)
                 # Before the run, which deletes the blocks that were made for it.
                 divergences = next_token_divergences(settings, store, arguments)
@@ -84,7 +86,9 @@ def _losses(settings, store):
         name = spec_name(spec)
         losses[spec.permille][name] = nats_lost(dense, sparse)
         names = f"{Path(settings.model).name}, {Path(settings.calibration.corpus).name}"
-        print(f"{names}, {spec.permille / 10:g} %, {name}: {sparse.last_word.right} right")
+        print(
+            f"{names}, {spec.permille / 10:g} %, {name}: {sparse.last_word.right} right"
+        )
     return losses
 
 
@@ -142,7 +146,9 @@ def _tokens(context, reference, n_tokens):
             break
     n_pieces = min(n_tokens, len(ids)) // _PIECE
     if not n_pieces:
-        raise SystemExit(f"{reference} and --tokens must give at least {_PIECE} tokens.")
+        raise SystemExit(
+            f"{reference} and --tokens must give at least {_PIECE} tokens."
+        )
     together = max(1, _LOGITS // _PIECE // context.shape.vocabulary)
     front, _ = context.loaded.prefix_and_ids("")
     pieces = context.loaded.windows(ids[: n_pieces * _PIECE], len(front) + _PIECE)
@@ -159,8 +165,14 @@ def _print_case(case, losses_by_method, unit):
     n_values = len(next(iter(losses_by_method.values())))
     print(f"\n{case}, {n_values:,} {unit}")
     published = losses_by_method.get(PUBLISHED)
-    for method, losses in sorted(losses_by_method.items(), key=lambda item: fmean(item[1])):
-        share = f"{fmean(losses) / fmean(published):8.2f} of the published" if published else ""
+    for method, losses in sorted(
+        losses_by_method.items(), key=lambda item: fmean(item[1])
+    ):
+        share = (
+            f"{fmean(losses) / fmean(published):8.2f} of the published"
+            if published
+            else ""
+        )
         print(f"  {method:28}   {mean_words(losses)}{share}")
 
 
@@ -170,14 +182,20 @@ def _print_scores(losses):
         least = min(map(fmean, losses_by_method.values()))
         for method, nats in losses_by_method.items():
             excess[method].append(fmean(nats) - least)
-    scores = {method: (max(values) + fmean(values)) / 2 for method, values in excess.items()}
+    scores = {
+        method: (max(values) + fmean(values)) / 2 for method, values in excess.items()
+    }
     winner, *others = sorted(scores, key=scores.__getitem__)
     print(
         f"\n{'method':28}{'score':>8}{'worst':>8}{'mean':>8}   where the winner does worst against it"
     )
     for method in (winner, *others):
         row = f"{method:28}{scores[method]:8.3f}{max(excess[method]):8.3f}{fmean(excess[method]):8.3f}"
-        print(row if method == winner else f"{row}   {_worst_words(winner, method, losses)}")
+        print(
+            row
+            if method == winner
+            else f"{row}   {_worst_words(winner, method, losses)}"
+        )
 
 
 def _worst_words(winner, method, losses):
@@ -202,7 +220,10 @@ def _methods(arguments):
 def _arguments():
     parser = texts_parser(
         __doc__,
-        methods=(str, "names with commas between; all that remove channels where not given"),
+        methods=(
+            str,
+            "names with commas between; all that remove channels where not given",
+        ),
         heal_steps=(str, "numbers with commas between"),
     )
     parser.add_argument("--model", action="append", help="may be repeated")

@@ -73,30 +73,49 @@ def main():
 
 
 def _print_race(arguments, title, folder):
-    text = _written(_measured(arguments, SELF, SELF, folder), folder) if title == SELF else title
-    methods = [method.name for method in METHODS if method.settings.pattern == "channelx1"]
+    text = (
+        _written(_measured(arguments, SELF, SELF, folder), folder)
+        if title == SELF
+        else title
+    )
+    methods = [
+        method.name for method in METHODS if method.settings.pattern == "channelx1"
+    ]
     if arguments.methods:
         methods = arguments.methods.split(",")
     dense = _measured(arguments, DENSE, text, folder)
     dense_answers = dense["answers"][DENSE]
     times = dense["calibration_seconds"] / dense["seconds"]
     print(f"\ncalibrated on {dense['n_tokens']:,} tokens of {title}")
-    print(f"bare forward pass {dense['seconds']:.0f} s, calibration alone {times:.2f} times that")
-    print(f"dense loses {-fmean(dense_answers):.3f} nats a word, {len(dense_answers):,} passages\n")
-    percents = [f"{permille / 10:g} %" for permille in parse_percents(arguments.sparsity)]
+    print(
+        f"bare forward pass {dense['seconds']:.0f} s, calibration alone {times:.2f} times that"
+    )
+    print(
+        f"dense loses {-fmean(dense_answers):.3f} nats a word, {len(dense_answers):,} passages\n"
+    )
+    percents = [
+        f"{permille / 10:g} %" for permille in parse_percents(arguments.sparsity)
+    ]
     _print_row("method", percents, "s", "next s", "peak GB")
     published = {}
     for method in dict.fromkeys([PUBLISHED, *methods]):
         figures = _measured(arguments, method, text, folder)
         cells = []
         for permille, answers in figures["answers"].items():
-            losses = [before - after for before, after in zip(dense_answers, answers, strict=True)]
+            losses = [
+                before - after
+                for before, after in zip(dense_answers, answers, strict=True)
+            ]
             share = fmean(losses) / published.setdefault(permille, fmean(losses))
             half = 1.96 * stdev(losses) / math.sqrt(len(losses))
             cells.append(f"{fmean(losses):.3f} ±{half:.3f} ({share:.2f})")
         peak = f"{figures['peak_bytes'] / 1e9:.2f}"
         _print_row(
-            method, cells, f"{figures['seconds']:.0f}", f"{figures['next_seconds']:.0f}", peak
+            method,
+            cells,
+            f"{figures['seconds']:.0f}",
+            f"{figures['next_seconds']:.0f}",
+            peak,
         )
 
 
@@ -117,10 +136,20 @@ def _measured(arguments, name, text, folder):
     options = {option: getattr(arguments, option) for option in _OPTIONS}
     file = folder / f"{digest([name, text, options])[:12]}.json"
     if not file.exists():
-        words = [*sys.argv[1:], "--model", arguments.model, "--child", name, "--text", text]
+        words = [
+            *sys.argv[1:],
+            "--model",
+            arguments.model,
+            "--child",
+            name,
+            "--text",
+            text,
+        ]
         file.write_text(
             json.dumps(
-                answer_of("benchmarks.pruning", *words, "--folder", str(file.with_suffix("")))
+                answer_of(
+                    "benchmarks.pruning", *words, "--folder", str(file.with_suffix(""))
+                )
             )
         )
     return json.loads(file.read_text())
@@ -138,7 +167,9 @@ def _child(arguments):
     settings = run_settings(arguments, methods, calibration=arguments.text)
     calibration = replace(settings.calibration, token_weights=arguments.token_weights)
     settings = replace(settings, calibration=calibration)
-    run = RunContext(settings, Store(Path(arguments.folder)), ignore_steps, ModelCache())
+    run = RunContext(
+        settings, Store(Path(arguments.folder)), ignore_steps, ModelCache()
+    )
     # Read now, in no method's time.
     sequences = run.calibration_texts.sequences()
     if arguments.child == SELF:
@@ -160,7 +191,9 @@ def _child(arguments):
     answers = {}
     for number, point in enumerate(points):
         model = prepare_model(run, point, number)
-        answers[point.permille] = _log_likelihoods(sparse_record(run, TaskAnswers(run), model))
+        answers[point.permille] = _log_likelihoods(
+            sparse_record(run, TaskAnswers(run), model)
+        )
     return {
         "seconds": seconds,
         "next_seconds": fmean(others) if others else 0.0,
@@ -172,7 +205,9 @@ def _child(arguments):
 @torch.inference_mode()
 def _bare_forward(loaded, sequences):
     for _, batch in batches_by_length(sequences, 4096, 0, loaded.model.device):
-        loaded.model.base_model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+        loaded.model.base_model(
+            input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
+        )
 
 
 def _seconds(function, *arguments):
@@ -195,8 +230,12 @@ def _arguments():
         folder=(str, argparse.SUPPRESS),
         passages=1000,
     )
-    parser.add_argument("--calibration", action="append", help="text reference, may be repeated")
-    parser.add_argument("--token-weights", default="equal", choices=get_args(TokenWeights))
+    parser.add_argument(
+        "--calibration", action="append", help="text reference, may be repeated"
+    )
+    parser.add_argument(
+        "--token-weights", default="equal", choices=get_args(TokenWeights)
+    )
     parser.set_defaults(packing="packed")
     return parser.parse_args()
 

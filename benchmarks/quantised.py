@@ -31,9 +31,13 @@ def main() -> None:
     arguments = _arguments()
     if problem := llama_cpp_problem(arguments.model):
         raise SystemExit(problem)
-    loaded = load_model(locate_model(arguments.model, Store(arguments.data_dir)), "float32")
+    loaded = load_model(
+        locate_model(arguments.model, Store(arguments.data_dir)), "float32"
+    )
     passages = chosen_passages(arguments)
-    questions = questions_of(loaded, list(zip(passages.contexts, passages.targets, strict=True)))
+    questions = questions_of(
+        loaded, list(zip(passages.contexts, passages.targets, strict=True))
+    )
     longest = max(len(question["ids"]) for question in questions)
     dense = PrunedChannels.dense(loaded)
     dense_file = gguf_file(arguments.model)
@@ -46,7 +50,12 @@ def main() -> None:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "quantised.gguf"
             written = write_quantised(
-                file, dense_file, dense, kind, is_base=True, require_room=lambda n_bytes: None
+                file,
+                dense_file,
+                dense,
+                kind,
+                is_base=True,
+                require_room=lambda n_bytes: None,
             )
             weights = read_back(file, dense_file, dense, kind)
             with dense.with_weights(weights.blocks, weights.others).applied():

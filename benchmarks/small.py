@@ -67,7 +67,9 @@ def command(name: str, model: Path, folder: Path) -> list[str]:
     """The command of this benchmark on the model. folder: its data folder, where it takes one."""
     if "{gguf}" in OPTIONS[name]:
         write_tiny_gguf(folder.with_suffix(".gguf"))
-    options = OPTIONS[name].format(model=model, folder=folder, gguf=folder.with_suffix(".gguf"))
+    options = OPTIONS[name].format(
+        model=model, folder=folder, gguf=folder.with_suffix(".gguf")
+    )
     return [sys.executable, "-m", f"benchmarks.{name}", *options.split()]
 
 

@@ -32,7 +32,11 @@ from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.models.decoder_blocks import batches_by_length
 from sparsedash.engine.models.loading import load_model
 from sparsedash.engine.models.locating import locate_model
-from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, keep_fp32_copies, uses_fp32_matmul
+from sparsedash.engine.models.matmul import (
+    bf16_matmul_in_fp32,
+    keep_fp32_copies,
+    uses_fp32_matmul,
+)
 from sparsedash.engine.texts.corpora import story_openings
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.schema.progress import ignore_steps
@@ -68,7 +72,9 @@ class _Table:
         pairs = list(zip(passages.contexts, passages.targets, strict=True))
         with self._products():
             # A warm-up.
-            evaluate.evaluate_alone(loaded, chosen_passages(self._arguments, 8), ignore_steps)
+            evaluate.evaluate_alone(
+                loaded, chosen_passages(self._arguments, 8), ignore_steps
+            )
             read = [question["ids"][:-1] for question in questions_of(loaded, pairs)]
             forward = self._forward(read, evaluate.BATCH_TOKENS)
         print(f"{loaded.dtype:9} {'matrix rate':22} {forward.rate / 1e9:9.1f} GFLOP/s")
@@ -76,7 +82,9 @@ class _Table:
 
         with self._products():
             evaluation = self._pace()
-            result = evaluate.evaluate_alone(loaded, passages, lambda _: evaluation.piece(PIECE_S))
+            result = evaluate.evaluate_alone(
+                loaded, passages, lambda _: evaluation.piece(PIECE_S)
+            )
             evaluation.piece()
         self._print_share("evaluation", evaluation, result.n_tokens, per_token)
 
@@ -97,7 +105,9 @@ class _Table:
             ratio = f"{writing.seconds / slowed.seconds:6.1%} of the speed before"
             self._print("own text, core taken", slowed, n_written, ratio)
 
-        sequences = [loaded.tokenizer(text).input_ids[: self._arguments.length] for text in texts]
+        sequences = [
+            loaded.tokenizer(text).input_ids[: self._arguments.length] for text in texts
+        ]
         with self._products():
             forward = self._forward(sequences, BATCH_TOKENS)
             calibration = self._pace()
@@ -121,7 +131,11 @@ class _Table:
         )
 
     def _pace(self):
-        dtype = torch.float32 if uses_fp32_matmul(self._loaded.dtype) else self._loaded.model.dtype
+        dtype = (
+            torch.float32
+            if uses_fp32_matmul(self._loaded.dtype)
+            else self._loaded.model.dtype
+        )
         return Pace(dtype, self._arguments.side)
 
     @contextmanager
@@ -149,10 +163,13 @@ class _Table:
         word.
         """
         harness = HFLM(
-            pretrained=self._loaded.model, tokenizer=self._loaded.tokenizer, batch_size=16
+            pretrained=self._loaded.model,
+            tokenizer=self._loaded.tokenizer,
+            batch_size=16,
         )
         requests = [
-            Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)
+            Instance("loglikelihood", {}, pair, number)
+            for number, pair in enumerate(pairs)
         ]
         pace = self._pace()
         answers = harness.loglikelihood(requests, disable_tqdm=True)
@@ -166,7 +183,9 @@ class _Table:
         )
         with neighbour, self._products():
             pace = self._pace()
-            texts = generate_texts(self._loaded, story_openings(), settings, ignore_steps)
+            texts = generate_texts(
+                self._loaded, story_openings(), settings, ignore_steps
+            )
             pace.piece()
         return pace, texts
 

@@ -121,14 +121,19 @@ def written_model(shape: str, folder: Path) -> Path:
     )
     with torch.device("meta"):
         parameters = dict(
-            AutoModelForCausalLM.from_config(config, trust_remote_code=False).named_parameters()
+            AutoModelForCausalLM.from_config(
+                config, trust_remote_code=False
+            ).named_parameters()
         )
     files = {}
     shard = {}
     last = list(parameters)[-1]
     for name, parameter in parameters.items():
         shard[name] = _random_weight(name, parameter.shape)
-        if name == last or sum(weight.nbytes for weight in shard.values()) >= _SHARD_BYTES:
+        if (
+            name == last
+            or sum(weight.nbytes for weight in shard.values()) >= _SHARD_BYTES
+        ):
             file = f"model-{len(files):05}.safetensors"
             save_file(shard, model / file, metadata={"format": "pt"})
             files |= dict.fromkeys(shard, file)
@@ -146,17 +151,25 @@ def _random_weight(name, shape):
     if len(shape) == 1:
         return torch.full(shape, float("weight" in name), dtype=torch.bfloat16)
     generator = torch.Generator().manual_seed(sum(map(ord, name)))
-    return torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=generator)
+    return torch.empty(shape, dtype=torch.bfloat16).normal_(
+        std=0.02, generator=generator
+    )
 
 
 def _tokenizer():
     tokenizer = ByteLevelBPETokenizer()
-    texts = [*read_texts(BUILTIN_CLOZE, Path()).texts, *read_texts(BUILTIN_TEXT, Path()).texts]
+    texts = [
+        *read_texts(BUILTIN_CLOZE, Path()).texts,
+        *read_texts(BUILTIN_TEXT, Path()).texts,
+    ]
     tokenizer.train_from_iterator(
         texts, 8000, min_frequency=0, special_tokens=["<s>"], show_progress=False
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer._tokenizer, bos_token="<s>", eos_token="<s>", pad_token="<s>"
+        tokenizer_object=tokenizer._tokenizer,
+        bos_token="<s>",
+        eos_token="<s>",
+        pad_token="<s>",
     )
 
 
@@ -177,7 +190,9 @@ class Peaks:
 
     def measure(self) -> None:
         """Record the peak of the present stage."""
-        self.bytes[self._stage] = max(self.bytes.get(self._stage, 0), peak_memory_bytes())
+        self.bytes[self._stage] = max(
+            self.bytes.get(self._stage, 0), peak_memory_bytes()
+        )
         forget_peak_memory()
 
 
@@ -195,7 +210,10 @@ def run_one_way(arguments: argparse.Namespace) -> dict:
             # An export asks the machine where weights have room, as `auto` does.
             run_context.memory_bytes = lambda: 0
         settings = ExportSettings(
-            dense=run.dense, sparse=run.sparse[-1], form="uniform", weights=arguments.dtype
+            dense=run.dense,
+            sparse=run.sparse[-1],
+            form="uniform",
+            weights=arguments.dtype,
         )
         begun = time.perf_counter()
         export_model(settings, store, model_cache, peaks, partial(stored_card, store))
@@ -207,13 +225,16 @@ def run_one_way(arguments: argparse.Namespace) -> dict:
     for record in (store.get(Record, run.dense), *sparse):
         answers += [outcome.log_likelihood for outcome in record.outcomes]
         verdicts += [
-            (outcome.last_word_right, outcome.last_token_right) for outcome in record.outcomes
+            (outcome.last_word_right, outcome.last_token_right)
+            for outcome in record.outcomes
         ]
     return {
         "seconds": seconds,
         "peaks": peaks.bytes,
         "speeds": speeds,
-        "shape": known_shape(store, locate_model(run.settings.model, store).identity).plain(),
+        "shape": known_shape(
+            store, locate_model(run.settings.model, store).identity
+        ).plain(),
         "answers": answers,
         "widths": [record.pruned.widths for record in sparse],
         "verdicts": verdicts,
@@ -223,7 +244,9 @@ def run_one_way(arguments: argparse.Namespace) -> dict:
 def print_way(settings: RunSettings, figures: dict, first: dict) -> None:
     """Print one way's figures, relative to the first way's."""
     shape = read_shape(figures["shape"])
-    least = least_memory(shape, settings, streamed=settings.residency == "streamed").n_bytes
+    least = least_memory(
+        shape, settings, streamed=settings.residency == "streamed"
+    ).n_bytes
     peak = max(figures["peaks"].values())
     first_peak = max(first["peaks"].values())
     whole = sum(figures["seconds"].values())
@@ -236,10 +259,14 @@ def print_way(settings: RunSettings, figures: dict, first: dict) -> None:
     parts = run_parts(settings, workload)
     for stage in sorted(figures["seconds"], key=_ORDER.index):
         seconds = figures["seconds"][stage]
-        peak = max(figures["peaks"].get(step, 0) for step in _STEPS.get(stage, (stage,)))
+        peak = max(
+            figures["peaks"].get(step, 0) for step in _STEPS.get(stage, (stage,))
+        )
         estimate = sum(part.seconds for part in parts if part.stage == stage)
         ratio = (
-            f"{seconds / estimate:6.2f} times the {estimate:.1f} s estimated" if estimate else ""
+            f"{seconds / estimate:6.2f} times the {estimate:.1f} s estimated"
+            if estimate
+            else ""
         )
         print(f"  {stage:10}{seconds:9.1f} s {peak / 1e9:6.2f} GB {ratio}")
     pairs = zip(figures["answers"], first["answers"], strict=True)
@@ -274,9 +301,13 @@ def _shuffled_words(arguments):
     if not file.exists():
         rng = random.Random(0)
         words = " ".join(read_texts(BUILTIN_TEXT, Path()).texts).split()
-        texts = [" ".join(rng.choices(words, k=arguments.length)) for _ in range(arguments.samples)]
+        texts = [
+            " ".join(rng.choices(words, k=arguments.length))
+            for _ in range(arguments.samples)
+        ]
         file.write_text(
-            "".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8"
+            "".join(json.dumps({"text": text}) + "\n" for text in texts),
+            encoding="utf-8",
         )
     return file
 

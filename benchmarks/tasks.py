@@ -64,7 +64,9 @@ test_split: test
 
 def main() -> None:
     arguments = _arguments()
-    loaded = load_model(locate_model(arguments.model, Store(arguments.data_dir)), "float32")
+    loaded = load_model(
+        locate_model(arguments.model, Store(arguments.data_dir)), "float32"
+    )
     print(
         f"{arguments.model}, float32; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
     )
@@ -77,10 +79,14 @@ def main() -> None:
         )
         for task in load_tasks(names, arguments.questions, None):
             harness = HFLM(
-                pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=arguments.batch
+                pretrained=loaded.model,
+                tokenizer=loaded.tokenizer,
+                batch_size=arguments.batch,
             )
             _print_comparison(
-                task, [Timed(HarnessModel(answers, 0)), Timed(harness)], arguments.rounds
+                task,
+                [Timed(HarnessModel(answers, 0)), Timed(harness)],
+                arguments.rounds,
             )
 
 
@@ -102,7 +108,9 @@ class Timed:
         """Let the model answer these requests of one kind."""
         clock = time.perf_counter()
         processor = time.process_time()
-        answers = getattr(self._model, requests[0].request_type)(requests, disable_tqdm=True)
+        answers = getattr(self._model, requests[0].request_type)(
+            requests, disable_tqdm=True
+        )
         self.seconds += time.perf_counter() - clock
         self.processor_s += time.process_time() - processor
         for request, answer in zip(requests, answers, strict=True):
@@ -116,7 +124,9 @@ class Timed:
 
 def _print_comparison(task, models, n_rounds):
     """Print the line of one task. models: ours and the harness's."""
-    requests = [request for request in task.task.instances if request.doc_id < task.n_questions]
+    requests = [
+        request for request in task.task.instances if request.doc_id < task.n_questions
+    ]
     size = -(-len(requests) // n_rounds)
     for start in range(0, len(requests), size):
         for model in models:
@@ -124,10 +134,14 @@ def _print_comparison(task, models, n_rounds):
     kind = requests[0].request_type
     apart = 0.0
     if kind != "generate_until":
-        ours, theirs = (map(_log_likelihood, model.answers.values()) for model in models)
+        ours, theirs = (
+            map(_log_likelihood, model.answers.values()) for model in models
+        )
         apart = max(abs(our - their) for our, their in zip(ours, theirs, strict=True))
     ours, theirs = (task.answer_with(model).questions for model in models)
-    n_differ = sum(_answer(our) != _answer(their) for our, their in zip(ours, theirs, strict=True))
+    n_differ = sum(
+        _answer(our) != _answer(their) for our, their in zip(ours, theirs, strict=True)
+    )
     ours, theirs = models
     print(
         f"{task.name:18} {kind:22} {task.n_questions:5} questions, {n_differ} answers differ, log-likelihoods within "
@@ -157,7 +171,9 @@ def _passage_tasks(folder, arguments):
         "".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8"
     )
     for name, task in KINDS.items():
-        (folder / f"{name}.yaml").write_text(f"task: {name}{DATA}{task}", encoding="utf-8")
+        (folder / f"{name}.yaml").write_text(
+            f"task: {name}{DATA}{task}", encoding="utf-8"
+        )
     return [f"file:{folder / name}.yaml" for name in KINDS]
 
 

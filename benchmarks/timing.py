@@ -19,7 +19,11 @@ from benchmarks.arguments import run_parser, run_settings
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.comparison.model_pair import ModelPairCache, ResidentModel
 from sparsedash.engine.comparison.timing import timed_rounds
-from sparsedash.engine.comparison.torch_timing import decode_sample, prefill_sample, time_models
+from sparsedash.engine.comparison.torch_timing import (
+    decode_sample,
+    prefill_sample,
+    time_models,
+)
 from sparsedash.engine.models.loading import LoadedModel, ModelCache, load_model
 from sparsedash.engine.models.locating import locate_model
 from sparsedash.engine.run import pipeline
@@ -46,7 +50,10 @@ def main() -> None:
     for dtype in dtypes:
         for percent in arguments.sparsities.split(","):
             run = run_settings(
-                arguments, [method_named("least-squares")], dtype=dtype, sparsity=percent
+                arguments,
+                [method_named("least-squares")],
+                dtype=dtype,
+                sparsity=percent,
             )
             print_speed_up(run, settings, store)
     if arguments.self_runs:
@@ -59,7 +66,9 @@ def print_speed_up(settings: RunSettings, timing: TimingSettings, store: Store) 
     model_cache = ModelCache()
     run = pipeline.run(settings, store, model_cache=model_cache)
     times = time_models(
-        replace(timing, dense=run.dense, sparse=run.sparse[-1]), store, ModelPairCache(model_cache)
+        replace(timing, dense=run.dense, sparse=run.sparse[-1]),
+        store,
+        ModelPairCache(model_cache),
     )
     (permille,) = settings.sparsities_permille
     print(f"{permille / 10:g} %, {timing_conditions(times)}")
@@ -79,7 +88,9 @@ def _line(phase: TimedPhase) -> str:
 
 
 @torch.inference_mode()
-def print_self_ratios(loaded: LoadedModel, settings: TimingSettings, n_runs: int) -> None:
+def print_self_ratios(
+    loaded: LoadedModel, settings: TimingSettings, n_runs: int
+) -> None:
     """Print how often the interval of the dense model next to a copy of itself holds 1, the true
     ratio.
     """
@@ -94,7 +105,8 @@ def print_self_ratios(loaded: LoadedModel, settings: TimingSettings, n_runs: int
     }
     for phase, sample in samples.items():
         ratios = [
-            timed_rounds(sample, replace(settings, seed=seed)).ratio for seed in range(n_runs)
+            timed_rounds(sample, replace(settings, seed=seed)).ratio
+            for seed in range(n_runs)
         ]
         values = [ratio.value for ratio in ratios]
         n_held = sum(ratio.low <= 1 <= ratio.high for ratio in ratios)
@@ -110,7 +122,10 @@ def _copy(loaded):
     # All at once: weights that modules share stay shared.
     copies = deepcopy([part.weights for part in parts])
     return ResidentModel(
-        [part._replace(weights=weights) for part, weights in zip(parts, copies, strict=True)]
+        [
+            part._replace(weights=weights)
+            for part, weights in zip(parts, copies, strict=True)
+        ]
     )
 
 

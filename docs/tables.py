@@ -34,7 +34,9 @@ def flag_table(command: str) -> str:
         default = _DATA_FOLDER if isinstance(action.default, Path) else action.default
         text = (action.help or "") % {**vars(action), "default": default}
         # The default is the last thing that the help says, in brackets.
-        meaning, usual = re.fullmatch(r"(.*?)(?: \(([^()]*)\))?", text, re.DOTALL).groups()
+        meaning, usual = re.fullmatch(
+            r"(.*?)(?: \(([^()]*)\))?", text, re.DOTALL
+        ).groups()
         if action.required:
             usual = "required"
         name = " ".join(filter(None, [action.option_strings[0], action.metavar]))
@@ -47,8 +49,15 @@ def method_table(methods: Sequence[Method]) -> str:
     rows = []
     for method in methods:
         choices = method.settings
-        names = [choices.saliency, choices.pattern, choices.compensation, choices.allocation]
-        rows.append([f"`{method.name}`", method.summary, *(f"`{name}`" for name in names)])
+        names = [
+            choices.saliency,
+            choices.pattern,
+            choices.compensation,
+            choices.allocation,
+        ]
+        rows.append(
+            [f"`{method.name}`", method.summary, *(f"`{name}`" for name in names)]
+        )
     head = ["name", "what it does", "saliency", "pattern", "compensation", "allocation"]
     return _table(head, rows)
 

@@ -36,13 +36,21 @@ comparison = compare(model, sparse.model, tokenizer, passages)
 print(comparison.sentence, comparison.figures, sep="\n")
 broke = [
     f"  {before.target}: {after.answer}"
-    for before, after in zip(comparison.dense.outcomes, comparison.sparse.outcomes, strict=True)
+    for before, after in zip(
+        comparison.dense.outcomes, comparison.sparse.outcomes, strict=True
+    )
     if before.last_word_right and not after.last_word_right
 ]
 print(f"{len(broke)} answers broke", *broke[:10], sep="\n")
 
 # %% It is a model of transformers, and a folder once it is exported.
 words = tokenizer(passages[0], return_tensors="pt")
-print(tokenizer.decode(sparse.model.generate(**words, max_new_tokens=10, do_sample=False)[0]))
+print(
+    tokenizer.decode(
+        sparse.model.generate(**words, max_new_tokens=10, do_sample=False)[0]
+    )
+)
 proof = export(sparse, tokenizer, folder)
-print(f"{folder}: a fresh process gives logits that differ by at most {proof.logit_difference:.1g}")
+print(
+    f"{folder}: a fresh process gives logits that differ by at most {proof.logit_difference:.1g}"
+)

@@ -51,7 +51,14 @@ from sparsedash.schema.settings import (
 )
 from sparsedash.storage.store import Store
 
-METHODS = ("best", "least-squares", "flap", "retrain-free (published)", "wanda-channels", "random")
+METHODS = (
+    "best",
+    "least-squares",
+    "flap",
+    "retrain-free (published)",
+    "wanda-channels",
+    "random",
+)
 SPARSITIES = "2,5,10,20,30,40,50"
 TEXT = CalibrationSettings(n_samples=64)
 """How the text was written: 64 samples of 256 tokens, seed 0."""
@@ -66,10 +73,14 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m examples.shipped_run", description=__doc__.partition("\n\n")[0]
     )
     parser.add_argument("what", choices=("text", "run"))
-    parser.add_argument("--data-dir", type=Path, default=Path(gettempdir()) / "sparsedash-example")
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path(gettempdir()) / "sparsedash-example"
+    )
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--sparsity", default=SPARSITIES)
-    parser.add_argument("--passages", type=int, help="so many of the 402; all unless given")
+    parser.add_argument(
+        "--passages", type=int, help="so many of the 402; all unless given"
+    )
     asked = parser.parse_args(arguments)
     store = Store(asked.data_dir)
     if asked.what == "text":
@@ -79,7 +90,9 @@ def main(arguments: list[str] | None = None) -> int:
         methods=tuple(method_named(name) for name in asked.methods.split(",")),
         sparsities_permille=parse_percents(asked.sparsity),
         calibration=CalibrationSettings(corpus=BUILTIN_MIXED, n_samples=64),
-        evaluation=EvaluationSettings(corpus=BUILTIN_CLOZE_402, n_passages=asked.passages),
+        evaluation=EvaluationSettings(
+            corpus=BUILTIN_CLOZE_402, n_passages=asked.passages
+        ),
     )
     return _write_run(store, settings)
 
@@ -123,7 +136,9 @@ def _write_run(store: Store, settings: RunSettings) -> int:
             *written,
         ]
     )
-    print(f"{EXAMPLE_FILE}: {EXAMPLE_FILE.stat().st_size:,} bytes, {len(records)} records")
+    print(
+        f"{EXAMPLE_FILE}: {EXAMPLE_FILE.stat().st_size:,} bytes, {len(records)} records"
+    )
     return 0
 
 
@@ -150,10 +165,18 @@ def _rounded(value: Any) -> Any:
 
 def _machine() -> str:
     """The processor and the cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
     known = Path("/proc/cpuinfo")
     lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    names = [
+        line.partition(":")[2].strip()
+        for line in lines
+        if line.startswith("model name")
+    ]
     return f"{next(iter(names), platform.machine())}, {cores} cores"
 
 
@@ -167,7 +190,10 @@ class _Progress:
         """Print this step, unless one was printed a moment ago."""
         if time.monotonic() - self._printed > 10:
             self._printed = time.monotonic()
-            print(f"{step.stage} {step.done:,} of {step.total:,} {step.message}", flush=True)
+            print(
+                f"{step.stage} {step.done:,} of {step.total:,} {step.message}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,14 @@
 import streamlit as st
 
 from sparsedash.reporting.run_results import run_results
-from sparsedash.ui import compare_answers, compare_views, frame, judged_files, task_answers, widgets
+from sparsedash.ui import (
+    compare_answers,
+    compare_views,
+    frame,
+    judged_files,
+    task_answers,
+    widgets,
+)
 from sparsedash.ui.address_bar import choose_view
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
 from sparsedash.ui.compare_layers import show_layers_of

@@ -30,7 +30,9 @@ results = run_results(
 
 def try_built_in() -> None:
     """Ask for the default run and keep its key in the address, so that a refresh finds it again."""
-    address_bar.set_query({"run": backend.submit(form_run.first_run_settings(backend)).key})
+    address_bar.set_query(
+        {"run": backend.submit(form_run.first_run_settings(backend)).key}
+    )
 
 
 def invite() -> None:
@@ -42,7 +44,10 @@ def invite() -> None:
     )
     with widgets.row():
         st.button(
-            "Try the built-in model", type="primary", on_click=widgets.attempt, args=(try_built_in,)
+            "Try the built-in model",
+            type="primary",
+            on_click=widgets.attempt,
+            args=(try_built_in,),
         )
         if backend.run(EXAMPLE) is not None:
             widgets.link("overview", "Look at an example", run=EXAMPLE)

@@ -35,7 +35,8 @@ def start() -> None:
     if settings is not None:
         job = backend.submit(settings)
         st.switch_page(
-            "pages/overview.py", query_params={"run": job.key, **navigation.tolerance_query()}
+            "pages/overview.py",
+            query_params={"run": job.key, **navigation.tolerance_query()},
         )
 
 
@@ -51,13 +52,18 @@ with aside, st.container(key="estimate"):
                 pressed = st.button("Start anyway", type="primary", key="start-run")
         else:
             pressed = st.button(
-                label, type="primary", width="stretch", disabled=not ready, key="start-run"
+                label,
+                type="primary",
+                width="stretch",
+                disabled=not ready,
+                key="start-run",
             )
         if not ready:
             # On a phone the reason is far from the button, which stays in view.
             widgets.show(
                 paragraph(
-                    "The form says above why it cannot start.", css="sd-muted sd-small sd-why"
+                    "The form says above why it cannot start.",
+                    css="sd-muted sd-small sd-why",
                 )
             )
     # A click that was on its way when a field was refused starts nothing.

@@ -3,7 +3,14 @@
 import streamlit as st
 
 from sparsedash.reporting.run_list import all_rows, runs_sentence
-from sparsedash.ui import browser_scripts, frame, job_panel, judged_files, runs_table, widgets
+from sparsedash.ui import (
+    browser_scripts,
+    frame,
+    job_panel,
+    judged_files,
+    runs_table,
+    widgets,
+)
 from sparsedash.ui.address_bar import choose_tolerance, choose_view
 from sparsedash.ui.navigation import current_tolerance
 from sparsedash.ui.runs_table import (
@@ -42,7 +49,9 @@ elif not rows:
         explain_no_runs(backend)
 else:
     with answer:
-        widgets.opening(runs_sentence(rows), job_panel.jobs_sentence(live) if live else "")
+        widgets.opening(
+            runs_sentence(rows), job_panel.jobs_sentence(live) if live else ""
+        )
         choose_tolerance()
     runs_table.read_on(rows)
     listed = runs_table.filter_rows(rows)

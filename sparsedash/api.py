@@ -27,14 +27,21 @@ from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.export.export import export_narrowed, refuse_form
 from sparsedash.engine.export.reload_proof import N_VERDICTS
 from sparsedash.engine.models.decoder_blocks import remove_blocks_
-from sparsedash.engine.models.in_memory import model_in_memory, require_stock_projections
+from sparsedash.engine.models.in_memory import (
+    model_in_memory,
+    require_stock_projections,
+)
 from sparsedash.engine.models.loading import LoadedModel, ModelCache
 from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, default_torch_modes
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.models.structure import model_of, set_values_, with_values
 from sparsedash.engine.pruning.experts import sliced_tensors
-from sparsedash.engine.run.model_making import kept_numbers, prune_model, pruning_warning
+from sparsedash.engine.run.model_making import (
+    kept_numbers,
+    prune_model,
+    pruning_warning,
+)
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.search import find_sparsity
@@ -89,7 +96,9 @@ class PrunedModel:
     @property
     def forms(self) -> tuple[Form, ...]:
         """The forms in which `export` writes it."""
-        return tuple(form for form in _FORMS if not form_problem(form, self.pruned, self.shape))
+        return tuple(
+            form for form in _FORMS if not form_problem(form, self.pruned, self.shape)
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -183,7 +192,9 @@ def prune(
             _set_modes_(sparse, model)
             if sparse_model.removed_layers:
                 remove_blocks_(
-                    sparse, in_memory.loaded.structure.blocks, sparse_model.removed_layers
+                    sparse,
+                    in_memory.loaded.structure.blocks,
+                    sparse_model.removed_layers,
                 )
         pruned = Pruned(
             spec=spec,
@@ -198,7 +209,9 @@ def prune(
             reached=sparse_model.reached(),
             layer_errors=(),
             held_out_errors=(),
-            healed=sparse_model.healed if isinstance(sparse_model, PrunedChannels) else None,
+            healed=sparse_model.healed
+            if isinstance(sparse_model, PrunedChannels)
+            else None,
         )
         _warn(run.log.warnings)
         _warn(filter(None, [pruning_warning(pruned, run.shape)]))
@@ -250,9 +263,15 @@ def compare(
     if shapes[0] == shapes[1] and widths[0]:
         gone = round(1000 * (1 - widths[1] / widths[0]))
     if gone < 0:
-        _warn(["The second model has more channels than the first: the dense model comes first."])
+        _warn(
+            [
+                "The second model has more channels than the first: the dense model comes first."
+            ]
+        )
     name = "" if gone > 0 else "The second model"
-    model = ModelVerdict(spec=SparseSpec(MethodSettings(), max(gone, 0)), verdict=judged.verdict)
+    model = ModelVerdict(
+        spec=SparseSpec(MethodSettings(), max(gone, 0)), verdict=judged.verdict
+    )
     sentence = shares_sentence([model], tolerance, model_name=name)
     return Comparison(
         sentence=sentence.replace(NBSP, " "),
@@ -295,15 +314,21 @@ def find(
             **in_memory.shared,
             method=chosen,
             calibration=in_memory.calibration(texts, any_sparsity, n_samples, length),
-            evaluation=EvaluationSettings(corpus=in_memory.corpus("passages", passages)),
+            evaluation=EvaluationSettings(
+                corpus=in_memory.corpus("passages", passages)
+            ),
             tolerance=tolerance,
         )
-        result = find_sparsity(settings, in_memory.store, on_step, in_memory.model_cache)
+        result = find_sparsity(
+            settings, in_memory.store, on_step, in_memory.model_cache
+        )
         store = in_memory.store
         run = store.get(Run, result.key)
         assert run is not None, "the search keeps its run"
         dense, *tried = (
-            record for key in run.records if (record := store.get(Record, key)) is not None
+            record
+            for key in run.records
+            if (record := store.get(Record, key)) is not None
         )
         judged = judge([measure(dense, record) for record in tried], tolerance)
         _warn(run.warnings)
@@ -376,7 +401,10 @@ class _InMemoryModel:
 
     def run(self, on_step: OnStep, **settings: Any) -> RunContext:
         return RunContext(
-            RunSettings(**self.shared, **settings), self.store, on_step, self.model_cache
+            RunSettings(**self.shared, **settings),
+            self.store,
+            on_step,
+            self.model_cache,
         )
 
     def corpus(self, name: str, texts: Sequence[str]) -> str:
@@ -393,13 +421,20 @@ class _InMemoryModel:
 
         Raises CalibrationError where they are too few, whatever the mix adds, as a run does.
         """
-        corpus = self.corpus("texts", texts) if spec.reads_text else CalibrationSettings.corpus
-        settings = CalibrationSettings(corpus=corpus, n_samples=n_samples, length=length)
+        corpus = (
+            self.corpus("texts", texts)
+            if spec.reads_text
+            else CalibrationSettings.corpus
+        )
+        settings = CalibrationSettings(
+            corpus=corpus, n_samples=n_samples, length=length
+        )
         if spec.reads_text:
             run = self.run(ignore_steps, methods=(spec.pruning,), calibration=settings)
             share = mix_share(spec, settings)
             n_own, n_read = (
-                sum(map(len, run.calibration_texts.sequences(part))) for part in (0.0, share)
+                sum(map(len, run.calibration_texts.sequences(part)))
+                for part in (0.0, share)
             )
             few_tokens_warning(self.loaded, n_own, solves=spec.pruning.solves)
             if n_own < (1 - share) * n_read:
@@ -423,16 +458,23 @@ class _InMemoryModel:
 
         who: "first" or "second" of two models.
         """
-        corpus = BUILTIN_CLOZE if passages is None else self.corpus("passages", passages)
+        corpus = (
+            BUILTIN_CLOZE if passages is None else self.corpus("passages", passages)
+        )
         evaluation = EvaluationSettings(corpus=corpus, n_passages=n_passages)
         # Asked as a run asks its dense model, whose name would stand there.
-        run = self.run(lambda step: on_step(replace(step, message="")), evaluation=evaluation)
+        run = self.run(
+            lambda step: on_step(replace(step, message="")), evaluation=evaluation
+        )
         with bf16_matmul_in_fp32(run.settings.dtype):
             record = dense_record(run, TaskAnswers(run))
         if n_passages is None:
             run.warn_of_passages()
         model = f"The {who} model" if who else "The model"
-        _warn((line.replace("The dense model", model) for line in run.log.warnings), stacklevel=4)
+        _warn(
+            (line.replace("The dense model", model) for line in run.log.warnings),
+            stacklevel=4,
+        )
         return record, run.passages
 
 
@@ -442,7 +484,9 @@ def _in_memory(
 ) -> Iterator[_InMemoryModel]:
     """The model with a temporary store, in torch's default modes."""
     if isinstance(model, PrunedModel):
-        raise ModelError("A PrunedModel is no model of transformers.", "Give its .model.")
+        raise ModelError(
+            "A PrunedModel is no model of transformers.", "Give its .model."
+        )
     with TemporaryDirectory(prefix="sparsedash-") as place:
         source, loaded = model_in_memory(model, tokenizer, Path(place) / "model")
         store = Store(Path(place) / "data")
@@ -478,29 +522,37 @@ def _set_modes_(sparse: PreTrainedModel, dense: PreTrainedModel) -> None:
     dense_parameters = dict(dense.named_parameters())
     modules = dict(dense.named_modules())
     for name, parameter in sparse.named_parameters():
-        dense_name = name if name in dense_parameters else f"{name.rpartition('.')[0]}.weight"
+        dense_name = (
+            name if name in dense_parameters else f"{name.rpartition('.')[0]}.weight"
+        )
         parameter.requires_grad_(
-            dense_name in dense_parameters and dense_parameters[dense_name].requires_grad
+            dense_name in dense_parameters
+            and dense_parameters[dense_name].requires_grad
         )
     for name, module in sparse.named_modules():
         module.training = modules[name].training
 
 
-def _finished(sparse: PreTrainedModel, pruned: Pruned, shape: ModelShape) -> PrunedModel:
+def _finished(
+    sparse: PreTrainedModel, pruned: Pruned, shape: ModelShape
+) -> PrunedModel:
     """The sparse model; its config says its width. shape: of the dense model."""
     if pruned.method.removes_channels:
         set_values_(sparse.config, shape.structure.width_values(pruned.widths) or {})
     pruned_model = PrunedModel(model=sparse, pruned=pruned, shape=shape)
     if pruned.method.is_structured and (why := form_problem("uniform", pruned, shape)):
         # It would write a folder that stock code cannot load, and say nothing.
-        by_export = f"Write it by sparsedash.export, as {' or '.join(pruned_model.forms)}."
+        by_export = (
+            f"Write it by sparsedash.export, as {' or '.join(pruned_model.forms)}."
+        )
         advice = (
             by_export
             if pruned_model.forms
             else "It cannot be exported either: choose another method."
         )
         error = ExportError(
-            f"save_pretrained cannot write this model for stock transformers: {why}.", advice
+            f"save_pretrained cannot write this model for stock transformers: {why}.",
+            advice,
         )
         sparse.save_pretrained = partial(_refuse, error)
         _warn([] if pruned_model.forms else [str(error)], stacklevel=4)
@@ -513,13 +565,17 @@ def _refuse(error: ExportError, *_: Any, **__: Any) -> NoReturn:
 
 def _texts(name: str, given: Iterable[str]) -> list[str]:
     """The texts as a list. Raises SettingsError, which names the first that is none."""
-    texts = [] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    texts = (
+        [] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    )
     if not texts:
         raise SettingsError(name, given, "a list of texts, at least one")
     for place, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip() or encodable(text) != text:
             raise SettingsError(
-                f"{name}[{place}]", text, "a text that is not empty, in whole characters"
+                f"{name}[{place}]",
+                text,
+                "a text that is not empty, in whole characters",
             )
     return texts
 
@@ -534,7 +590,9 @@ def _method(
         chosen = method
     else:
         chosen = method_named(method_meant(method or usual_method(shape), shape))
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {
+        name: value for name, value in given.items() if value is not None
+    }
     for name, value in changes.items():
         if not chosen.uses(name):
             raise SettingsError(
@@ -546,7 +604,9 @@ def _method(
 def _permille(share: float, method: MethodSettings) -> int:
     """The share in per mille. Raises SettingsError where the pattern has another or none."""
     permille_asked = (
-        round(1000 * share) if isinstance(share, int | float) and 0 <= share <= 1 else -1
+        round(1000 * share)
+        if isinstance(share, int | float) and 0 <= share <= 1
+        else -1
     )
     if (
         not 0 <= permille_asked <= MAX_SPARSITY_PERMILLE

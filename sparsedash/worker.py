@@ -52,7 +52,11 @@ from sparsedash.schema.errors import (
 )
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import FindSettings
-from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
+from sparsedash.schema.pair_records import (
+    ContinuationSettings,
+    DivergenceSettings,
+    TimingSettings,
+)
 from sparsedash.schema.progress import STARTING, OnStep, OnText
 from sparsedash.schema.records import VerifySettings
 from sparsedash.schema.settings import PartSettings, RunSettings, S, settings_from_plain
@@ -95,7 +99,10 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
     """
     from sparsedash.engine.comparison.llama_timing import time_files
     from sparsedash.engine.comparison.model_pair import ModelPairCache
-    from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
+    from sparsedash.engine.comparison.text_comparison import (
+        continue_prompt,
+        measure_divergence,
+    )
     from sparsedash.engine.comparison.torch_timing import time_models
     from sparsedash.engine.export.export import export_model
     from sparsedash.engine.models.hub import token_used
@@ -158,13 +165,17 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
             pair=True,
         ),
         "verify": handler(
-            VerifySettings, lambda s, t: t.store.put(t.key, verify(t.store, t.on_step)), pair=True
+            VerifySettings,
+            lambda s, t: t.store.put(t.key, verify(t.store, t.on_step)),
+            pair=True,
         ),
         "timing": handler(TimingSettings, timed, pair=True),
     }
 
 
-def require_unchanged(settings: RunSettings | FindSettings, key: str, store: Store) -> None:
+def require_unchanged(
+    settings: RunSettings | FindSettings, key: str, store: Store
+) -> None:
     """Raise JobError where a file of a run or search has changed since it was submitted.
 
     Its results would be found by the contents of then. key: of the request.
@@ -174,9 +185,13 @@ def require_unchanged(settings: RunSettings | FindSettings, key: str, store: Sto
         raise JobError(changed, "Start it again.")
 
 
-def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handlers) -> int:
+def main(
+    argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handlers
+) -> int:
     """Serve one slot until no job comes for a while; 0 also where another worker has it."""
-    parser = argparse.ArgumentParser(prog="python -m sparsedash.worker", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m sparsedash.worker", description=__doc__
+    )
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--slot", type=int, default=0)
     parser.add_argument(
@@ -207,7 +222,11 @@ def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handle
             return 0
         with slot:
             Worker(
-                arguments.data_dir, worker_name(arguments.slot), load, stop, lock_timeout_s
+                arguments.data_dir,
+                worker_name(arguments.slot),
+                load,
+                stop,
+                lock_timeout_s,
             ).serve(wait_s)
     except StoreError as error:
         log.error("%s", error)
@@ -227,7 +246,12 @@ class Worker:
     """
 
     def __init__(
-        self, folder: Path, name: str, load: LoadHandlers, stop: StopFlag, lock_timeout_s: float
+        self,
+        folder: Path,
+        name: str,
+        load: LoadHandlers,
+        stop: StopFlag,
+        lock_timeout_s: float,
     ) -> None:
         self._folder = folder
         self._name = name
@@ -318,7 +342,9 @@ class Worker:
             log.info("Job %d was stopped.", job.id)
             reason = error.message
             if self._table.get(job.id).cancel_requested_at is None:
-                reason = "Its worker process was told to end (SIGTERM), as at a shutdown."
+                reason = (
+                    "Its worker process was told to end (SIGTERM), as at a shutdown."
+                )
             self._table.end(job, "cancelled", reason, resume_advice(job.kind))
         except Exception as error:
             log.exception("Job %d failed.", job.id)
@@ -336,10 +362,16 @@ def describe_error(
     """Message and advice for a person; the traceback is in the log. folder: the data folder."""
     # torch's own class cannot be named here: this half does not import it.
     kind: JobKind = job.kind if job else "run"
-    no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    no_memory = (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    )
     match error:
         case _ if is_full(error):
-            message = error.message if isinstance(error, SparseDashError) else "The disk is full."
+            message = (
+                error.message
+                if isinstance(error, SparseDashError)
+                else "The disk is full."
+            )
             return (
                 f"{message} {free_in_words(error, folder)}".strip(),
                 f"Free some space. {resume_advice(kind)}",

@@ -44,7 +44,9 @@ def remembered_look_ups() -> Iterator[None]:
     def remembered(module: str, file: str, *, seconds: int, too_much: str) -> str:
         config = Path(file).read_text(encoding="utf-8")
         if config not in answers:
-            answers[config] = trial_problem(module, file, seconds=seconds, too_much=too_much)
+            answers[config] = trial_problem(
+                module, file, seconds=seconds, too_much=too_much
+            )
         return answers[config]
 
     with pytest.MonkeyPatch.context() as patch:

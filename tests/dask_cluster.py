@@ -83,7 +83,9 @@ class DaskHouse:
 
     def start_scheduler(self) -> None:
         where = ["--host", "tls://127.0.0.1", "--port", str(self.port), *PRIVATE]
-        self.scheduler = self._start("scheduler", ["-m", "distributed.cli.dask_scheduler", *where])
+        self.scheduler = self._start(
+            "scheduler", ["-m", "distributed.cli.dask_scheduler", *where]
+        )
 
     def start_worker(self, name: str, n_slots: int = 1, **environment: str) -> None:
         """As docs/cluster.md says to, but for the nanny: a killed worker shall stay away here."""
@@ -139,20 +141,32 @@ class DaskHouse:
             process.kill()
         for process in [*self.workers.values(), *filter(None, [self.scheduler])]:
             process.wait()
-        names = [path.name.removeprefix("data-of-") for path in self.folder.glob("data-of-*")]
+        names = [
+            path.name.removeprefix("data-of-") for path in self.folder.glob("data-of-*")
+        ]
         eventually(lambda: not any(map(self.children_of, names)), within_s=20)
 
     def log(self) -> str:
         return "\n".join(
-            path.read_text(errors="replace")[-3000:] for path in sorted(self.folder.glob("*.log"))
+            path.read_text(errors="replace")[-3000:]
+            for path in sorted(self.folder.glob("*.log"))
         )
 
     def _start(
         self, name: str, arguments: list[str], **environment: str
     ) -> subprocess.Popen[bytes]:
-        known = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default", **environment}
+        known = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONWARNINGS": "default",
+            **environment,
+        }
         with (self.folder / f"{name}.log").open("ab") as output:
             command = [*arguments, *self.certificates.flags]
             return child_processes.start(
-                command, env=known, stdout=output, stderr=output, stdin=subprocess.DEVNULL
+                command,
+                env=known,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
             )

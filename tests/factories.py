@@ -30,7 +30,9 @@ def plain(text: str) -> str:
     return text.replace("\u00a0", " ")
 
 
-def outcome(index: int = 0, right: bool = True, log_likelihood: float = -1.5) -> Outcome:
+def outcome(
+    index: int = 0, right: bool = True, log_likelihood: float = -1.5
+) -> Outcome:
     return Outcome(
         index=index,
         target="door",
@@ -39,7 +41,10 @@ def outcome(index: int = 0, right: bool = True, log_likelihood: float = -1.5) ->
         last_token_right=True,
         log_likelihood=log_likelihood,
         tokens=(TargetToken(text=" door", log_likelihood=log_likelihood, rank=1),),
-        top=(Candidate(text=" door", probability=0.5), Candidate(text=" “wall”", probability=0.25)),
+        top=(
+            Candidate(text=" door", probability=0.5),
+            Candidate(text=" “wall”", probability=0.25),
+        ),
     )
 
 
@@ -171,7 +176,9 @@ PROOF = Proof(
 
 def answered(key: str, n: int, **changes: object) -> Record:
     """A dense record under this key that answers n passages right, all alike."""
-    outcomes = tuple(replace(outcome(i), log_likelihood=-1.0, tokens=(), top=()) for i in range(n))
+    outcomes = tuple(
+        replace(outcome(i), log_likelihood=-1.0, tokens=(), top=()) for i in range(n)
+    )
     same = {
         "model": "owner/model",
         "model_identity": "m",
@@ -188,6 +195,7 @@ def losing(key: str, nats: float, n: int, **changes: object) -> Record:
     """
     (one,) = answered(key, 1).outcomes
     outcomes = tuple(
-        replace(one, index=i, log_likelihood=-2 - nats - 0.01 * (i % 3)) for i in range(n)
+        replace(one, index=i, log_likelihood=-2 - nats - 0.01 * (i % 3))
+        for i in range(n)
     )
     return answered(key, n, outcomes=outcomes, **changes)

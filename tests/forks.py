@@ -9,7 +9,9 @@ import traceback
 import warnings
 
 
-def forked(module: str, *options: str, environment: dict[str, str] | None = None) -> str:
+def forked(
+    module: str, *options: str, environment: dict[str, str] | None = None
+) -> str:
     """What `python -m module` prints, run in a fork of this process, which has imported torch
     already.
     """
@@ -31,7 +33,13 @@ def forked(module: str, *options: str, environment: dict[str, str] | None = None
         runpy.run_module(module, run_name="__main__")
         status = 0
     except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+        status = (
+            ended.code
+            if isinstance(ended.code, int)
+            else 0
+            if ended.code is None
+            else 1
+        )
     finally:
         if status:
             traceback.print_exc(file=sys.stdout)

@@ -53,7 +53,9 @@ def write_logits(path, tokens, logits):
             lowest = max(row.min(), highest - 16)
             log_sum = np.log(np.exp(row - highest).sum())
             scale = np.float32((highest - lowest) / 65535)
-            content.append(np.array([scale, lowest - highest - log_sum], "<f4").tobytes())
+            content.append(
+                np.array([scale, lowest - highest - log_sum], "<f4").tobytes()
+            )
             steps = np.where(row > lowest, np.rint((row - lowest) / scale), 0)
             padded = np.zeros(2 * ((n_vocab + 1) // 2), "<u2")
             padded[:n_vocab] = steps

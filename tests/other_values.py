@@ -3,7 +3,11 @@
 import pytest
 
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
 
 RANDOM = MethodSettings(saliency="random", compensation="none")
 

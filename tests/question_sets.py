@@ -3,7 +3,11 @@
 import json
 from itertools import count
 
-from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet, ScoredChoice
+from sparsedash.schema.question_records import (
+    AnsweredQuestion,
+    QuestionSet,
+    ScoredChoice,
+)
 
 
 def question(i=0, right=True, **values):
@@ -19,7 +23,8 @@ def question(i=0, right=True, **values):
 
 def scored(*log_likelihoods, i=0, right=True):
     choices = tuple(
-        ScoredChoice(text=f"choice {k}", log_likelihood=ll) for k, ll in enumerate(log_likelihoods)
+        ScoredChoice(text=f"choice {k}", log_likelihood=ll)
+        for k, ll in enumerate(log_likelihoods)
     )
     return question(
         i,
@@ -55,7 +60,10 @@ def verdicts(both=0, broke=0, fixed=0, wrong=0, task="sums"):
     """
     dense = [True] * (both + broke) + [False] * (fixed + wrong)
     sparse = [True] * both + [False] * broke + [True] * fixed + [False] * wrong
-    return tuple(answered(*map(question, count(), rights), task=task) for rights in (dense, sparse))
+    return tuple(
+        answered(*map(question, count(), rights), task=task)
+        for rights in (dense, sparse)
+    )
 
 
 CHOICE = {

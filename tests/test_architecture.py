@@ -14,7 +14,9 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted([*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")])
+FILES = sorted(
+    [*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")]
+)
 
 PLAIN = {"schema"}
 KEPT = {"catalog", "stats", "storage", "schema"}
@@ -54,7 +56,8 @@ ALLOWED: dict[str, set[str]] = {
     "pages": {"ui"} | SHOWN,
     "app": {"ui"},
     # What knows both halves.
-    "worker": {"engine.run", "engine.comparison", "engine.export", "jobs", "reporting"} | MEASURED,
+    "worker": {"engine.run", "engine.comparison", "engine.export", "jobs", "reporting"}
+    | MEASURED,
     "shell": {
         "engine.run",
         "engine.export",
@@ -68,7 +71,13 @@ ALLOWED: dict[str, set[str]] = {
     | KEPT,
     "__main__": {"shell"},
     # From Python, without a job.
-    "api": {"engine.run", "engine.export", "engine.healing", "reporting.wording", "reporting"}
+    "api": {
+        "engine.run",
+        "engine.export",
+        "engine.healing",
+        "reporting.wording",
+        "reporting",
+    }
     | MEASURED,
     "": {"api", "schema"},
 }
@@ -89,13 +98,22 @@ DOORS: dict[str, set[str]] = {
     "plotly": {"reporting.charts"},
     "diskcache": {"storage.store", "storage.disk_cache"},
     "sqlite3": {"jobs.job_table", "storage.store", "storage.disk_cache"},
-    "datasets": {"engine.texts.corpora", "engine.tasks.harness", "engine.tasks.user_tasks"},
+    "datasets": {
+        "engine.texts.corpora",
+        "engine.tasks.harness",
+        "engine.tasks.user_tasks",
+    },
     "lm_eval": {"engine.tasks"},
     "distributed": {"jobs.cluster"},
     "gguf": {"catalog.gguf_reader"}
     | {
         f"engine.models.{name}"
-        for name in ("model_conversion", "gguf_making", "gguf_quantising", "gguf_writing")
+        for name in (
+            "model_conversion",
+            "gguf_making",
+            "gguf_quantising",
+            "gguf_writing",
+        )
     },
     "llama_cpp_py_sync": {
         "engine.comparison.llama_timer",
@@ -155,7 +173,9 @@ def imports_of(path: Path) -> list[str]:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import; imports are written out"
+            assert node.level == 0, (
+                f"{path} has a relative import; imports are written out"
+            )
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     return names
 
@@ -240,7 +260,9 @@ def test_every_module_has_its_place_and_imports_point_down_and_not_aside():
 
 def test_every_library_comes_in_by_its_own_door():
     for module, path in MODULES.items():
-        for library in {name.partition(".")[0] for name in imports_of(path)} & DOORS.keys():
+        for library in {
+            name.partition(".")[0] for name in imports_of(path)
+        } & DOORS.keys():
             assert any(is_within(module, group) for group in DOORS[library]), (
                 f"{module} imports {library}"
             )
@@ -257,7 +279,11 @@ def test_the_front_and_a_worker_without_a_job_leave_the_heavy_libraries_alone_an
         f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
@@ -275,7 +301,9 @@ def require_harmless(path):
     # The name of an error can be imported without being able to do what raises it.
     imported = set(imports_of(path)) - {"pickle.UnpicklingError"}
     assert not {name.partition(".")[0] for name in imported} & RUNS_CODE, named(path)
-    for call in (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)):
+    for call in (
+        node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)
+    ):
         keywords = {word.arg: ast.unparse(word.value) for word in call.keywords}
         where = f"{named(path)}:{call.lineno}"
         called = ast.unparse(call.func)
@@ -283,19 +311,23 @@ def require_harmless(path):
         assert keywords.get("allow_pickle", "False") == "False", where
         assert called not in ("eval", "exec"), where
         assert called != "torch.load" or keywords.get("weights_only") == "True", where
-        assert called not in ("diskcache.Cache", "Cache") or keywords.get("disk") == "PlainDisk", (
-            where
-        )
+        assert (
+            called not in ("diskcache.Cache", "Cache")
+            or keywords.get("disk") == "PlainDisk"
+        ), where
         if called.endswith((".from_pretrained", ".from_config")):
             assert keywords.keys() & {"trust_remote_code", None}, where
 
 
 ADDRESS = re.compile(
-    r"\b[a-z]+://([\w.-]+)|\b((?:[a-z0-9-]+\.)+(?:com|org|net|io|co|ai|dev))\b", re.IGNORECASE
+    r"\b[a-z]+://([\w.-]+)|\b((?:[a-z0-9-]+\.)+(?:com|org|net|io|co|ai|dev))\b",
+    re.IGNORECASE,
 )
 LOOPBACK = {"127.0.0.1", "localhost"}
 NEVER_ASKED = {
-    "sparsedash/catalog/published_results.py": {"github.com"},  # a link to where a table is from
+    "sparsedash/catalog/published_results.py": {
+        "github.com"
+    },  # a link to where a table is from
     "sparsedash/reporting/ruler.py": {"www.w3.org"},  # the name of the SVG namespace
 }
 
@@ -313,8 +345,13 @@ def test_no_module_names_a_host_other_than_this_machine():
 def test_every_download_is_marked_as_the_visitors_for_whom_the_page_made_it():
     for path in (path for module, path in MODULES.items() if is_within(module, "ui")):
         for node in ast.walk(tree_of(path)):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "download_button":
-                (mime,) = [keyword.value for keyword in node.keywords if keyword.arg == "mime"]
+            if (
+                isinstance(node, ast.Call)
+                and getattr(node.func, "attr", "") == "download_button"
+            ):
+                (mime,) = [
+                    keyword.value for keyword in node.keywords if keyword.arg == "mime"
+                ]
                 assert ast.unparse(mime).startswith("login.private_media_type("), (
                     f"{path}:{node.lineno}"
                 )

@@ -47,7 +47,12 @@ def wheel(tmp_path_factory):
             "*.egg-info",
         ),
     )
-    offline = ("--no-index", "--no-deps", "--no-build-isolation", "--check-build-dependencies")
+    offline = (
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--check-build-dependencies",
+    )
     done = run(
         "-m",
         "pip",
@@ -79,7 +84,9 @@ def requirements(part: str) -> list[Requirement]:
 
 
 def files_in(folder: Path) -> set[str]:
-    result = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    result = (
+        path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"
+    )
     return {str(path.relative_to(folder)) for path in result}
 
 
@@ -118,7 +125,11 @@ def test_the_shell_and_python_need_no_library_of_the_pages_and_only_python_s_fun
         "assert all(callable(getattr(sparsedash, name)) for name in sparsedash.__all__)\n"
         f"print(before, 'torch' in sys.modules, [name for name in {names} if name in sys.modules])"
     )
-    assert run("-c", program, cwd=ROOT).stdout.split(maxsplit=2) == ["False", "True", "[]\n"]
+    assert run("-c", program, cwd=ROOT).stdout.split(maxsplit=2) == [
+        "False",
+        "True",
+        "[]\n",
+    ]
 
 
 REFUSED = (
@@ -135,7 +146,9 @@ REFUSED = (
         ([], 2, "", "sparsedash: the following arguments are required: COMMAND\n"),
     ],
 )
-def test_the_command_is_the_module(wheel, tmp_path, monkeypatch, arguments, code, out, error):
+def test_the_command_is_the_module(
+    wheel, tmp_path, monkeypatch, arguments, code, out, error
+):
     monkeypatch.setenv("PYTHONPATH", str(wheel))
     monkeypatch.setenv("SPARSEDASH_DATA_DIR", str(tmp_path / "data"))
     for command in (["-c", RUN_THE_COMMAND], ["-m", "sparsedash"]):

@@ -16,9 +16,14 @@ from tests.factories import RECORD, RUN
 from tests.reporting.held_results import document_of
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
+FOLDERS = [
+    path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")
+]
 PAPERS = sorted(
-    chain(ROOT.glob("*.md"), chain.from_iterable(folder.rglob("*.md") for folder in FOLDERS))
+    chain(
+        ROOT.glob("*.md"),
+        chain.from_iterable(folder.rglob("*.md") for folder in FOLDERS),
+    )
 )
 MAX_README_LINES = 140
 MAX_ADR_LINES = 40
@@ -53,7 +58,10 @@ def fields_of(value: object) -> set[str]:
 def listed_in_tree(text: str) -> list[str]:
     """Paths of the folders below sparsedash/ in CONTRIBUTING's tree, by their indentation."""
     lines = (
-        section(text, "The tree").partition("    sparsedash/")[2].partition("\n")[2].splitlines()
+        section(text, "The tree")
+        .partition("    sparsedash/")[2]
+        .partition("\n")[2]
+        .splitlines()
     )
     result = list[str]()
     folders = dict[int, str]()
@@ -78,7 +86,9 @@ def test_every_field_of_the_document_is_described():
     document = document_of(RUN, replace(RECORD, pruned=None), RECORD)
     text = section(read("docs/cli.md"), "The JSON document")
     described = set(re.findall(r"`([a-z_]+)`", text))
-    within_settings = fields_of(document["settings"]) | fields_of(document["sparse"][0]["method"])
+    within_settings = fields_of(document["settings"]) | fields_of(
+        document["sparse"][0]["method"]
+    )
     free = within_settings | set(RUN.versions) | set(RUN.seconds)
     assert fields_of(document) - free <= described
     assert set(document) <= named_in_tables(text)
@@ -94,16 +104,27 @@ def test_the_tables_of_the_documents_are_those_of_the_code():
 
 def test_texts_are_the_ones_of_the_catalog():
     text = read("docs/choices.md")
-    texts = {choice.name for choice in (*choices.EVALUATION_CORPORA, *choices.CALIBRATION_CORPORA)}
-    assert texts == set(re.findall(r"^\|[^|]*\| *`([^`]+)`", section(text, "Texts"), re.MULTILINE))
+    texts = {
+        choice.name
+        for choice in (*choices.EVALUATION_CORPORA, *choices.CALIBRATION_CORPORA)
+    }
+    assert texts == set(
+        re.findall(r"^\|[^|]*\| *`([^`]+)`", section(text, "Texts"), re.MULTILINE)
+    )
 
 
 def test_every_variable_that_is_read_is_described_and_every_described_one_is_read():
     pattern = re.compile(r"SPARSEDASH_[A-Z_]+")
-    files = [*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")]
+    files = [
+        *ROOT.glob("*.py"),
+        *ROOT.glob("pages/*.py"),
+        *ROOT.glob("sparsedash/**/*.py"),
+    ]
     read_by_code = set().union(*(pattern.findall(path.read_text()) for path in files))
     variables = section(read("docs/deployment.md"), "Environment variables")
-    assert {name for name in named_in_tables(variables) if pattern.fullmatch(name)} == read_by_code
+    assert {
+        name for name in named_in_tables(variables) if pattern.fullmatch(name)
+    } == read_by_code
     for paper in PAPERS:
         assert set(pattern.findall(paper.read_text())) <= read_by_code, paper
 
@@ -119,9 +140,16 @@ def test_the_tree_names_every_package_once_and_none_that_does_not_exist():
 
 
 def test_every_benchmark_and_every_adr_is_listed_and_adrs_and_the_readme_stay_short():
-    benchmarks = set(re.findall(r"`(\w+\.py)`", section(read("CONTRIBUTING.md"), "Benchmarks")))
-    assert benchmarks == {path.name for path in ROOT.glob("benchmarks/*.py")} - {"__init__.py"}
-    adrs = {path.name: len(path.read_text().splitlines()) for path in ROOT.glob("docs/adr/*.md")}
+    benchmarks = set(
+        re.findall(r"`(\w+\.py)`", section(read("CONTRIBUTING.md"), "Benchmarks"))
+    )
+    assert benchmarks == {path.name for path in ROOT.glob("benchmarks/*.py")} - {
+        "__init__.py"
+    }
+    adrs = {
+        path.name: len(path.read_text().splitlines())
+        for path in ROOT.glob("docs/adr/*.md")
+    }
     assert set(re.findall(r"\(adr/([^)]+)\)", read("docs/README.md"))) == set(adrs)
     assert max(adrs.values()) < MAX_ADR_LINES
     assert len(read("README.md").splitlines()) <= MAX_README_LINES
@@ -130,7 +158,10 @@ def test_every_benchmark_and_every_adr_is_listed_and_adrs_and_the_readme_stay_sh
 def anchors_of(text: str) -> set[str]:
     """The names under which a paper's headings can be linked to."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in headings
+    }
 
 
 @pytest.mark.parametrize("paper", PAPERS, ids=named)
@@ -150,8 +181,14 @@ def test_every_relative_link_points_to_something_that_exists(paper):
     "paper", [paper for paper in PAPERS if paper.name != "CHANGELOG.md"], ids=named
 )
 def test_every_module_that_is_named_by_its_path_exists(paper):
-    ours = {path.name for path in (*FOLDERS, *(ROOT / "sparsedash").iterdir()) if path.is_dir()}
-    for name in re.findall(r"`((?:\w+/)+(?:\w+\.py|\w*))`(?! at [0-9a-f]{8}\b)", paper.read_text()):
+    ours = {
+        path.name
+        for path in (*FOLDERS, *(ROOT / "sparsedash").iterdir())
+        if path.is_dir()
+    }
+    for name in re.findall(
+        r"`((?:\w+/)+(?:\w+\.py|\w*))`(?! at [0-9a-f]{8}\b)", paper.read_text()
+    ):
         # Of the repository or of the package; a module may lack its ending.
         paths = (name, f"{name}.py", f"sparsedash/{name}", f"sparsedash/{name}.py")
         is_found = any((ROOT / path).exists() for path in paths)

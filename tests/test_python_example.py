@@ -35,4 +35,6 @@ def test_it_prunes_compares_and_exports(model_folder, tmp_path):  # noqa: F811
             str(out),
         ),
     )
-    assert match and Path(match["folder"]) == out and (out / "model.safetensors").is_file()
+    assert (
+        match and Path(match["folder"]) == out and (out / "model.safetensors").is_file()
+    )

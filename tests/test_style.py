@@ -27,7 +27,19 @@ CEILINGS = {
 
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 EMPTY = {
-    *("found", "each", "own", "said", "asked", "made", "given", "told", "taken", "left", "held"),
+    *(
+        "found",
+        "each",
+        "own",
+        "said",
+        "asked",
+        "made",
+        "given",
+        "told",
+        "taken",
+        "left",
+        "held",
+    ),
     *("going", "rest", "other", "at", "of", "by", "now", "so"),
 }
 """Names of variables that do not say what they hold."""
@@ -41,9 +53,13 @@ def faults(tree: ast.AST) -> Iterator[str]:
                 inner = [x for x in ast.walk(node) if isinstance(x, COMPREHENSIONS)]
                 if len(inner) > 1 or len(node.generators) > 1:
                     yield "nested comprehensions"
-            case ast.Assign(targets=[ast.Tuple(), *_], value=ast.Tuple(elts=[_, _, *_])):
+            case ast.Assign(
+                targets=[ast.Tuple(), *_], value=ast.Tuple(elts=[_, _, *_])
+            ):
                 yield "several assignments in one line"
-            case ast.JoinedStr() if any(isinstance(x, ast.IfExp) for x in ast.walk(node)):
+            case ast.JoinedStr() if any(
+                isinstance(x, ast.IfExp) for x in ast.walk(node)
+            ):
                 yield "choices inside f-strings"
             case ast.Name(id=name, ctx=ast.Store()) if name in EMPTY:
                 yield "empty names"
@@ -61,13 +77,13 @@ def test_no_figure_of_dense_writing_rises(part):
         worst = ", ".join(f"{file} {n}" for file, n in files.most_common(5))
         print(f"{name}: {files.total()} of {CEILINGS[part][name]}; most in {worst}")
     totals = {name: files.total() for name, files in counts.items()}
-    assert {name for name, total in totals.items() if total > CEILINGS[part][name]} == set()
+    assert {
+        name for name, total in totals.items() if total > CEILINGS[part][name]
+    } == set()
 
 
 def test_the_figures_count_what_they_name():
-    packed = (
-        "a, b = 1, 2\nc, d = f()\nfor each in [[x for x in y] for y in z]: f'{1 if each else 2}'"
-    )
+    packed = "a, b = 1, 2\nc, d = f()\nfor each in [[x for x in y] for y in z]: f'{1 if each else 2}'"
     assert sorted(faults(ast.parse(packed))) == [
         "choices inside f-strings",
         "empty names",

@@ -86,7 +86,9 @@ def n_experts_kept(layout: ExpertsLayout, share: float) -> int:
     return layout.n_groups * max(in_group - n_gone, min(least, in_group))
 
 
-def fewer_experts(shape: ModelShape, method: MethodSettings, permille: int) -> KeptParts:
+def fewer_experts(
+    shape: ModelShape, method: MethodSettings, permille: int
+) -> KeptParts:
     """What is left without so many per mille of the budget in experts, or in channels of them."""
     share = channel_share(shape, method, permille)
     if not method.removes_experts:
@@ -96,7 +98,8 @@ def fewer_experts(shape: ModelShape, method: MethodSettings, permille: int) -> K
             widths.append(method.nearest_width(width, share))
         return KeptParts(widths=shape.widths, expert_widths=tuple(widths))
     experts = tuple(
-        n_experts_kept(layout, share) if layout else 0 for layout in shape.structure.experts
+        n_experts_kept(layout, share) if layout else 0
+        for layout in shape.structure.experts
     )
     return KeptParts(widths=shape.widths, experts=experts)
 
@@ -127,7 +130,9 @@ def reached(shape: ModelShape, kept: KeptParts) -> Reached:
     elif kept.experts:
         channels = removed_experts(shape, kept) / max(1, sum(shape.experts))
     elif kept.expert_widths:
-        n_channels = sum(layout.n * layout.width for layout in shape.structure.mixtures.values())
+        n_channels = sum(
+            layout.n * layout.width for layout in shape.structure.mixtures.values()
+        )
         channels = removed_expert_channels(shape, kept) / max(1, n_channels)
     else:
         channels = removed_channels(shape, kept) / max(1, sum(shape.widths))
@@ -154,12 +159,20 @@ def most_permille(shape: ModelShape, method: MethodSettings) -> int:
     """
     if method.prunes_experts:
         kept = fewer_experts(shape, method, MAX_SPARSITY_PERMILLE)
-        return min(MAX_SPARSITY_PERMILLE, ceil(1000 * reached(shape, kept)[method.budget]))
-    if method.budget == "channels" and not (method.removes_layers and len(shape.widths) == 1):
+        return min(
+            MAX_SPARSITY_PERMILLE, ceil(1000 * reached(shape, kept)[method.budget])
+        )
+    if method.budget == "channels" and not (
+        method.removes_layers and len(shape.widths) == 1
+    ):
         return MAX_SPARSITY_PERMILLE
     n_blocks = len(shape.widths)
-    least = KeptParts(widths=tuple(min(width, method.width_multiple) for width in shape.widths))
+    least = KeptParts(
+        widths=tuple(min(width, method.width_multiple) for width in shape.widths)
+    )
     if method.removes_layers:
         widths = (shape.widths[0], *[0] * (n_blocks - 1))
         least = KeptParts(widths=widths, removed_layers=tuple(range(1, n_blocks)))
-    return min(MAX_SPARSITY_PERMILLE, round(1000 * reached(shape, least)[method.budget]))
+    return min(
+        MAX_SPARSITY_PERMILLE, round(1000 * reached(shape, least)[method.budget])
+    )

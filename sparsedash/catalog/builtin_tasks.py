@@ -103,18 +103,26 @@ BUILTIN_TASKS = {
     f"builtin:{task.name}": task
     for task in (
         BuiltinTask(
-            name="arithmetic", parts={"sums": a_sum, "counting on": counting_on}, n_tokens=27
+            name="arithmetic",
+            parts={"sums": a_sum, "counting on": counting_on},
+            n_tokens=27,
         ),
         BuiltinTask(
-            name="copying", parts={"words": words_again, "digits": digits_again}, n_tokens=34
+            name="copying",
+            parts={"words": words_again, "digits": digits_again},
+            n_tokens=34,
         ),
         BuiltinTask(
             name="brackets",
             parts={"brackets": closing_brackets, "indentation": indentation},
             n_tokens=40,
         ),
-        BuiltinTask(name="json", parts={"keys": json_keys, "ends": json_ends}, n_tokens=60),
-        BuiltinTask(name="sequences", parts={"alphabet": alphabet, "dates": dates}, n_tokens=26),
+        BuiltinTask(
+            name="json", parts={"keys": json_keys, "ends": json_ends}, n_tokens=60
+        ),
+        BuiltinTask(
+            name="sequences", parts={"alphabet": alphabet, "dates": dates}, n_tokens=26
+        ),
         BuiltinTask(
             name="facts",
             parts={
@@ -149,7 +157,9 @@ DECIDING_TASKS = ("builtin:arithmetic", "builtin:copying")
 def unknown_builtin(references: Sequence[str]) -> str:
     """What is wrong with a reference to a built-in task that does not exist, or ""."""
     unknown = [
-        task for task in references if task.startswith("builtin:") and task not in BUILTIN_TASKS
+        task
+        for task in references
+        if task.startswith("builtin:") and task not in BUILTIN_TASKS
     ]
     return (
         f"There is no task {unknown[0][:200]}; built in: {', '.join(BUILTIN_TASKS)}."

@@ -120,12 +120,20 @@ _MIXTURES = (
     ("deepseek-ai/DeepSeek-V2-Lite", "DeepSeek V2 Lite", 0),
     ("mistralai/Mixtral-8x7B-v0.1", "Mixtral 8x7B", 0),
 )
-_GATED = "; gated: accept its licence on the hub, then set HF_TOKEN where SparseDash starts"
+_GATED = (
+    "; gated: accept its licence on the hub, then set HF_TOKEN where SparseDash starts"
+)
 
 
-def _hub_models(group: str, rows: Iterable[tuple[str, str, float]]) -> Iterator[CatalogEntry]:
+def _hub_models(
+    group: str, rows: Iterable[tuple[str, str, float]]
+) -> Iterator[CatalogEntry]:
     for name, title, gigabytes in rows:
-        note = f"{gigabytes} GB in FP32" if gigabytes else "its size is looked up when it is chosen"
+        note = (
+            f"{gigabytes} GB in FP32"
+            if gigabytes
+            else "its size is looked up when it is chosen"
+        )
         if name.startswith(("meta-llama/", "google/")):
             note += _GATED
         yield CatalogEntry(name, title, note, group=group)
@@ -220,7 +228,13 @@ CALIBRATION_CORPORA = (
         hub=HubCorpus("allenai/c4", "en", n_streamed=10_000),
     ),
     CatalogEntry(
-        *("wikitext-2", "WikiText-2", "encyclopaedia articles", "CC BY-SA 3.0 and GFDL", "8 MB"),
+        *(
+            "wikitext-2",
+            "WikiText-2",
+            "encyclopaedia articles",
+            "CC BY-SA 3.0 and GFDL",
+            "8 MB",
+        ),
         hub=HubCorpus("Salesforce/wikitext", "wikitext-2-raw-v1", running=True),
     ),
     CatalogEntry(
@@ -274,7 +288,9 @@ TASKS = (
 """Tasks of lm-evaluation-harness that the form suggests."""
 
 _INSTALL = install_command("-r requirements-tasks.txt")
-NO_HARNESS = f"Tasks that are not built in need lm-evaluation-harness. To install it: {_INSTALL}"
+NO_HARNESS = (
+    f"Tasks that are not built in need lm-evaluation-harness. To install it: {_INSTALL}"
+)
 
 
 def example_key(key: str) -> str:
@@ -305,5 +321,6 @@ def _example_parts(file: Path) -> dict[str, Shipped]:
         return {}
     kinds: tuple[type[Shipped], ...] = (Run, Record, Passages, Continuation)
     return {
-        part.key: part for part in from_lines(lzma.decompress(file.read_bytes()).decode(), kinds)
+        part.key: part
+        for part in from_lines(lzma.decompress(file.read_bytes()).decode(), kinds)
     }

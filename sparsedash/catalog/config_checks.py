@@ -5,7 +5,13 @@ from contextlib import suppress
 from typing import Any
 
 MAX_LAYERS = 2_000
-DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers")
+DEPTH_KEYS = (
+    "num_hidden_layers",
+    "n_layer",
+    "num_layers",
+    "n_layers",
+    "decoder_layers",
+)
 """Under which a config says how many decoder blocks there are."""
 _SIZES = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), (1, MAX_LAYERS)),
@@ -77,7 +83,11 @@ def _parts(
     """
     yield path, config
     for key, value in config.items():
-        if depth < _DEEPEST and isinstance(value, Mapping) and str(key).endswith("_config"):
+        if (
+            depth < _DEEPEST
+            and isinstance(value, Mapping)
+            and str(key).endswith("_config")
+        ):
             yield from _parts(value, f"{path}{key}.", depth + 1)
 
 
@@ -127,16 +137,22 @@ def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
 
 def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """What changes in a config.json, given with all defaults, where only these layers are left."""
-    changed: dict[str, Any] = {name: len(kept) for name in DEPTH_KEYS if config.get(name)}
+    changed: dict[str, Any] = {
+        name: len(kept) for name in DEPTH_KEYS if config.get(name)
+    }
     depths = {config[name] for name in changed}
     for name, value in config.items():
         is_of_layers = isinstance(value, list) and len(value) in depths
         if is_of_layers and name not in _NOT_OF_LAYERS and "token" not in name:
             changed[name] = [value[index] for index in kept]
     if config.get("per_layer_config"):
-        of_layers = {int(index): values for index, values in config["per_layer_config"].items()}
+        of_layers = {
+            int(index): values for index, values in config["per_layer_config"].items()
+        }
         changed["per_layer_config"] = {
-            place: of_layers[index] for place, index in enumerate(kept) if index in of_layers
+            place: of_layers[index]
+            for place, index in enumerate(kept)
+            if index in of_layers
         }
     for name in _FIRST_LAYERS:
         if type(config.get(name)) is int:
@@ -146,5 +162,7 @@ def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, An
         changed["max_window_layers"] = len(kept)
     if "attention_layers" in changed:
         # GPT-Neo counts patterns, from which its code makes that list.
-        changed["attention_types"] = [[[kind], 1] for kind in changed["attention_layers"]]
+        changed["attention_types"] = [
+            [[kind], 1] for kind in changed["attention_layers"]
+        ]
     return changed

@@ -138,7 +138,9 @@ class Workload:
         times.
         """
         n_written = 8 * self.shape.hidden * self.n_blocks + 3 * self.widths()
-        products = 2 * (self.shape.n_block_weights - self.shape.n_idle) * self.operation_s
+        products = (
+            2 * (self.shape.n_block_weights - self.shape.n_idle) * self.operation_s
+        )
         return products + 3 * n_written * self.move_s
 
     @property
@@ -172,7 +174,10 @@ def _text_s(run: Workload, spec: SparseSpec) -> float:
         whole_text_s = run.token_s * calibration.length / 2
         return (whole_text_s + run.logits_s) * run.n_calibrated
     n_texts = min(calibration.n_samples, resources.MAX_TEXTS)
-    n_moved = run.shape.n_matmul / n_texts + run.shape.cache_per_token * calibration.length / 2
+    n_moved = (
+        run.shape.n_matmul / n_texts
+        + run.shape.cache_per_token * calibration.length / 2
+    )
     return (run.token_s + run.logits_s + n_moved * run.move_s) * run.n_calibrated
 
 
@@ -221,8 +226,12 @@ def _experts_s(run: Workload, method: MethodSettings) -> float:
     if method.refits:
         for layout in run.shape.structure.mixtures.values():
             n_products = run.shape.per_expert * layout.n_chosen
-            moments = layout.n_chosen * layout.width * (layout.width + 2 * run.shape.hidden)
-            token_s += resources.EXPERT_PASSES * 2 * (n_products + moments) * run.solve_s
+            moments = (
+                layout.n_chosen * layout.width * (layout.width + 2 * run.shape.hidden)
+            )
+            token_s += (
+                resources.EXPERT_PASSES * 2 * (n_products + moments) * run.solve_s
+            )
     return token_s * run.n_calibrated + run.text_walk_s
 
 
@@ -285,7 +294,8 @@ def _layer_order_s(run: Workload, method: MethodSettings) -> float:
     if method.saliency == "block-influence":
         return run.token_s * run.n_calibrated + run.text_walk_s
     n_removed = max(
-        n_layers_gone(run.shape, method, permille) for permille in run.settings.sparsities_permille
+        n_layers_gone(run.shape, method, permille)
+        for permille in run.settings.sparsities_permille
     )
     # Each of the others is left out once, and the text goes on behind it.
     by_perplexity = method.saliency == "perplexity"
@@ -301,8 +311,12 @@ def _heal_s(run: Workload, spec: SparseSpec) -> float:
     model take a pass more.
     """
     shape = run.shape
-    n_operations = 4 * 2 * shape.n_block_weights + 2 * shape.n_mlp + 4 * 2 * shape.n_head
-    n_moved = _STEP_MOVES * shape.n_mlp / resources.HEAL_BATCH_TOKENS + 4 * 24 * run.widths()
+    n_operations = (
+        4 * 2 * shape.n_block_weights + 2 * shape.n_mlp + 4 * 2 * shape.n_head
+    )
+    n_moved = (
+        _STEP_MOVES * shape.n_mlp / resources.HEAL_BATCH_TOKENS + 4 * 24 * run.widths()
+    )
     n_moved += _LOGIT_MOVES * shape.vocabulary
     speeds = run.speeds
     rate = min(max(speeds.float32, speeds.bfloat16), _HEAL_SPEEDUP * speeds.float32)
@@ -323,7 +337,9 @@ def _continue_s(run: Workload, spec: SparseSpec) -> float:
     n_new = ContinuationSettings.n_tokens
     if run.shape.structure.plain_cache:
         return n_new * run.shape.n_matmul * run.move_s
-    n_prompt_tokens = sum(len(prompt) for prompt in run.settings.prompts) / CHARACTERS_A_TOKEN
+    n_prompt_tokens = (
+        sum(len(prompt) for prompt in run.settings.prompts) / CHARACTERS_A_TOKEN
+    )
     n_read = n_prompt_tokens + len(run.settings.prompts) * n_new / 2
     return n_new * n_read * run.token_s
 
@@ -335,7 +351,9 @@ def _evaluate_s(run: Workload, spec: SparseSpec) -> float | None:
     n_tokens = run.n_passages * run.passage_tokens
     n_models = resources.n_side_by_side(run.settings)
     # The words of about half of the passages go on.
-    unfinished_bytes = n_models * n_tokens * run.shape.cache_per_token * run.itemsize / 2
+    unfinished_bytes = (
+        n_models * n_tokens * run.shape.cache_per_token * run.itemsize / 2
+    )
     room = resources.unfinished_bytes(run.shape, run.settings.dtype, streamed=True)
     n_walks = ceil(n_models * n_tokens / resources.TOGETHER_TOKENS)
     if run.shape.structure.plain_cache:
@@ -367,7 +385,9 @@ def _answer_s(run: Workload, spec: SparseSpec) -> float | None:
             return None
         task = BUILTIN_TASKS[name]
         n_questions = task.n_asked(evaluation.task_limit)
-        n_walks = ceil(n_models * n_questions * task.n_tokens / resources.TOGETHER_TOKENS)
+        n_walks = ceil(
+            n_models * n_questions * task.n_tokens / resources.TOGETHER_TOKENS
+        )
         question_s = run.token_s * task.n_tokens + run.logits_s * _ANSWER_TOKENS
         seconds += question_s * n_questions + run.walk_s * n_walks / n_models
     return seconds
@@ -444,16 +464,22 @@ def _curve_bytes(run: Workload) -> int:
     logits beside the dense ones.
     """
     methods = run.settings.methods
-    levels = [method.curve_levels + 1 for method in methods if method.uses("curve_levels")]
+    levels = [
+        method.curve_levels + 1 for method in methods if method.uses("curve_levels")
+    ]
     block_width = max(run.shape.widths) + run.shape.hidden
-    candidates = max(levels, default=0) * resources.CURVE_TOKENS * 4 * run.itemsize * block_width
+    candidates = (
+        max(levels, default=0) * resources.CURVE_TOKENS * 4 * run.itemsize * block_width
+    )
     states = 0
     if any(method.saliency in ("divergence", "perplexity") for method in methods):
         states = run.n_blocks * resources.LAYER_TOKENS * run.itemsize * run.shape.hidden
     if not candidates and not states:
         return 0
     vocabulary = run.shape.vocabulary
-    return max(candidates, states) + 4 * 4 * vocabulary * resources.judged_tokens(vocabulary)
+    return max(candidates, states) + 4 * 4 * vocabulary * resources.judged_tokens(
+        vocabulary
+    )
 
 
 def _sequential_bytes(run: Workload) -> int:
@@ -494,7 +520,12 @@ def _healing_bytes(run: Workload) -> int:
     kept_width = 20 * run.shape.hidden + 6 * max(run.shape.widths)
     pass_bytes = resources.HEAL_PASS_TOKENS * run.n_blocks * kept_width * run.itemsize
     logit_bytes = 6 * 4 * resources.HEAL_LOGITS
-    return weight_bytes + pass_bytes + logit_bytes + n_read * run.shape.hidden * run.itemsize
+    return (
+        weight_bytes
+        + pass_bytes
+        + logit_bytes
+        + n_read * run.shape.hidden * run.itemsize
+    )
 
 
 def _quantised_bytes(run: Workload) -> int:
@@ -518,14 +549,20 @@ def _evaluation_bytes(run: Workload) -> int:
     shape = run.shape
     settings = run.settings
     token_bytes = shape.cache_per_token * run.itemsize
-    cache_bytes = resources.unfinished_bytes(shape, settings.dtype, streamed=run.streamed)
+    cache_bytes = resources.unfinished_bytes(
+        shape, settings.dtype, streamed=run.streamed
+    )
     cache_bytes += resources.BATCH_TOKENS * token_bytes
     if (n_passages := resources.n_passages(settings)) is not None:
-        cache_bytes = min(cache_bytes, n_passages * round(run.passage_tokens) * token_bytes)
+        cache_bytes = min(
+            cache_bytes, n_passages * round(run.passage_tokens) * token_bytes
+        )
     if run.streamed:
         # Sparse models are made block by block.
         return cache_bytes // run.n_blocks + _quantised_bytes(run)
-    sparse = max((resources.n_own_weights(shape, spec) for spec in settings.points), default=0)
+    sparse = max(
+        (resources.n_own_weights(shape, spec) for spec in settings.points), default=0
+    )
     return cache_bytes + max(_quantised_bytes(run), run.itemsize * sparse)
 
 
@@ -629,10 +666,14 @@ def chosen_memory(
     return resident
 
 
-def is_streamed(residency: Residency, resident_bytes: int, machine_bytes: int | None) -> bool:
+def is_streamed(
+    residency: Residency, resident_bytes: int, machine_bytes: int | None
+) -> bool:
     """Whether the weights are read block by block. resident_bytes: the run's least memory if they
     are not.
     """
     if residency != "auto":
         return residency == "streamed"
-    return machine_bytes is not None and resident_bytes > resources.USABLE * machine_bytes
+    return (
+        machine_bytes is not None and resident_bytes > resources.USABLE * machine_bytes
+    )

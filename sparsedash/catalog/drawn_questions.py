@@ -149,14 +149,18 @@ Draw = Callable[[Random], Question]
 def a_sum(random: Random) -> Question:
     """The sum of two digits, after three others."""
     *examples, (a, b) = random.sample(_PAIRS, 4)
-    return "".join(f"{x} + {y} = {x + y}\n" for x, y in examples) + f"{a} + {b} =", f" {a + b}"
+    return "".join(
+        f"{x} + {y} = {x + y}\n" for x, y in examples
+    ) + f"{a} + {b} =", f" {a + b}"
 
 
 def counting_on(random: Random) -> Question:
     """The next number of a row."""
     first = random.randint(1, 80)
     step = random.choice((1, 2, 3, 5, 10))
-    return ", ".join(str(first + step * i) for i in range(5)) + ",", f" {first + step * 5}"
+    return ", ".join(
+        str(first + step * i) for i in range(5)
+    ) + ",", f" {first + step * 5}"
 
 
 def words_again(random: Random) -> Question:
@@ -206,7 +210,9 @@ def indentation(random: Random) -> Question:
     for _ in range(2):
         name, argument, result = random.sample(_VARIABLES, 3)
         body = f"    {result} = {argument} {operator} {random.randint(2, 9)}\n"
-        functions.append((f"def {name}_of({argument}):\n{body}", f"    return {result}"))
+        functions.append(
+            (f"def {name}_of({argument}):\n{body}", f"    return {result}")
+        )
     (first, returned), (second, answer) = functions
     return f"{first}{returned}\n\n{second}", answer
 
@@ -305,14 +311,18 @@ def _facts() -> dict[str, list[tuple[str, str]]]:
     facts: dict[str, list[tuple[str, str]]] = {}
     with _FACTS.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            facts.setdefault(row["relation"], []).append((row["subject"], row["answer"]))
+            facts.setdefault(row["relation"], []).append(
+                (row["subject"], row["answer"])
+            )
     return facts
 
 
 def in_capitals(random: Random) -> Question:
     """A word in capital letters."""
     first, second, last = random.sample(_MORE_WORDS, 3)
-    examples = [f"Write {word} in capital letters: {word.upper()}\n" for word in (first, second)]
+    examples = [
+        f"Write {word} in capital letters: {word.upper()}\n" for word in (first, second)
+    ]
     return "".join(examples) + f"Write {last} in capital letters:", f" {last.upper()}"
 
 
@@ -340,4 +350,7 @@ def _named(random: Random, place: str, index: int) -> Question:
         a, b, c = words[start : start + 3]
         lines.append(f"Name the {place} of {a}, {b} and {c}:")
     first, second, last = lines
-    return f"{first} {words[index]}\n{second} {words[3 + index]}\n{last}", f" {words[6 + index]}"
+    return (
+        f"{first} {words[index]}\n{second} {words[3 + index]}\n{last}",
+        f" {words[6 + index]}",
+    )

@@ -38,7 +38,17 @@ _THINGS = (
         "socks",
         "marbles",
     ),
-    *("letters", "bottles", "books", "nails", "cakes", "photos", "keys", "rings", "boxes"),
+    *(
+        "letters",
+        "bottles",
+        "books",
+        "nails",
+        "cakes",
+        "photos",
+        "keys",
+        "rings",
+        "boxes",
+    ),
 )
 _ADJECTIVES = (
     "old",
@@ -123,7 +133,16 @@ _NUMBER_WORDS = (
         "eleven",
         "twelve",
     ),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+    *(
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
+        "nineteen",
+        "twenty",
+    ),
 )
 _STEPS = {
     1: "ones",
@@ -174,21 +193,29 @@ def _close_differences(random: Random) -> str:
 def _products(random: Random) -> str:
     factor = random.randint(2, 12)
     first = random.randint(1, 6)
-    return ". ".join(f"{n} times {factor} is {n * factor}" for n in range(first, first + 5)) + "."
+    return (
+        ". ".join(
+            f"{n} times {factor} is {n * factor}" for n in range(first, first + 5)
+        )
+        + "."
+    )
 
 
 def _sums_in_words(random: Random) -> str:
     words = _NUMBER_WORDS
     return (
         ", ".join(
-            f"{words[a]} plus {words[b]} is {words[a + b]}" for a, b in _pairs(random, 4, 0, 10)
+            f"{words[a]} plus {words[b]} is {words[a + b]}"
+            for a, b in _pairs(random, 4, 0, 10)
         )
         + "."
     )
 
 
 def _spoken_sums(random: Random) -> str:
-    return "; ".join(f"{a} and {b} make {a + b}" for a, b in _pairs(random, 4, 1, 9)) + "."
+    return (
+        "; ".join(f"{a} and {b} make {a + b}" for a, b in _pairs(random, 4, 1, 9)) + "."
+    )
 
 
 def _receipt(random: Random) -> str:
@@ -259,7 +286,9 @@ def _copied_number(random: Random) -> str:
 
 def _numbered_list(random: Random) -> str:
     sentences = [_sentence(random) for _ in range(4)]
-    return "\n".join(f"{number}. {sentence}." for number, sentence in enumerate(sentences, 1))
+    return "\n".join(
+        f"{number}. {sentence}." for number, sentence in enumerate(sentences, 1)
+    )
 
 
 def _repeated_pair(random: Random) -> str:
@@ -292,7 +321,9 @@ def _csv(random: Random) -> str:
 def _markdown_table(random: Random) -> str:
     rows = _rows(random)
     lines = ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
-    return "\n".join(["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0]), *lines])
+    return "\n".join(
+        ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0]), *lines]
+    )
 
 
 def _json_lines(random: Random) -> str:
@@ -617,13 +648,17 @@ def _worked_examples(random: Random) -> str:
     """Lines in one form that all follow one rule."""
     operation = random.choice(_OPERATIONS)
     if operation is None:
-        pairs = [tuple(pair.split()) for pair in random.sample(random.choice(_RELATIONS), 5)]
+        pairs = [
+            tuple(pair.split()) for pair in random.sample(random.choice(_RELATIONS), 5)
+        ]
     else:
         pairs = [operation(random) for _ in range(random.randint(4, 6))]
     opening = random.choice(_OPENINGS)
     arrow = random.choice(_ARROWS)
     closing = random.choice(("", "", ".", ";"))
-    return "\n".join(f"{opening}{source}{arrow}{result}{closing}" for source, result in pairs)
+    return "\n".join(
+        f"{opening}{source}{arrow}{result}{closing}" for source, result in pairs
+    )
 
 
 def _followed_instructions(random: Random) -> str:
@@ -675,8 +710,13 @@ def _short_functions(random: Random) -> str:
         name = random.choice(_CALLS)
         argument, result = random.sample(_NOUNS, 2)
         lines = [f"def {name}_{argument}(self, {argument}):"]
-        lines += [f"    if not {argument}:", "        return None"] * random.choice((0, 1))
-        lines += [f"    {result} = self.{argument} {operator} {argument}", f"    return {result}"]
+        lines += [f"    if not {argument}:", "        return None"] * random.choice(
+            (0, 1)
+        )
+        lines += [
+            f"    {result} = self.{argument} {operator} {argument}",
+            f"    return {result}",
+        ]
         functions.append("\n".join(lines))
     return "\n\n".join(functions)
 
@@ -700,14 +740,18 @@ def _diary(random: Random) -> str:
     number = random.randint(1, 24)
     lines = []
     for ahead in range(4):
-        lines.append(f"{_DAYS[(day + ahead) % 7]} {number + ahead}.: {_sentence(random)}")
+        lines.append(
+            f"{_DAYS[(day + ahead) % 7]} {number + ahead}.: {_sentence(random)}"
+        )
     return "\n".join(lines)
 
 
 def _lettered_list(random: Random) -> str:
     """Items with letters."""
     words = _words(random, random.randint(4, 7))
-    return "\n".join(f"{letter}) {word}" for letter, word in zip("abcdefg", words, strict=False))
+    return "\n".join(
+        f"{letter}) {word}" for letter, word in zip("abcdefg", words, strict=False)
+    )
 
 
 Draw = Callable[[Random], str]

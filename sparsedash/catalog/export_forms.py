@@ -83,8 +83,12 @@ def llama_cpp_problem(
     if not is_gguf(model) and model_type not in (None, *MADE_GGUF):
         return f"a quantised file is made from the dense model's GGUF file, and none of {model_type} can be made here"
     if model_type in MIXTURE_GGUF:
-        return "mixtures are exported for llama.cpp, and neither quantised nor timed there"
-    return next(filter(None, (_bias_problem(method, model_type) for method in methods)), "")
+        return (
+            "mixtures are exported for llama.cpp, and neither quantised nor timed there"
+        )
+    return next(
+        filter(None, (_bias_problem(method, model_type) for method in methods)), ""
+    )
 
 
 def _bias_problem(method: MethodSettings, model_type: str | None) -> str:
@@ -105,7 +109,12 @@ def form_problem(form: Form, made: Pruned, shape: ModelShape | None) -> str:
     if shape is not None and not made.method.removes_layers:
         is_even = is_even or shape.structure.width_values(made.widths) is not None
     problem = _problem(form, made.spec, shape, is_even=is_even)
-    if problem or shape is None or form != "uniform" or not made.method.removes_channels:
+    if (
+        problem
+        or shape is None
+        or form != "uniform"
+        or not made.method.removes_channels
+    ):
         return problem
     if shape.structure.width_values(made.widths) is None:
         return "its config has no place for this width"
@@ -121,12 +130,16 @@ def require_form(form: Form, spec: SparseSpec, shape: ModelShape | None = None) 
     problem = _problem(form, spec, shape, is_even=is_even)
     if not problem:
         return
-    possible = [name for name in FORMS if not _problem(name, spec, shape, is_even=is_even)]
+    possible = [
+        name for name in FORMS if not _problem(name, spec, shape, is_even=is_even)
+    ]
     allowed = ", ".join(possible) or "none with this method"
     raise SettingsError("form", form, f"one of these: {allowed}", f"Reason: {problem}.")
 
 
-def _problem(form: Form, spec: SparseSpec, shape: ModelShape | None, *, is_even: bool) -> str:
+def _problem(
+    form: Form, spec: SparseSpec, shape: ModelShape | None, *, is_even: bool
+) -> str:
     method = spec.pruning
     model_type = shape.family if shape else None
     structure = shape.structure if shape else None
@@ -161,7 +174,12 @@ def _problem(form: Form, spec: SparseSpec, shape: ModelShape | None, *, is_even:
         return "of a mixture only fewer or narrower experts can be written for llama.cpp here"
     if form == "gguf" and (problem := _bias_problem(method, model_type)):
         return problem
-    if method.compensation == "bias" and form != "gguf" and structure and not structure.out_bias:
+    if (
+        method.compensation == "bias"
+        and form != "gguf"
+        and structure
+        and not structure.out_bias
+    ):
         return "its blocks were given a bias, for which its stock code has no place"
     if not method.is_structured:
         if form == "masked":

@@ -32,7 +32,9 @@ class Architecture:
     harmless: frozenset[str]
 
 
-_NAMES = tomllib.loads((Path(__file__).parent / "gguf.toml").read_text(encoding="utf-8"))
+_NAMES = tomllib.loads(
+    (Path(__file__).parent / "gguf.toml").read_text(encoding="utf-8")
+)
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -67,7 +69,9 @@ def _architecture(
     )
 
 
-ARCHITECTURES = {name: _architecture(**row) for name, row in _NAMES["architectures"].items()}
+ARCHITECTURES = {
+    name: _architecture(**row) for name, row in _NAMES["architectures"].items()
+}
 
 HARMLESS = frozenset(" ".join(_NAMES["harmless"].values()).split())
 """Keys that change no number."""
@@ -78,7 +82,12 @@ GENERAL = _pairs(_NAMES["general"]["names"])
 NEUTRAL: dict[str, list[object]] = _NAMES["neutral"]
 """Values at which a refused key changes nothing, as llama.cpp reads it."""
 
-_REQUIRED = ("context_length", "embedding_length", "block_count", "attention.head_count")
+_REQUIRED = (
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "attention.head_count",
+)
 _YES_OR_NO = [name for name in GENERAL if name.startswith("tokenizer.ggml.add_")]
 _SCALINGS = ("none", "linear", "yarn", "longrope")
 _NO_NUMBERS = {"rope.scaling.type", "attention.sliding_window_pattern"}
@@ -105,7 +114,9 @@ WORDS_OF_BYTES: str = _NAMES["cuts"]["gpt2"]
 """The rule of a byte-level pre-tokenizer that says none."""
 INDIVIDUAL_DIGITS = r"\p{N}"
 CUTS_OF: dict[tuple[str, ...], str] = {
-    rules: name for name, rules in reversed(PRE_TOKENIZERS.items()) if rules and name != "default"
+    rules: name
+    for name, rules in reversed(PRE_TOKENIZERS.items())
+    if rules and name != "default"
 } | {(row["rule"],): row["name"] for row in _NAMES["written"]}
 """The way back: llama.cpp's name for the rules of a tokenizer."""
 
@@ -126,17 +137,19 @@ def gguf_problem(values: Mapping[str, Any], tensors: Iterable[str]) -> str:
     """Why a file with these keys and tensors cannot be read as the model it is, or ""."""
     architecture = values.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
-        return (
-            f"its architecture is {str(architecture)[:40]!r}; possible: {', '.join(ARCHITECTURES)}"
-        )
-    settings = {name.removeprefix(f"{architecture}."): value for name, value in values.items()}
+        return f"its architecture is {str(architecture)[:40]!r}; possible: {', '.join(ARCHITECTURES)}"
+    settings = {
+        name.removeprefix(f"{architecture}."): value for name, value in values.items()
+    }
     if values.get("general.type", "model") != "model":
-        return f"it holds no model: general.type is {str(values['general.type'])[:40]!r}"
-    if values.get("split.count", 1) not in (0, 1):
         return (
-            f"it is one of {values['split.count']} parts; join them with llama-gguf-split --merge"
+            f"it holds no model: general.type is {str(values['general.type'])[:40]!r}"
         )
-    problem = _odd_value(settings, architecture) or _odd_tokenizer(settings, architecture)
+    if values.get("split.count", 1) not in (0, 1):
+        return f"it is one of {values['split.count']} parts; join them with llama-gguf-split --merge"
+    problem = _odd_value(settings, architecture) or _odd_tokenizer(
+        settings, architecture
+    )
     if problem:
         return problem
     refused = [
@@ -163,7 +176,9 @@ def tensor_types(tensors: Mapping[str, int], fell_back: Mapping[str, int]) -> st
     tensors: how many there are of each type; fell_back: of these, by the length of their rows.
     """
     chosen = {name: n - fell_back.get(name, 0) for name, n in tensors.items()}
-    text = "tensors: " + ", ".join(f"{n:,} in {name}" for name, n in chosen.items() if n)
+    text = "tensors: " + ", ".join(
+        f"{n:,} in {name}" for name, n in chosen.items() if n
+    )
     if fell_back:
         replaced = ", ".join(f"{n:,} to {name}" for name, n in fell_back.items())
         text += f"; fallback for the length of their rows: {replaced}"
@@ -182,7 +197,9 @@ def class_of_key(name: str, architecture: str) -> Class:
 def _refused_keys(values: Mapping[str, Any], architecture: str) -> Iterator[str]:
     for name, value in values.items():
         key = name.removeprefix(f"{architecture}.")
-        if class_of_key(name, architecture) == "refused" and value not in NEUTRAL.get(key, ()):
+        if class_of_key(name, architecture) == "refused" and value not in NEUTRAL.get(
+            key, ()
+        ):
             yield (
                 f"{name[:80]!r} = {str(value)[:20]}"
                 if not isinstance(value, list)
@@ -190,7 +207,9 @@ def _refused_keys(values: Mapping[str, Any], architecture: str) -> Iterator[str]
             )
 
 
-def _refused_tensors(tensors: Iterable[str], n_blocks: int, architecture: str) -> Iterator[str]:
+def _refused_tensors(
+    tensors: Iterable[str], n_blocks: int, architecture: str
+) -> Iterator[str]:
     for name in tensors:
         block = name.split(".")[1] if name.startswith("blk.") else "0"
         beyond = not block.isdecimal() or int(block) >= n_blocks
@@ -204,7 +223,14 @@ def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
     own: the values, without the architecture's name.
     """
     # Each check relies on those before it.
-    for check in (_odd_depth, _missing_key, _odd_number, _odd_scaling, _odd_heads, _odd_pattern):
+    for check in (
+        _odd_depth,
+        _missing_key,
+        _odd_number,
+        _odd_scaling,
+        _odd_heads,
+        _odd_pattern,
+    ):
         problem = check(own, architecture)
         if problem:
             return problem
@@ -236,11 +262,18 @@ def _odd_number(own: Mapping[str, Any], architecture: str) -> str:
     for key in sorted(mapped.keys() & own.keys() - _NO_NUMBERS):
         value = own[key]
         is_soft_cap = "softcapping" in key
-        is_share = "epsilon" in key or (key.startswith("rope.") and key not in _ROPE_COUNTS)
+        is_share = "epsilon" in key or (
+            key.startswith("rope.") and key not in _ROPE_COUNTS
+        )
         kinds = (int, float) if is_soft_cap or is_share else (int,)
         # Zero stands for none.
-        may_be_zero = is_soft_cap or (architecture, key) == ("phi3", "attention.sliding_window")
-        is_possible = type(value) in kinds and 0 <= value < inf and (value > 0 or may_be_zero)
+        may_be_zero = is_soft_cap or (architecture, key) == (
+            "phi3",
+            "attention.sliding_window",
+        )
+        is_possible = (
+            type(value) in kinds and 0 <= value < inf and (value > 0 or may_be_zero)
+        )
         if not is_possible:
             number = "number" if float in kinds else "whole number"
             return f"{architecture}.{key} is {str(value)[:40]}; possible: one {number} above 0"
@@ -251,9 +284,7 @@ def _odd_scaling(own: Mapping[str, Any], architecture: str) -> str:
     kind = own.get("rope.scaling.type", "none")
     if kind in _SCALINGS:
         return ""
-    return (
-        f"{architecture}.rope.scaling.type is {str(kind)[:40]!r}; possible: {', '.join(_SCALINGS)}"
-    )
+    return f"{architecture}.rope.scaling.type is {str(kind)[:40]!r}; possible: {', '.join(_SCALINGS)}"
 
 
 def _odd_heads(own: Mapping[str, Any], architecture: str) -> str:
@@ -274,7 +305,9 @@ def _odd_heads(own: Mapping[str, Any], architecture: str) -> str:
 def _odd_pattern(own: Mapping[str, Any], architecture: str) -> str:
     pattern = own.get("attention.sliding_window_pattern", 1)
     by_block = pattern if isinstance(pattern, list) else [pattern] * own["block_count"]
-    are_numbers = all(type(number) in (int, bool) and number >= 0 for number in by_block)
+    are_numbers = all(
+        type(number) in (int, bool) and number >= 0 for number in by_block
+    )
     if are_numbers and len(by_block) == own["block_count"]:
         return ""
     return (
@@ -284,22 +317,36 @@ def _odd_pattern(own: Mapping[str, Any], architecture: str) -> str:
 
 
 def _odd_tokenizer(values: Mapping[str, Any], architecture: str) -> str:
-    possible = QWEN_PRE_TOKENIZERS if architecture.startswith("qwen") else tuple(PRE_TOKENIZERS)
+    possible = (
+        QWEN_PRE_TOKENIZERS
+        if architecture.startswith("qwen")
+        else tuple(PRE_TOKENIZERS)
+    )
     model = values.get("tokenizer.ggml.model")
     cut = values.get("tokenizer.ggml.pre", "default")
-    if model not in ("gpt2", "llama") or (model == "llama" and architecture.startswith("qwen")):
+    if model not in ("gpt2", "llama") or (
+        model == "llama" and architecture.startswith("qwen")
+    ):
         models = "gpt2" if possible == QWEN_PRE_TOKENIZERS else "gpt2, llama"
         return f"its tokenizer is {str(model)[:40]!r}; possible: {models}"
     if model == "gpt2" and cut not in possible:
-        return f"tokenizer.ggml.pre is {str(cut)[:40]!r}; possible: {', '.join(possible)}"
+        return (
+            f"tokenizer.ggml.pre is {str(cut)[:40]!r}; possible: {', '.join(possible)}"
+        )
     if odd := [key for key in _YES_OR_NO if type(values.get(key, True)) is not bool]:
         return f"{odd[0]} is {str(values[odd[0]])[:40]}; possible: true, false"
     tokens = values.get("tokenizer.ggml.tokens")
     tokens = tokens if isinstance(tokens, list) else []
     n_tokens = len(tokens)
-    longest = max((len(token) for token in tokens if isinstance(token, bytes)), default=0)
+    longest = max(
+        (len(token) for token in tokens if isinstance(token, bytes)), default=0
+    )
     if longest > _MAX_TOKEN_BYTES:
-        return f"one of its tokens has {longest:,} bytes; possible: {_MAX_TOKEN_BYTES:,}"
+        return (
+            f"one of its tokens has {longest:,} bytes; possible: {_MAX_TOKEN_BYTES:,}"
+        )
     if values.get("vocab_size", n_tokens) != n_tokens:
-        return f"it has {n_tokens:,} tokens, and its vocab_size is {values['vocab_size']}"
+        return (
+            f"it has {n_tokens:,} tokens, and its vocab_size is {values['vocab_size']}"
+        )
     return ""

@@ -44,7 +44,9 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
             if not name.startswith("GGUF.")
         }
 
-    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+    def _get(
+        self, offset: int, dtype: Any, count: int = 1, override_order: Any = None
+    ) -> Any:
         if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
             raise ValueError("it is cut off")
         if isinstance(self.data, np.memmap):
@@ -71,8 +73,16 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
             end = start + values.nbytes
         else:
             return super()._get_field_parts(orig_offs, raw_type)  # type: ignore[no-any-return]
-        types = [gguf.GGUFValueType.ARRAY, *([gguf.GGUFValueType(item)] if n_items else [])]
-        return end - orig_offs, [kind, count, *items], list(range(2, 2 + n_items)), types
+        types = [
+            gguf.GGUFValueType.ARRAY,
+            *([gguf.GGUFValueType(item)] if n_items else []),
+        ]
+        return (
+            end - orig_offs,
+            [kind, count, *items],
+            list(range(2, 2 + n_items)),
+            types,
+        )
 
     def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
         """As the library does, but each tensor must begin where the one before it ends."""
@@ -172,7 +182,9 @@ def quantised_type(reader: GgufReader) -> str:
     quantised = [name for name, _ in weights.most_common() if name not in _UNQUANTISED]
     if quantised and (field := reader.fields.get("general.file_type")):
         with suppress(ValueError, TypeError):
-            stated = str(gguf.LlamaFileType(field.contents()).name).removeprefix("MOSTLY_")
+            stated = str(gguf.LlamaFileType(field.contents()).name).removeprefix(
+                "MOSTLY_"
+            )
             if stated.startswith(tuple(quantised)):
                 return stated
     source = str(reader.values.get(SOURCE_TYPE, ""))

@@ -93,11 +93,15 @@ def data_sets(name: str) -> tuple[str, ...]:
     it, none.
     """
     key = r"(?:(?:task|group|tag):[ \t]*|tag:(?:\s+-[ \t]*\S+)*\s+-[ \t]*)"
-    defined = re.compile(rf"""^{key}["']?{re.escape(name)}["']?[ \t]*(?:#.*)?$""", re.MULTILINE)
+    defined = re.compile(
+        rf"""^{key}["']?{re.escape(name)}["']?[ \t]*(?:#.*)?$""", re.MULTILINE
+    )
     names = set[str]()
     for folder in task_folders(name):
         # Some shared files have no suffix: `_default_template_yaml`.
-        files = [file for file in folder.rglob("*") if file.name.endswith(("yaml", ".py"))]
+        files = [
+            file for file in folder.rglob("*") if file.name.endswith(("yaml", ".py"))
+        ]
         texts = [_text(file) for file in files]
         if not any(map(defined.search, texts)):
             continue

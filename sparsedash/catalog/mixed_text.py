@@ -89,10 +89,18 @@ SOURCES = (
     TextSource(name="copies", title="Copying and lists", share=0.05, draws=COPIES),
     TextSource(name="examples", title="Worked examples", share=0.11, draws=EXAMPLES),
     TextSource(name="code", title="Code", share=0.02, file="code.jsonl"),
-    TextSource(name="structures", title="Brackets and indentation", share=0.04, draws=STRUCTURES),
+    TextSource(
+        name="structures",
+        title="Brackets and indentation",
+        share=0.04,
+        draws=STRUCTURES,
+    ),
     TextSource(name="tables", title="Tables and JSON", share=0.02, draws=TABLES),
     TextSource(
-        name="questions", title="Questions with answers", share=0.02, file="questions.jsonl"
+        name="questions",
+        title="Questions with answers",
+        share=0.02,
+        file="questions.jsonl",
     ),
     TextSource(
         name="instructions",
@@ -124,14 +132,18 @@ def mixed_identity() -> str:
     The chat template that renders its exchanges is part of the model's identity.
     """
     parts = [
-        [source.name, source.share, list(islice(source.documents(0), 64))] for source in SOURCES
+        [source.name, source.share, list(islice(source.documents(0), 64))]
+        for source in SOURCES
     ]
     return f"mixed:{digest(parts)}"
 
 
 @cache
 def _read(file: str) -> tuple[Document, ...]:
-    rows = [json.loads(line) for line in (_TEXTS / file).read_text("utf-8").splitlines()]
+    rows = [
+        json.loads(line) for line in (_TEXTS / file).read_text("utf-8").splitlines()
+    ]
     return tuple(
-        row["text"] if "text" in row else Exchange(row["user"], row["assistant"]) for row in rows
+        row["text"] if "text" in row else Exchange(row["user"], row["assistant"])
+        for row in rows
     )

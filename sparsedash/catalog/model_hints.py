@@ -30,7 +30,11 @@ TINY_SIZES: dict[str, dict[str, Any]] = {
     # Sizes under names that no other type has, or that their configs leave open.
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 8, "num_experts_per_tok": 2, "head_dim": 8},
-    "dots3_note_text": {"num_key_value_heads": 4, "qk_rope_head_dim": 8, "per_layer_config": None},
+    "dots3_note_text": {
+        "num_key_value_heads": 4,
+        "qk_rope_head_dim": 8,
+        "per_layer_config": None,
+    },
     "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1, "expand": 2},
     "qwen4_exp_text": {
         "indexer_n_heads": 2,
@@ -59,7 +63,10 @@ TINY_SIZES: dict[str, dict[str, Any]] = {
 
 DERIVED_WIDTHS: dict[str, tuple[str, dict[str, bool | None]]] = {
     # Two thirds of what it says, rounded up, unless told otherwise; read by its older name first.
-    "lfm2": ("intermediate_size", {"block_ff_dim": None, "block_auto_adjust_ff_dim": False}),
+    "lfm2": (
+        "intermediate_size",
+        {"block_ff_dim": None, "block_auto_adjust_ff_dim": False},
+    ),
 }
 """The key of a width that a type's code derives from it, and what else a config must say for MLPs
 to be as wide as it says; None where that is the width again.

@@ -50,10 +50,14 @@ def removed_experts(shape: ModelShape, kept: KeptParts) -> int:
         return 0
     pairs = zip(shape.experts, kept.experts, strict=True)
     differences = [before - after for before, after in pairs]
-    return sum(n for index, n in enumerate(differences) if index not in kept.removed_layers)
+    return sum(
+        n for index, n in enumerate(differences) if index not in kept.removed_layers
+    )
 
 
-def removed_expert_channels(shape: ModelShape, kept: KeptParts, *, chosen: bool = False) -> int:
+def removed_expert_channels(
+    shape: ModelShape, kept: KeptParts, *, chosen: bool = False
+) -> int:
     """Inner channels of experts that are gone, those of removed layers not counted.
 
     chosen: only of as many experts as are chosen for a token.
@@ -75,7 +79,9 @@ def removed_shared_channels(shape: ModelShape, kept: KeptParts) -> int:
     n_gone = 0
     for index, layout in shape.structure.mixtures.items():
         if layout.shared and index not in kept.removed_layers:
-            n_gone += layout.shared.width - layout.shared_width(kept.expert_widths[index])
+            n_gone += layout.shared.width - layout.shared_width(
+                kept.expert_widths[index]
+            )
     return n_gone
 
 
@@ -106,7 +112,9 @@ def expert_parameters(
     if chosen:
         n_experts = layout.n_chosen
     width = kept.expert_widths[index] if kept.expert_widths else layout.width
-    return n_experts * (shape.per_expert - (layout.width - width) * shape.per_expert_channel)
+    return n_experts * (
+        shape.per_expert - (layout.width - width) * shape.per_expert_channel
+    )
 
 
 def active_count(shape: ModelShape, kept: KeptParts) -> int:
@@ -137,7 +145,9 @@ def prefill_ceiling(shape: ModelShape, kept: KeptParts, n_tokens: int) -> float:
     return dense / prefill_multiply_adds(shape, kept, n_tokens)
 
 
-def decode_ceiling(shape: ModelShape, kept: KeptParts, *, batch: int, n_tokens: int) -> float:
+def decode_ceiling(
+    shape: ModelShape, kept: KeptParts, *, batch: int, n_tokens: int
+) -> float:
     """Largest possible speed-up of writing, where fetching numbers is all that takes time.
 
     A token in each passage of a batch takes all weights it is multiplied with once, and all keys
@@ -151,7 +161,9 @@ def decode_ceiling(shape: ModelShape, kept: KeptParts, *, batch: int, n_tokens: 
         cache = shape.cache_per_token * n_kept // n_layers * n_tokens * batch
         others = 0
         for index, layout in shape.structure.mixtures.items():
-            of_one = expert_parameters(shape, left, index, chosen=True) // layout.n_chosen
+            of_one = (
+                expert_parameters(shape, left, index, chosen=True) // layout.n_chosen
+            )
             n_left = left.experts[index] if left.experts else layout.n
             others += of_one * (min(batch * layout.n_chosen, n_left) - layout.n_chosen)
         return multiplied_weights(shape, left) + cache + others
@@ -162,7 +174,9 @@ def decode_ceiling(shape: ModelShape, kept: KeptParts, *, batch: int, n_tokens: 
 def multiplied_weights(shape: ModelShape, kept: KeptParts) -> int:
     """Weights that a token is multiplied with. Fewer experts to choose from save none of them."""
     n_removed = removed_channels(shape, kept) * shape.per_channel
-    n_removed += removed_expert_channels(shape, kept, chosen=True) * shape.per_expert_channel
+    n_removed += (
+        removed_expert_channels(shape, kept, chosen=True) * shape.per_expert_channel
+    )
     n_removed += removed_shared_channels(shape, kept) * shape.per_shared_channel
     for index in kept.removed_layers:
         layout = shape.structure.mixtures.get(index)

@@ -76,11 +76,17 @@ METHODS = (
     Method(
         "flap",
         "channels that vary least, across blocks; their mean goes into a bias",
-        replace(_USUAL, saliency="wifv", compensation="bias", allocation="standardised"),
+        replace(
+            _USUAL, saliency="wifv", compensation="bias", allocation="standardised"
+        ),
     ),
-    Method("wanda-channels", "channels by weight times activation, nothing refitted", _BARE),
     Method(
-        "magnitude", "channels by weight, nothing refitted", replace(_BARE, saliency="magnitude")
+        "wanda-channels", "channels by weight times activation, nothing refitted", _BARE
+    ),
+    Method(
+        "magnitude",
+        "channels by weight, nothing refitted",
+        replace(_BARE, saliency="magnitude"),
     ),
     Method(
         "random",
@@ -92,7 +98,11 @@ METHODS = (
         "whole layers that turn the residual stream least; what stays is refitted to take over, layer after layer; "
         "half of the calibration text is the built-in mix",
         replace(
-            _LAYERS, saliency="block-influence", compensation="sequential", damping=0.1, mix=0.5
+            _LAYERS,
+            saliency="block-influence",
+            compensation="sequential",
+            damping=0.1,
+            mix=0.5,
         ),
     ),
     Method(
@@ -106,7 +116,9 @@ METHODS = (
         replace(_LAYERS, saliency="block-influence"),
     ),
     Method(
-        "random-layers", "whole layers at random: the baseline", replace(_LAYERS, saliency="random")
+        "random-layers",
+        "whole layers at random: the baseline",
+        replace(_LAYERS, saliency="random"),
     ),
     Method(
         "experts",
@@ -140,10 +152,14 @@ METHODS = (
         _SPARSEGPT,
     ),
     Method(
-        "wanda", "single weights of all projections by weight times input, nothing refitted", _WANDA
+        "wanda",
+        "single weights of all projections by weight times input, nothing refitted",
+        _WANDA,
     ),
     Method(
-        "magnitude-weights", "single weights of all projections by size, nothing refitted", _BY_SIZE
+        "magnitude-weights",
+        "single weights of all projections by size, nothing refitted",
+        _BY_SIZE,
     ),
     Method(
         "sparsegpt-2:4",
@@ -185,10 +201,16 @@ def spec_name(spec: SparseSpec) -> str:
     # A run has one budget, which is said where its sparsities are.
     choices = asdict(replace(spec.pruning, budget="channels"))
     chosen = {name: value for name, value in choices.items() if isinstance(value, str)}
-    alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
+    alike = [
+        method
+        for method in METHODS
+        if chosen.items() <= asdict(method.settings).items()
+    ]
     if spec.is_healed:
         # It was trained again.
-        alike = [method for method in alike if not method.name.startswith("retrain-free")]
+        alike = [
+            method for method in alike if not method.name.startswith("retrain-free")
+        ]
 
     def changes(usual: MethodSettings) -> list[str]:
         return [
@@ -201,8 +223,16 @@ def spec_name(spec: SparseSpec) -> str:
     # The choices that nearly every method shares only where they are others.
     usual = asdict(MethodSettings())
     always = ("saliency", "compensation", "allocation")
-    others = [field for field in chosen if field not in always and chosen[field] != usual[field]]
-    name = nearest.name if nearest else " + ".join(chosen[field] for field in (*always, *others))
+    others = [
+        field
+        for field in chosen
+        if field not in always and chosen[field] != usual[field]
+    ]
+    name = (
+        nearest.name
+        if nearest
+        else " + ".join(chosen[field] for field in (*always, *others))
+    )
     words = [
         _PARAMETERS.get(field, f"{field} {{:g}}").format(choices[field])
         for field in changes(nearest.settings if nearest else MethodSettings())

@@ -55,8 +55,12 @@ _OF_BLOOM = _OF_SCRIPT.format("bloom-3b")
 
 PUBLISHED_MODELS = (
     PublishedModel("EleutherAI/gpt-j-6b", "EleutherAI/gpt-j-6b", "gpt-j-6b", 6_004, 6),
-    PublishedModel("facebook/opt-1.3b", "facebook/opt-1.3b", "opt-1.3b", 6_004, 6, _OF_OPT),
-    PublishedModel("facebook/opt-2.7b", "facebook/opt-2.7b", "opt-2.7b", 6_004, 6, _OF_OPT),
+    PublishedModel(
+        "facebook/opt-1.3b", "facebook/opt-1.3b", "opt-1.3b", 6_004, 6, _OF_OPT
+    ),
+    PublishedModel(
+        "facebook/opt-2.7b", "facebook/opt-2.7b", "opt-2.7b", 6_004, 6, _OF_OPT
+    ),
     PublishedModel(
         "decapoda-research/llama-7b-hf",
         "huggyllama/llama-7b",
@@ -100,9 +104,7 @@ class PublishedRow:
     def name(self) -> str:
         """A unique name of the row, fit for an address."""
         model = self.model.partition("/")[2]
-        return (
-            f"{model}-{self.calibration}-{self.sparsity_permille // 10}-{self.measure}-{self.dtype}"
-        )
+        return f"{model}-{self.calibration}-{self.sparsity_permille // 10}-{self.measure}-{self.dtype}"
 
     @property
     def n_passages(self) -> int:
@@ -130,7 +132,9 @@ class PublishedRow:
         return low - 0.01 < self.drop_percent < high + 0.01
 
 
-with (Path(__file__).parent / "published.csv").open(encoding="utf-8", newline="") as _file:
+with (Path(__file__).parent / "published.csv").open(
+    encoding="utf-8", newline=""
+) as _file:
     _rows = [dict(filter(itemgetter(1), row.items())) for row in csv.DictReader(_file)]
 PUBLISHED_ROWS = msgspec.convert(_rows, tuple[PublishedRow, ...], strict=False)
 LAST_TOKEN = tuple(row for row in PUBLISHED_ROWS if row.measure == "last-token")
@@ -169,7 +173,11 @@ _ASSUMED = {
 def row_notes(row: PublishedRow) -> tuple[str, ...]:
     """Caveats of a row, in sentences."""
     low, high = row.drop_range
-    notes = [row.note, published_model(row.model).note, _ASSUMED.get(row.calibration, "")]
+    notes = [
+        row.note,
+        published_model(row.model).note,
+        _ASSUMED.get(row.calibration, ""),
+    ]
     if not row.drop_follows:
         note = (
             f"The stated change, {row.drop_percent:+.2f} %, does not follow from the two accuracies, which give "

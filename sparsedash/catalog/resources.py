@@ -147,7 +147,11 @@ def passage_tokens(corpus: str) -> int:
 
 def n_side_by_side(settings: RunSettings) -> int:
     """The most streamed models evaluated together: one where the run may stop early."""
-    return 1 if settings.evaluation.stop_early else min(1 + settings.n_sparse, MODELS_TOGETHER)
+    return (
+        1
+        if settings.evaluation.stop_early
+        else min(1 + settings.n_sparse, MODELS_TOGETHER)
+    )
 
 
 def in_one_walk(settings: RunSettings, *, some: bool = False) -> bool:
@@ -157,7 +161,9 @@ def in_one_walk(settings: RunSettings, *, some: bool = False) -> bool:
     some: whether that may be so for some of the models, where other methods look back.
     """
     forward = [not spec.needs_later_blocks for spec in settings.points]
-    return not settings.evaluation.stop_early and (any(forward) if some else all(forward))
+    return not settings.evaluation.stop_early and (
+        any(forward) if some else all(forward)
+    )
 
 
 def needs_fisher(settings: RunSettings) -> bool:
@@ -189,10 +195,15 @@ def kind_tokens(n_run_tokens: int, n_kinds: int) -> int:
 
     n_run_tokens: of calibration and passages.
     """
-    return min(_MAX_KIND_TOKENS, max(_MIN_KIND_TOKENS, int(_KIND_SHARE * n_run_tokens / n_kinds)))
+    return min(
+        _MAX_KIND_TOKENS,
+        max(_MIN_KIND_TOKENS, int(_KIND_SHARE * n_run_tokens / n_kinds)),
+    )
 
 
-def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
+def gradient_bytes(
+    widths: Sequence[int], settings: RunSettings, n_sequences: int
+) -> int:
     """Bytes of the mask gradients of one sparsity: one value per channel and sequence."""
     return 4 * n_sequences * sum(widths) if needs_fisher(settings) else 0
 
@@ -200,7 +211,9 @@ def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: in
 MORE_ROOM = "Raise the limit on the settings page or by SPARSEDASH_ARTEFACT_GB."
 
 
-def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequences: int) -> int:
+def kept_bytes(
+    widths: Sequence[int], hidden: int, settings: RunSettings, n_sequences: int
+) -> int:
     """Least bytes that calibrating leaves in the store for one sparsity: half of each second
     moment, and gradients.
 
@@ -213,7 +226,10 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
     if not collects_whole_moments(widths, settings):
         return gradients
     moments = len(shares_read(settings)) * sum(width * width for width in widths)
-    if any(method.needs_statistics and not method.is_structured for method in settings.methods):
+    if any(
+        method.needs_statistics and not method.is_structured
+        for method in settings.methods
+    ):
         moments += 2 * hidden * hidden * len(widths)
     return 2 * moments + gradients
 
@@ -252,7 +268,12 @@ def n_healed_weights(shape: ModelShape, settings: RunSettings) -> list[int]:
 
 
 def run_disk(
-    shape: ModelShape, settings: RunSettings, n_passages: int, room: int, *, streamed: bool
+    shape: ModelShape,
+    settings: RunSettings,
+    n_passages: int,
+    room: int,
+    *,
+    streamed: bool,
 ) -> RunDisk:
     """Bytes that a run takes in the data folder where nothing of it is stored.
 
@@ -292,7 +313,13 @@ def run_disk(
         # Models that are evaluated side by side are put aside together, with what is kept of their
         # passages.
         n_together = n_side_by_side(settings)
-        of_passages = n_together * n_passages * TOKENS_A_PASSAGE * shape.cache_per_token * itemsize
+        of_passages = (
+            n_together
+            * n_passages
+            * TOKENS_A_PASSAGE
+            * shape.cache_per_token
+            * itemsize
+        )
         kept = min(unfinished_bytes(shape, settings.dtype, streamed=True), of_passages)
         if in_one_walk(settings, some=True):
             # Between two blocks calibration text is put aside, beside what a kill would leave of
@@ -304,8 +331,12 @@ def run_disk(
             else n_masked_weights(shape, spec.pruning) * itemsize
             for spec in settings.points
         )
-        passing.append(sum(models[-n_together:]) + sum(changed_bytes[-n_together:]) + kept)
-    return RunDisk(stays_bytes=stays, passing_bytes=max(passing) if settings.points else 0)
+        passing.append(
+            sum(models[-n_together:]) + sum(changed_bytes[-n_together:]) + kept
+        )
+    return RunDisk(
+        stays_bytes=stays, passing_bytes=max(passing) if settings.points else 0
+    )
 
 
 def _sample_bytes(shape: ModelShape, settings: RunSettings, n_passages: int) -> int:
@@ -317,9 +348,13 @@ def _sample_bytes(shape: ModelShape, settings: RunSettings, n_passages: int) -> 
     inputs = sum(shape.widths)
     streams = STREAM_INPUTS * shape.hidden * len(shape.widths)
     masks = [m for m in settings.methods if not m.is_structured]
-    kept_out = settings.calibration.n_samples * settings.calibration.length // HELD_OUT_EVERY
+    kept_out = (
+        settings.calibration.n_samples * settings.calibration.length // HELD_OUT_EVERY
+    )
     kept_out //= max(1, kept_out // HELD_OUT_TOKENS)
-    passages = min(n_passages, MISMATCH_PASSAGES) * min(TOKENS_A_PASSAGE, MISMATCH_TOKENS)
+    passages = min(n_passages, MISMATCH_PASSAGES) * min(
+        TOKENS_A_PASSAGE, MISMATCH_TOKENS
+    )
     collected = inputs + streams * any(method.needs_statistics for method in masks)
     return (
         collected * len(shares_read(settings)) * 4 * kept_out

@@ -21,7 +21,11 @@ from sparsedash.schema.settings import (
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import mix_share
 
-_REMOVED = {"layer": "layers", "expert": "experts", "expert-channel": "channels of experts"}
+_REMOVED = {
+    "layer": "layers",
+    "expert": "experts",
+    "expert-channel": "channels of experts",
+}
 EXPERT_WIDTH_MULTIPLE = 8
 """Widths of experts are multiples of: what torch's grouped product takes of 16-bit numbers."""
 
@@ -34,7 +38,9 @@ def require_possible(settings: RunSettings, shape: ModelShape) -> None:
             _require_removable(spec.method, spec.permille, shape)
 
 
-def _require_samples_for_mix(spec: SparseSpec, calibration: CalibrationSettings) -> None:
+def _require_samples_for_mix(
+    spec: SparseSpec, calibration: CalibrationSettings
+) -> None:
     if calibration.n_samples == 1 and 0 < mix_share(spec, calibration) < 1:
         raise SettingsError(
             "calibration samples",
@@ -67,7 +73,9 @@ def removal_error(method: MethodSettings, shape: ModelShape) -> SettingsError | 
             advice = "Choose a method that removes whole experts or layers."
     elif method.removes_channels and not any(shape.widths):
         message = "This model has experts in place of MLPs, and this method removes channels of MLPs alone."
-        advice = "Choose expert-channels for channels of its experts, or experts or layers."
+        advice = (
+            "Choose expert-channels for channels of its experts, or experts or layers."
+        )
     elif not method.is_structured and method.scope == "mlp" and not any(shape.widths):
         message = "This model has no MLP whose weights can be removed."
         advice = "Choose the decoder as scope, or a method that removes whole layers."
@@ -80,7 +88,9 @@ def removal_error(method: MethodSettings, shape: ModelShape) -> SettingsError | 
     return SettingsError("method", message=message, advice=advice) if message else None
 
 
-def _require_removable(method: MethodSettings, permille: int, shape: ModelShape) -> None:
+def _require_removable(
+    method: MethodSettings, permille: int, shape: ModelShape
+) -> None:
     if error := removal_error(method, shape):
         raise error
     if method.uses("width_multiple"):
@@ -133,7 +143,9 @@ def _require_width_multiple(method: MethodSettings, shape: ModelShape) -> None:
         raise SettingsError("width multiple", multiple, allowed)
 
 
-def require_quantisable(settings: RunSettings, family: str | None, *, streamed: bool) -> None:
+def require_quantisable(
+    settings: RunSettings, family: str | None, *, streamed: bool
+) -> None:
     """Raise where the run's models cannot be quantised. family: None if not known."""
     if not settings.quantises:
         return

@@ -19,7 +19,10 @@ def usual_method(shape: ModelShape | None) -> str:
     if shape is None:
         return DEFAULT_METHOD
     names = [DEFAULT_METHOD, "experts", "layers"]
-    experts = [expert_parameters(shape, shape.whole, index) for index in shape.structure.mixtures]
+    experts = [
+        expert_parameters(shape, shape.whole, index)
+        for index in shape.structure.mixtures
+    ]
     if sum(experts) > shape.n_mlp:
         names = ["experts", DEFAULT_METHOD, "layers"]
     fitting = DEFAULT_METHOD
@@ -50,7 +53,9 @@ def refit_tokens(methods: Sequence[MethodSettings], shape: ModelShape | None) ->
     """Calibration tokens with which each expert sees enough to be refitted, were all chosen equally
     often; 0 where none is refitted, or the model is not known.
     """
-    if shape is None or not any(method.prunes_experts and method.refits for method in methods):
+    if shape is None or not any(
+        method.prunes_experts and method.refits for method in methods
+    ):
         return 0
     needed = [0]
     for layout in shape.structure.mixtures.values():
@@ -59,7 +64,9 @@ def refit_tokens(methods: Sequence[MethodSettings], shape: ModelShape | None) ->
     return max(needed)
 
 
-def usual_samples(methods: Sequence[MethodSettings], shape: ModelShape | None, length: int) -> int:
+def usual_samples(
+    methods: Sequence[MethodSettings], shape: ModelShape | None, length: int
+) -> int:
     """Samples of this many tokens to calibrate on: the default, or as many as a refit needs."""
     n_samples = -(-refit_tokens(methods, shape) // max(1, length))
     return max(CalibrationSettings().n_samples, n_samples)

@@ -36,7 +36,8 @@ _OVER = (Status.closing, Status.closed, Status.failed)
 """A worker that is ending, most often with its scheduler: its result would be lost."""
 
 LOST = parts.PartEnd(
-    state="crashed", error_text="lost: its Dask worker was killed or became unreachable."
+    state="crashed",
+    error_text="lost: its Dask worker was killed or became unreachable.",
 )
 _FACTS = "sparsedash"
 _ARTEFACT = "sparsedash_artefact"
@@ -62,7 +63,9 @@ class Cluster:
     answers.
     """
 
-    def __init__(self, scheduler: parts.Scheduler, name: str, on_machine: OnMachine) -> None:
+    def __init__(
+        self, scheduler: parts.Scheduler, name: str, on_machine: OnMachine
+    ) -> None:
         self._on_machine = on_machine
         self._prefix = f"{PREFIX}-{name}-"
         self._futures: dict[str, Any] = {}
@@ -71,7 +74,9 @@ class Cluster:
         self._client = _connected(scheduler)
         try:
             self._client.subscribe_topic(self._prefix, self._hear)
-            self._client.register_plugin(_MachinePlugin(on_machine), name=f"{PREFIX}-machine")
+            self._client.register_plugin(
+                _MachinePlugin(on_machine), name=f"{PREFIX}-machine"
+            )
         except Exception as error:
             self.close()
             raise JobError(
@@ -98,9 +103,13 @@ class Cluster:
             "this server": versions["client"],
             **versions["workers"],
         }
-        return {name: _package_versions(about) for name, about in by_name.items() if about}
+        return {
+            name: _package_versions(about) for name, about in by_name.items() if about
+        }
 
-    def submit(self, key: str, part: parts.Part, machines: Iterable[parts.ClusterMachine]) -> None:
+    def submit(
+        self, key: str, part: parts.Part, machines: Iterable[parts.ClusterMachine]
+    ) -> None:
         """Give a part to any free one of these machines, or resume one with this key."""
         # Dask knows their slots, and not why they can take nothing.
         self._given_to[key] = frozenset(
@@ -126,7 +135,11 @@ class Cluster:
     def part_keys(self) -> set[str]:
         """Keys of all parts of this data folder that the scheduler has, from any server."""
         names = [str(name) for name in self._client.list_datasets()]
-        return {name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix)}
+        return {
+            name.removeprefix(self._prefix)
+            for name in names
+            if name.startswith(self._prefix)
+        }
 
     def progress(self, key: str) -> Step | None:
         """Progress of a part; None before it began."""
@@ -151,11 +164,14 @@ class Cluster:
                 if type(error).__name__ == "KilledWorker":
                     return LOST
                 return parts.PartEnd(
-                    state="crashed", error_text=f"The machine could not do it: {_in_a_line(error)}."
+                    state="crashed",
+                    error_text=f"The machine could not do it: {_in_a_line(error)}.",
                 )
             case _:
                 if self.alive and future.status != "lost":
-                    return parts.PartEnd(state="cancelled", error_text="Stopped on request.")
+                    return parts.PartEnd(
+                        state="cancelled", error_text="Stopped on request."
+                    )
                 raise JobError("The connection to the scheduler was lost.")
 
     def stop(self, key: str) -> None:
@@ -189,7 +205,9 @@ class Cluster:
         addresses = self._given_to[key]
         if self.progress(key) is not None or not addresses:
             return False
-        return addresses.isdisjoint(self._client.scheduler_info(n_workers=-1)["workers"])
+        return addresses.isdisjoint(
+            self._client.scheduler_info(n_workers=-1)["workers"]
+        )
 
     def _event(self, key: str, what: str) -> Any:
         return distributed.Event(f"{self._prefix}{key}-{what}", client=self._client)
@@ -226,7 +244,12 @@ def _in_task(do: parts.Do, part: bytes, topic: str, key: str) -> bytes:
     worker = distributed.get_worker()
 
     def ask(what: str, **values: str) -> Any:
-        return sync(worker.loop, getattr(worker.scheduler, what), callback_timeout=_ASK_S, **values)
+        return sync(
+            worker.loop,
+            getattr(worker.scheduler, what),
+            callback_timeout=_ASK_S,
+            **values,
+        )
 
     # Dask may run a task again whose worker was lost. Here that is for the job table to decide:
     # never twice at once.
@@ -262,7 +285,9 @@ def _in_task(do: parts.Do, part: bytes, topic: str, key: str) -> bytes:
         )
         return artefact
 
-    return parts.to_bytes(do(parts.from_bytes(parts.Part, part), report, stopped, fetch))
+    return parts.to_bytes(
+        do(parts.from_bytes(parts.Part, part), report, stopped, fetch)
+    )
 
 
 def this_machine() -> tuple[str, str]:

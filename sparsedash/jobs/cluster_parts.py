@@ -32,7 +32,9 @@ SLOT = "SLOT"
 time.
 """
 
-_ADDRESS = re.compile(r"(?P<way>tcp|tls)://(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+):(?P<port>\d{1,5})")
+_ADDRESS = re.compile(
+    r"(?P<way>tcp|tls)://(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+):(?P<port>\d{1,5})"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,9 @@ class Scheduler:
         parts = _ADDRESS.fullmatch(self.address)
         if parts is None or not 0 < int(parts["port"]) < 2**16:
             raise SettingsError(
-                SCHEDULER, self.address, "tls and a host and a port, as in tls://127.0.0.1:8786"
+                SCHEDULER,
+                self.address,
+                "tls and a host and a port, as in tls://127.0.0.1:8786",
             )
         if not self.encrypted and not is_loopback(parts["host"]):
             raise SettingsError(
@@ -61,7 +65,11 @@ class Scheduler:
                 "tls where the scheduler is not on this machine",
                 "Any client of one without certificates runs code on every machine of the cluster.",
             )
-        for name, path in ((CA, self.ca), (CERTIFICATE, self.certificate), (KEY, self.key)):
+        for name, path in (
+            (CA, self.ca),
+            (CERTIFICATE, self.certificate),
+            (KEY, self.key),
+        ):
             if path and not os.access(path, os.R_OK):
                 raise SettingsError(name, path, "a file in PEM that can be read")
 
@@ -79,7 +87,9 @@ def named_scheduler() -> Scheduler | None:
     if not address:
         return None
     paths = [os.environ.get(name, "") for name in (CA, CERTIFICATE, KEY)]
-    ca, certificate, key = (str(Path(path).expanduser()) if path else "" for path in paths)
+    ca, certificate, key = (
+        str(Path(path).expanduser()) if path else "" for path in paths
+    )
     return Scheduler(address=address, ca=ca, certificate=certificate, key=key)
 
 
@@ -143,7 +153,10 @@ class PartEnd:
 def failed_part(error: SparseDashError, machine: str = "") -> PartEnd:
     """End of a part that raised this error."""
     return PartEnd(
-        state="failed", machine=machine, error_text=error.message, error_advice=error.advice
+        state="failed",
+        machine=machine,
+        error_text=error.message,
+        error_advice=error.advice,
     )
 
 

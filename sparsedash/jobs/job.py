@@ -8,7 +8,9 @@ from sparsedash.schema.progress import STARTING, Step
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "crashed"]
 EndState = Literal["done", "failed", "cancelled", "crashed"]
-JobKind = Literal["run", "find", "continuation", "divergence", "timing", "export", "verify", "part"]
+JobKind = Literal[
+    "run", "find", "continuation", "divergence", "timing", "export", "verify", "part"
+]
 """`part`: of a run, on a machine of a cluster; never in a server's own table."""
 RUNS: tuple[JobKind, ...] = ("run", "find")
 """Kinds whose result is a run: of given sparsities, and a search for the largest."""
@@ -91,7 +93,9 @@ class Job:
         """Seconds that this attempt worked; None before it has ended, or where it never started."""
         # Nobody may have seen the end of a worker that died.
         ended_at = (
-            self.heartbeat_at if self.state == "crashed" and self.heartbeat_at else self.finished_at
+            self.heartbeat_at
+            if self.state == "crashed" and self.heartbeat_at
+            else self.finished_at
         )
         return (
             None
@@ -130,10 +134,17 @@ def queue_order(job: Job) -> tuple[int, float, float, int]:
     A prompt that was never moved has place 0, a run or another long job place 1.
     """
     usual = 1.0 if job.kind in LONG else 0.0
-    return _RANKS[job.priority], usual if job.place is None else job.place, job.queued_at, job.id
+    return (
+        _RANKS[job.priority],
+        usual if job.place is None else job.place,
+        job.queued_at,
+        job.id,
+    )
 
 
-def places_after_move(queue: Sequence[Job], job: Job, to: Move) -> list[tuple[float, int]]:
+def places_after_move(
+    queue: Sequence[Job], job: Job, to: Move
+) -> list[tuple[float, int]]:
     """New place and id of every queued job of the priority of `job`, after its move.
 
     queue: all queued jobs, in order. No move crosses priorities. All up to the last prompt go below

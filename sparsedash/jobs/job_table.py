@@ -108,7 +108,9 @@ class Database:
         self._db.execute("PRAGMA synchronous = NORMAL")
         # Not written where it exists: a locked table can then be opened and read.
         jobs_table = "SELECT 1 FROM sqlite_master WHERE name = 'jobs'"
-        if not self._retry_while_locked(lambda: self._db.execute(jobs_table).fetchone()):
+        if not self._retry_while_locked(
+            lambda: self._db.execute(jobs_table).fetchone()
+        ):
             self._retry_while_locked(lambda: self._db.executescript(_SCHEMA))
 
     def read(self, query: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
@@ -122,7 +124,9 @@ class Database:
             return self._retry_while_locked(rows)
 
     @contextmanager
-    def writing(self, lock_timeout_s: float | None = None) -> Iterator[sqlite3.Connection]:
+    def writing(
+        self, lock_timeout_s: float | None = None
+    ) -> Iterator[sqlite3.Connection]:
         """A write transaction, rolled back when the block raises; inside another one of this
         thread, part of that.
 
@@ -193,9 +197,7 @@ class Database:
                 case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
                     advice = f"It is damaged. {_MOVE_AWAY}"
                 case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:
-                    advice = (
-                        f"See whether {folder} exists, who may write to it, and how it is mounted."
-                    )
+                    advice = f"See whether {folder} exists, who may write to it, and how it is mounted."
                 case _:
                     advice = "Is the disk full?"
             raise StoreError(
@@ -223,7 +225,12 @@ class JobTable:
         self.owners = Owners(self._database)
 
     def submit(
-        self, kind: JobKind, key: str, settings: Mapping[str, Any], owner: str = "", most: int = 0
+        self,
+        kind: JobKind,
+        key: str,
+        settings: Mapping[str, Any],
+        owner: str = "",
+        most: int = 0,
     ) -> Job:
         """The live job with this key, or else a new one queued last: the next attempt where one
         ended early.
@@ -238,12 +245,22 @@ class JobTable:
             self._refuse_too_many(owner, most)
             last = self.newest(key)
             attempt, earlier_s = (
-                (last.attempt + 1, last.all_s) if last and last.state != "done" else (1, 0.0)
+                (last.attempt + 1, last.all_s)
+                if last and last.state != "done"
+                else (1, 0.0)
             )
             done = db.execute(
                 "INSERT INTO jobs (kind, key, settings, queued_at, owner, attempt, earlier_s)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (kind, key, canonical_json(settings), time.time(), owner, attempt, earlier_s),
+                (
+                    kind,
+                    key,
+                    canonical_json(settings),
+                    time.time(),
+                    owner,
+                    attempt,
+                    earlier_s,
+                ),
             )
             return self.get(done.lastrowid or 0)
 
@@ -256,7 +273,9 @@ class JobTable:
         with self._database.writing() as db:
             job = self.get(job_id)
             if job.state == "done":
-                raise JobError(f"Job {job_id} is done; only a job that ended early can be retried.")
+                raise JobError(
+                    f"Job {job_id} is done; only a job that ended early can be retried."
+                )
             self.owners.add(job.key, owner)
             if live := self._live_with(job.key):
                 return live
@@ -288,12 +307,18 @@ class JobTable:
         values = (msgspec.json.encode(step).decode(), time.time(), job.id, job.attempt)
         # Work goes on while its progress cannot be written.
         with self._database.writing(1.0) as db:
-            db.execute(f"UPDATE jobs SET progress = ?, heartbeat_at = ? {_THIS_RUNNING}", values)  # noqa: S608
+            db.execute(
+                f"UPDATE jobs SET progress = ?, heartbeat_at = ? {_THIS_RUNNING}",  # noqa: S608
+                values,
+            )
 
     def wanted(self, job: Job) -> bool:
         """Whether this attempt is still marked as running, with no request to stop."""
         return bool(
-            self._read(f"{_THIS_RUNNING} AND cancel_requested_at IS NULL", (job.id, job.attempt))
+            self._read(
+                f"{_THIS_RUNNING} AND cancel_requested_at IS NULL",
+                (job.id, job.attempt),
+            )
         )
 
     def end(self, job: Job, state: EndState, text: str = "", advice: str = "") -> bool:
@@ -343,7 +368,8 @@ class JobTable:
                     f"Job {job_id} is a prompt: prompts go before runs and have no priority."
                 )
             db.execute(
-                "UPDATE jobs SET priority = ?, place = NULL WHERE id = ?", (priority, job_id)
+                "UPDATE jobs SET priority = ?, place = NULL WHERE id = ?",
+                (priority, job_id),
             )
             return self.get(job_id)
 
@@ -368,7 +394,12 @@ class JobTable:
     def newest(self, key: str) -> Job | None:
         """The live job with this key, or else the newest, or None."""
         return next(
-            iter(self._read(f"WHERE key = ? ORDER BY {_LIVE} DESC, id DESC LIMIT 1", (key,))), None
+            iter(
+                self._read(
+                    f"WHERE key = ? ORDER BY {_LIVE} DESC, id DESC LIMIT 1", (key,)
+                )
+            ),
+            None,
         )
 
     def newest_jobs(self, limit: int, owner: str = "") -> tuple[Job, ...]:
@@ -440,7 +471,13 @@ class JobTable:
                 "settings": json.loads(row["settings"]),
                 "progress": msgspec.json.decode(row["progress"], type=Step),
             }
-            return Job(**{**dict(row), **decoded, "log_path": str(self._logs / f"{row['id']}.log")})
+            return Job(
+                **{
+                    **dict(row),
+                    **decoded,
+                    "log_path": str(self._logs / f"{row['id']}.log"),
+                }
+            )
         except (ValueError, TypeError, LookupError) as error:
             raise StoreError(
                 f"The job table {self._logs.with_name('jobs.sqlite')} is damaged: job {row['id']} cannot be read.",
@@ -463,13 +500,16 @@ class Owners:
         if owner and owner not in self.of(thing):
             with self._database.writing() as db:
                 db.execute(
-                    "INSERT OR IGNORE INTO owners (thing, owner) VALUES (?, ?)", (thing, owner)
+                    "INSERT OR IGNORE INTO owners (thing, owner) VALUES (?, ?)",
+                    (thing, owner),
                 )
 
     def take(self, thing: str, owner: str) -> bool:
         """Remove an owner; whether others are left."""
         with self._database.writing() as db:
-            db.execute("DELETE FROM owners WHERE thing = ? AND owner = ?", (thing, owner))
+            db.execute(
+                "DELETE FROM owners WHERE thing = ? AND owner = ?", (thing, owner)
+            )
             return bool(self.of(thing))
 
     def forget(self, thing: str) -> None:

@@ -18,7 +18,13 @@ from pathlib import Path
 
 from sparsedash.jobs.job import CLUSTER, Job, memory_advice, resume_advice
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.lock_files import is_lock_held, job_lock, open_log, open_own, slot_lock
+from sparsedash.jobs.lock_files import (
+    is_lock_held,
+    job_lock,
+    open_log,
+    open_own,
+    slot_lock,
+)
 from sparsedash.schema.errors import SettingsError, StoreError
 
 log = logging.getLogger(__name__)
@@ -39,11 +45,11 @@ def crash_reason(job: Job, exit_code: int | None) -> tuple[str, str]:
     nobody saw it.
     """
     if job.worker == CLUSTER:
-        return "It ran on a cluster that this server cannot use.", resume_advice(job.kind)
-    if exit_code is None:
-        text = (
-            "Its worker process died: memory ran out, it was killed, or the machine was restarted."
+        return "It ran on a cluster that this server cannot use.", resume_advice(
+            job.kind
         )
+    if exit_code is None:
+        text = "Its worker process died: memory ran out, it was killed, or the machine was restarted."
         return text, memory_advice(job.kind)
     if exit_code == -signal.SIGKILL:
         text = "Its worker process was killed (signal 9), most often because memory ran out."
@@ -65,7 +71,10 @@ def log_tail(path: Path, n: int) -> str:
             text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return ""
-    lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.rstrip().split("\n")]
+    lines = [
+        line.rstrip("\r").rpartition("\r")[2].rstrip()
+        for line in text.rstrip().split("\n")
+    ]
     return "\n".join(lines[-n:])
 
 
@@ -141,7 +150,9 @@ class LocalRunner:
                     self._note_end(job)
                 elif job.stopping:
                     self._escalate(job)
-            if queue := tuple(job for job in self._table.queue() if not self._elsewhere(job)):
+            if queue := tuple(
+                job for job in self._table.queue() if not self._elsewhere(job)
+            ):
                 self._start_workers(queue)
             return True
         finally:
@@ -182,13 +193,19 @@ class LocalRunner:
             if (code := child.poll()) is None:
                 if self._is_taken(slot):
                     self._seen_at_work[slot] = time.monotonic()
-                elif time.monotonic() - self._seen_at_work[slot] >= self._start_within_s:
+                elif (
+                    time.monotonic() - self._seen_at_work[slot] >= self._start_within_s
+                ):
                     # It hangs before it holds its slot or after it has left it, so it has no job.
                     log.warning("The worker of slot %d hangs and is ended.", slot)
                     child.kill()
             elif code != 0 and child.pid not in busy_pids:
                 self._fruitless_starts += 1
-                log.warning("The worker of slot %d ended with %d before it took a job.", slot, code)
+                log.warning(
+                    "The worker of slot %d ended with %d before it took a job.",
+                    slot,
+                    code,
+                )
 
     def _note_end(self, job: Job) -> None:
         """Record the end of a running job whose worker is gone; no effect if the worker did so in
@@ -206,7 +223,9 @@ class LocalRunner:
             log.warning("Job %d crashed, exit code %s.", job.id, exit_code)
 
     def _exit_code(self, pid: int | None) -> int | None:
-        child = next((child for child in self._children.values() if child.pid == pid), None)
+        child = next(
+            (child for child in self._children.values() if child.pid == pid), None
+        )
         # The kernel frees the lock a moment before the exit code can be had.
         with suppress(subprocess.TimeoutExpired):
             return None if child is None else child.wait(timeout=_REAP_S)
@@ -236,7 +255,9 @@ class LocalRunner:
         except ProcessLookupError:
             pass  # It ended by itself just now.
         except PermissionError:
-            log.warning("Job %d runs as another user and cannot be ended from here.", job.id)
+            log.warning(
+                "Job %d runs as another user and cannot be ended from here.", job.id
+            )
 
     def _start_workers(self, queue: tuple[Job, ...]) -> None:
         if self._fruitless_starts >= MAX_FRUITLESS_STARTS:
@@ -256,7 +277,9 @@ class LocalRunner:
     def _is_taken(self, slot: int) -> bool:
         try:
             return is_lock_held(slot_lock(self._folder, slot))
-        except StoreError:  # The worker that is started for this slot says why, and is given up.
+        except (
+            StoreError
+        ):  # The worker that is started for this slot says why, and is given up.
             return False
 
     def _is_taken_or_starting(self, slot: int) -> bool:
@@ -273,7 +296,14 @@ class LocalRunner:
                 # The reader of the pipe notices that this process is gone, even if it was killed.
                 bound = ["--bound"] if self._bound_by else []
                 self._children[slot] = subprocess.Popen(  # noqa: S603 - our own command, no shell
-                    [*self._command, "--data-dir", str(self._folder), "--slot", str(slot), *bound],
+                    [
+                        *self._command,
+                        "--data-dir",
+                        str(self._folder),
+                        "--slot",
+                        str(slot),
+                        *bound,
+                    ],
                     stdin=self._bound_by[0] if self._bound_by else subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -347,7 +377,9 @@ def child_environment() -> dict[str, str]:
 def worker_environment(slot: int) -> dict[str, str]:
     """Environment of a new worker: only the slot's GPU is visible."""
     gpus = visible_gpus()
-    return child_environment() | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})
+    return child_environment() | (
+        {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
+    )
 
 
 def visible_gpus() -> list[str]:

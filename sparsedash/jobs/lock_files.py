@@ -28,12 +28,16 @@ def open_own(path: Path, mode: Literal["rb", "ab"]) -> IO[bytes]:
         return open(
             path,
             mode,
-            opener=lambda name, flags: os.open(name, flags, _mode_in(path.parent, 0o600)),
+            opener=lambda name, flags: os.open(
+                name, flags, _mode_in(path.parent, 0o600)
+            ),
         )
     except OSError as error:
         if mode == "rb" and isinstance(error, FileNotFoundError):
             raise
-        raise StoreError(f"{path} cannot be opened: {error.strerror}.", _ADVICE) from error
+        raise StoreError(
+            f"{path} cannot be opened: {error.strerror}.", _ADVICE
+        ) from error
 
 
 def make_folder(path: Path) -> None:
@@ -43,7 +47,9 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(mode=_mode_in(path.parent, 0o700), exist_ok=True)
     except OSError as error:
-        raise StoreError(f"The folder {path} cannot be made: {error.strerror}.", _ADVICE) from error
+        raise StoreError(
+            f"The folder {path} cannot be made: {error.strerror}.", _ADVICE
+        ) from error
 
 
 def open_log(path: Path) -> IO[bytes]:

@@ -60,7 +60,11 @@ class Reporter:
     """The `OnStep` of one job: writes five times a second at most; raises Cancelled to stop it."""
 
     def __init__(
-        self, table: JobTable, job: Job, stop: StopFlag, clock: Callable[[], float] = time.monotonic
+        self,
+        table: JobTable,
+        job: Job,
+        stop: StopFlag,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table = table
         self._job = job
@@ -95,7 +99,10 @@ class Reporter:
             return
         self._present = step
         self._written_at = now_s
-        stage_times = (*self._over, StageTime(step.stage, step.point, now_s - self._begun_at))
+        stage_times = (
+            *self._over,
+            StageTime(step.stage, step.point, now_s - self._begun_at),
+        )
         with self._stop.holding_back():
             try:
                 self._table.report(

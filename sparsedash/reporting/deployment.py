@@ -116,7 +116,9 @@ def _speed_up(timing: Timing | None, name: Phase) -> Reading | None:
         return None
     ratio = phase.ratio
     interval = f"{LEVEL} interval {ratio.low:.2f} to {ratio.high:.2f}"
-    words = f"{factor(ratio.value)} as fast, {interval}; ceiling {factor(phase.ceiling)}"
+    words = (
+        f"{factor(ratio.value)} as fast, {interval}; ceiling {factor(phase.ceiling)}"
+    )
     return Reading(ratio.value, ratio.low, ratio.high, words)
 
 
@@ -139,7 +141,9 @@ def structure_sentence(backend: Backend, results: RunResults) -> str:
     # All pairs of the two kinds count, since the answers chose the best of each and may have chosen
     # the sparsity.
     n_compared = sum(len(narrow[share]) * len(few[share]) for share in common)
-    (difference,) = likelihood_differences([(narrower.record, fewer.record)], n_compared)
+    (difference,) = likelihood_differences(
+        [(narrower.record, fewer.record)], n_compared
+    )
     names = [quoted_method(model.spec) for model in (narrower, fewer)]
     losses = [loss_value(model.verdict.perplexity) for model in (narrower, fewer)]
     share = sparsity_words(permille, narrower.method)
@@ -153,7 +157,9 @@ def structure_sentence(backend: Backend, results: RunResults) -> str:
     sentences += [
         _better_for_size(names, difference),
         f"For the KV cache {names[1]}: it is {percent(cache)} smaller",
-        _better_for_speed(backend, results.dense, [narrower.record, fewer.record], names),
+        _better_for_speed(
+            backend, results.dense, [narrower.record, fewer.record], names
+        ),
     ]
     return f"{'. '.join(sentences)}."
 
@@ -164,7 +170,9 @@ def _structures(
     """Models with narrower and with fewer layers, by their sparsity, least loss first."""
     narrower: dict[int, list[ModelResult]] = {}
     fewer: dict[int, list[ModelResult]] = {}
-    for model in sorted(results.sparse_models, key=lambda model: model.verdict.perplexity.value):
+    for model in sorted(
+        results.sparse_models, key=lambda model: model.verdict.perplexity.value
+    ):
         method = model.method
         if not model.permille or model.spec.is_quantised or method.prunes_experts:
             continue
@@ -244,13 +252,17 @@ def savings(
             ("active", model_sizes.active_count),
         ):
             before = weights_words(count(shape, shape.whole))
-            lines.append(f"{name} {before} → {weights_words(count(shape, pruned.kept))}")
+            lines.append(
+                f"{name} {before} → {weights_words(count(shape, pruned.kept))}"
+            )
     if pruned.method.removes_experts:
         lines.append("multiply-adds as dense: as many experts a token")
     if pruned.reached.kv_cache:
         lines.append(f"KV cache {percent(pruned.reached.kv_cache)} smaller")
     runtime: Runtime = "llama.cpp" if model.spec.is_quantised else "torch"
-    request = TimingSettings(dense=results.dense.key, sparse=model.record.key, runtime=runtime)
+    request = TimingSettings(
+        dense=results.dense.key, sparse=model.record.key, runtime=runtime
+    )
     timing = backend.result(Timing, request.key())
     if timing is None:
         return lines
@@ -322,7 +334,9 @@ def speed_table(name: str, timing: Timing, stem: str = "") -> Table:
         sparse_s = median(phase.sparse_s)
         ratio = phase.ratio
         row = [title, _short_time(dense_s), _short_time(sparse_s), factor(ratio.value)]
-        rows.append([*row, f"{ratio.low:.2f} to {ratio.high:.2f}", factor(phase.ceiling)])
+        rows.append(
+            [*row, f"{ratio.low:.2f} to {ratio.high:.2f}", factor(phase.ceiling)]
+        )
         values: dict[str, Value] = {
             "what": title,
             "dense_s": dense_s,
@@ -336,7 +350,12 @@ def speed_table(name: str, timing: Timing, stem: str = "") -> Table:
     weights = [("weights on disk", timing.dense_bytes, timing.sparse_bytes, "exact")]
     if timing.dense_resident and timing.sparse_resident:
         weights.append(
-            ("weights in memory", timing.dense_resident, timing.sparse_resident, "measured once")
+            (
+                "weights in memory",
+                timing.dense_resident,
+                timing.sparse_resident,
+                "measured once",
+            )
         )
     for title, dense, sparse, how in weights:
         rows.append([title, size(dense), size(sparse), factor(dense / sparse), how, ""])
@@ -349,7 +368,9 @@ def speed_table(name: str, timing: Timing, stem: str = "") -> Table:
             }
         )
     caption = f"{name}: {timing_conditions(timing)}."
-    return Table(f"Speed of {name}", caption, list(_SPEED_HEAD), rows, data=data, stem=stem)
+    return Table(
+        f"Speed of {name}", caption, list(_SPEED_HEAD), rows, data=data, stem=stem
+    )
 
 
 def timing_conditions(timing: Timing) -> str:
@@ -364,9 +385,7 @@ def timing_conditions(timing: Timing) -> str:
 
 def ceiling_words(timing: Timing) -> str:
     """What ceilings are, and whether the intervals are as narrow as asked for."""
-    text = (
-        "Ceiling: the speed-up if only multiply-adds (prefill) or bytes (decode, load) took time."
-    )
+    text = "Ceiling: the speed-up if only multiply-adds (prefill) or bytes (decode, load) took time."
     if any(phase.phase == "load" for phase in timing.phases):
         text += " Loading is from the system's cache."
     if timing.weights not in ("", "F16"):
@@ -397,14 +416,17 @@ def block_shapes(shape: ModelShape, pruned: Pruned) -> list[list[Projection]]:
             blocks.append([])
             continue
         inner = [
-            (name, (layout.fused * before, d), (layout.fused * after, d)) for name in layout.inner
+            (name, (layout.fused * before, d), (layout.fused * after, d))
+            for name in layout.inner
         ]
         every = [*inner, (layout.out, (d, before), (d, after))]
         blocks.append([(name.rpartition(".")[2], old, new) for name, old, new in every])
     return blocks
 
 
-def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, stem: str = "") -> Table:
+def shapes_table(
+    shape: ModelShape, pruned: Pruned, dtype: str, stem: str = ""
+) -> Table:
     """Shapes and bytes of the whole model, its MLPs or experts, and every layer; its file has the
     exact bytes. stem: see `Table`.
     """
@@ -416,7 +438,10 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, stem: str = "") 
     parts: list[tuple[str, tuple[int, int], list[Projection]]] = [
         ("Whole model", _model_bytes(shape, pruned, dtype), []),
         (f"All {_parts_name(shape)}", mlps, []),
-        *((f"Layer {i}", *layer) for i, layer in enumerate(zip(sizes, blocks, strict=True), 1)),
+        *(
+            (f"Layer {i}", *layer)
+            for i, layer in enumerate(zip(sizes, blocks, strict=True), 1)
+        ),
     ]
     rows = []
     for part, (before, after), projections in parts:
@@ -439,7 +464,9 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, stem: str = "") 
         kept = f"{n_channels:,} inner channels of the experts removed."
     elif n == 0 and not pruned.method.is_structured:
         kept = "Only zeros: every matrix keeps its shape and its bytes."
-    about_shapes = " Shapes: outputs × inputs of the MLP's projections." if names else ""
+    about_shapes = (
+        " Shapes: outputs × inputs of the MLP's projections." if names else ""
+    )
     counted = "biases of the channels"
     if shape.structure.mixtures:
         dense_weights = weights_of(shape, shape.whole)
@@ -451,7 +478,9 @@ def shapes_table(shape: ModelShape, pruned: Pruned, dtype: str, stem: str = "") 
     )
     head = ["Part", "Bytes before", "Bytes after", "Smaller by", *names]
     data = _shape_values(shape, pruned, dtype)
-    return Table("Shapes and bytes of this model", caption, head, rows, data=data, stem=stem)
+    return Table(
+        "Shapes and bytes of this model", caption, head, rows, data=data, stem=stem
+    )
 
 
 def _shape_words(shape: tuple[int, int]) -> str:
@@ -459,7 +488,9 @@ def _shape_words(shape: tuple[int, int]) -> str:
     return f"{rows:,} × {columns:,}"
 
 
-def _shape_values(shape: ModelShape, pruned: Pruned, dtype: str) -> list[dict[str, Value]]:
+def _shape_values(
+    shape: ModelShape, pruned: Pruned, dtype: str
+) -> list[dict[str, Value]]:
     """Exact bytes: a row for each projection of each block, one for its MLP, then the total. layer:
     from 1.
     """
@@ -481,7 +512,9 @@ def _shape_values(shape: ModelShape, pruned: Pruned, dtype: str) -> list[dict[st
                 "columns_after": new[1],
             }
             rows.append(values)
-        rows.append({"layer": i, "part": part, "bytes_before": before, "bytes_after": after})
+        rows.append(
+            {"layer": i, "part": part, "bytes_before": before, "bytes_after": after}
+        )
     before, after = _model_bytes(shape, pruned, dtype)
     rows.append(
         {
@@ -502,7 +535,9 @@ def _parts_name(shape: ModelShape) -> str:
     return and_join(names)
 
 
-def _block_bytes(shape: ModelShape, pruned: Pruned, dtype: str) -> list[tuple[int, int]]:
+def _block_bytes(
+    shape: ModelShape, pruned: Pruned, dtype: str
+) -> list[tuple[int, int]]:
     """Bytes of each block's MLP or experts before and after."""
     itemsize = model_sizes.WEIGHT_BYTES[dtype]
     per_channel = shape.per_channel + shape.bias_per_channel
@@ -539,7 +574,11 @@ def proof_words(proof: Proof) -> str:
 
 
 def _logits(proof: Proof) -> str:
-    agree = "identical" if proof.logit_difference == 0 else f"within {proof.logit_difference:.1e}"
+    agree = (
+        "identical"
+        if proof.logit_difference == 0
+        else f"within {proof.logit_difference:.1e}"
+    )
     return f"logits of {proof.n_logits} passages {agree}"
 
 
@@ -550,7 +589,9 @@ def export_title(export: Export, record: Record | None) -> str:
         return model
     spec = record.pruned.spec
     method = record.pruned.method
-    return f"{model}, {spec_name(spec)} {sparsity_words(record.sparsity_permille, method)}"
+    return (
+        f"{model}, {spec_name(spec)} {sparsity_words(record.sparsity_permille, method)}"
+    )
 
 
 def upload_command(export: Export) -> str:
@@ -566,9 +607,7 @@ def runtime_rows(export: Export) -> list[list[str]]:
     """
     proof = export.proof
     form = export.form
-    why = (
-        f"{_logits(proof)}, {proof.n_meant} of {proof.n_verdicts} answers as by the model in memory"
-    )
+    why = f"{_logits(proof)}, {proof.n_meant} of {proof.n_verdicts} answers as by the model in memory"
     rows = [
         [
             f"{proof.runtime} {proof.version}",
@@ -581,7 +620,11 @@ def runtime_rows(export: Export) -> list[list[str]]:
         if export.layout.startswith("a width for each block"):
             return [
                 *rows,
-                ["transformers, vLLM, OpenVINO", _CANNOT, "read one width for the whole model"],
+                [
+                    "transformers, vLLM, OpenVINO",
+                    _CANNOT,
+                    "read one width for the whole model",
+                ],
             ]
         reads = export.model_type not in _NO_READER
         verb = "has" if reads else "lacks"
@@ -608,7 +651,9 @@ def runtime_rows(export: Export) -> list[list[str]]:
         else "width and number of layers are read from the config"
     )
     why_not = _VLLM_CANNOT.get(export.model_type, "")
-    if export.model_type == "falcon" and (form == "masked" or " layers, " in export.layout):
+    if export.model_type == "falcon" and (
+        form == "masked" or " layers, " in export.layout
+    ):
         why_not = ""
     rows.append(
         [

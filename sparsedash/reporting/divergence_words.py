@@ -9,7 +9,13 @@ from typing import Any
 
 from sparsedash.reporting.html import Table
 from sparsedash.reporting.verdicts import VERDICT_SIGNS
-from sparsedash.reporting.wording import MINUS, first_upper, limit_factor, quantity, size
+from sparsedash.reporting.wording import (
+    MINUS,
+    first_upper,
+    limit_factor,
+    quantity,
+    size,
+)
 from sparsedash.schema.divergence_records import DivergenceFigures, Estimate
 from sparsedash.schema.tolerance_settings import Tolerance
 from sparsedash.stats.divergence_figures import MAX_CUT
@@ -135,7 +141,12 @@ def divergence_document(model: ModelDivergence, tolerance: Tolerance) -> dict[st
     loss = model.loss
     if loss is not None:
         bounds = {"low": exp(loss.low), "high": exp(loss.high)}
-        verdict = {"verdict": loss.verdict, "ratio": exp(loss.value), **bounds, "level": loss.level}
+        verdict = {
+            "verdict": loss.verdict,
+            "ratio": exp(loss.value),
+            **bounds,
+            "level": loss.level,
+        }
     return {
         "format": DIVERGENCE_FORMAT,
         "model": model.name,
@@ -153,7 +164,9 @@ def divergences_document(
     models: Sequence[ModelDivergence], text: str, tolerance: Tolerance
 ) -> dict[str, Any]:
     """Several models as plain values for JSON. text: which they were compared on, in words."""
-    sentences = filter(None, [divergence_sentence(model, tolerance) for model in models])
+    sentences = filter(
+        None, [divergence_sentence(model, tolerance) for model in models]
+    )
     return {
         "format": DIVERGENCES_FORMAT,
         "text": text,

@@ -38,4 +38,6 @@ def layer_experts_table(
         "calibration text. The file has all layers."
     )
     head = ["Expert", "Kept", "Share of the choices", "Relative to an even share"]
-    return Table(f"Experts of layer {index + 1}", caption, head, rows, data=data, stem=stem)
+    return Table(
+        f"Experts of layer {index + 1}", caption, head, rows, data=data, stem=stem
+    )

@@ -26,7 +26,10 @@ _ANCHORS = {"left": "start", "center": "middle", "right": "end"}
 def _corners(n: int, *radii: float) -> list[tuple[float, float]]:
     """Corners of a regular shape from the top on, the radii taken in turn."""
     return [
-        (radii[i % len(radii)] * sin(2 * pi * i / n), -radii[i % len(radii)] * cos(2 * pi * i / n))
+        (
+            radii[i % len(radii)] * sin(2 * pi * i / n),
+            -radii[i % len(radii)] * cos(2 * pi * i / n),
+        )
         for i in range(n)
     ]
 
@@ -188,7 +191,9 @@ class _Drawing:
         )
 
     def _trace(self, trace: dict[str, Any]) -> Iterator[Html]:
-        corners_at = [self._place(x, y) for x, y in zip(trace["x"], trace["y"], strict=True)]
+        corners_at = [
+            self._place(x, y) for x, y in zip(trace["x"], trace["y"], strict=True)
+        ]
         if "fill" in trace:
             yield element(
                 "polygon",
@@ -222,7 +227,9 @@ class _Drawing:
             strict=True,
         ):
             shape, opened, _ = symbol.partition("-open")
-            corners = [(x + half * right, y + half * down) for right, down in _SHAPES[shape]]
+            corners = [
+                (x + half * right, y + half * down) for right, down in _SHAPES[shape]
+            ]
             style = {
                 "fill": "none" if opened else marker["color"],
                 "stroke": marker["color"],
@@ -246,9 +253,14 @@ class _Drawing:
             across = note["ax"]
             down = note["ay"]
             # From the mark to the edge of the text.
-            half = (0.3 * note["font"]["size"] * len(note["text"]), 0.6 * note["font"]["size"])
+            half = (
+                0.3 * note["font"]["size"] * len(note["text"]),
+                0.6 * note["font"]["size"],
+            )
             end = 1 - min(
-                size / abs(way) for size, way in zip(half, (across, down), strict=True) if way
+                size / abs(way)
+                for size, way in zip(half, (across, down), strict=True)
+                if way
             )
             start = note["standoff"] / (across**2 + down**2) ** 0.5
             tie = {"color": note["arrowcolor"], "width": note["arrowwidth"]}
@@ -297,7 +309,8 @@ class _Drawing:
             (len(lines) - 1) / 2 if vertical == "middle" else len(lines) - 0.5
         )
         places = [
-            {"x": f"{position[0]:.1f}", "y": f"{top + height * i:.1f}"} for i in range(len(lines))
+            {"x": f"{position[0]:.1f}", "y": f"{top + height * i:.1f}"}
+            for i in range(len(lines))
         ]
         inside = [
             element("tspan", escape(unescape(line)), **place)
@@ -338,5 +351,9 @@ def _polyline(
         "stroke_width": f"{line.get('width', 1)}",
     }
     return element(
-        "polyline", points=_points(points), clip_path=clip, stroke_dasharray=dash, **style
+        "polyline",
+        points=_points(points),
+        clip_path=clip,
+        stroke_dasharray=dash,
+        **style,
     )

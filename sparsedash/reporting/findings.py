@@ -140,7 +140,9 @@ def _without_models(results: RunResults, finished: bool) -> AnswerKind:
 
 def search_ends(search: FindResult, models: Sequence[M]) -> list[M]:
     """The models of a search's answer and of the step after it, as far as they have records."""
-    return [model for model in models if model.permille in (search.answer, search.next_step)]
+    return [
+        model for model in models if model.permille in (search.answer, search.next_step)
+    ]
 
 
 def search_kind(search: FindResult, ends: Sequence[M]) -> AnswerKind:
@@ -152,7 +154,9 @@ def search_kind(search: FindResult, ends: Sequence[M]) -> AnswerKind:
         return AnswerKind.SEARCH_NONE
     if not has_record:
         return AnswerKind.SEARCH_MISSING
-    return AnswerKind.SEARCH_LARGEST if search.next_step is None else AnswerKind.VERDICTS
+    return (
+        AnswerKind.SEARCH_LARGEST if search.next_step is None else AnswerKind.VERDICTS
+    )
 
 
 def find_race(results: RunResults) -> Race | None:
@@ -224,6 +228,8 @@ def estimate_limit(
     return LimitEstimate(percent, percent if low is None else low, high)
 
 
-def _crossing(shares: Sequence[float], losses: Sequence[float], limit: float) -> float | None:
+def _crossing(
+    shares: Sequence[float], losses: Sequence[float], limit: float
+) -> float | None:
     """The share at which the losses, on straight lines from dense, first reach the limit."""
     return first_crossing(zip([0.0, *shares], [0.0, *losses], strict=True), limit)

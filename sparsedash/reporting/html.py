@@ -39,8 +39,14 @@ _INVISIBLE = [
     *range(0xE0000, 0xE0080),
 ]
 _VISIBLE: dict[int, str] = {
-    **{point: chr(_CONTROL_PICTURES + point) for point in range(32) if chr(point) not in "\n\t"},
-    **{point: f"⟨U+{point:04X}⟩" for point in [*range(0x7F, 0xA0), *_INVISIBLE, 0xFEFF]},
+    **{
+        point: chr(_CONTROL_PICTURES + point)
+        for point in range(32)
+        if chr(point) not in "\n\t"
+    },
+    **{
+        point: f"⟨U+{point:04X}⟩" for point in [*range(0x7F, 0xA0), *_INVISIBLE, 0xFEFF]
+    },
     **dict.fromkeys(range(0xD800, 0xE000), "�"),
 }
 _BETWEEN_NUMBER_AND_SIGN = re.compile(r"(?<=\d) (?=[%×])")
@@ -215,7 +221,12 @@ class Table:
             css="sd-table",
         )
         scroll = element(
-            "div", table, css="sd-scroll", role="region", aria_label=self.name, tabindex="0"
+            "div",
+            table,
+            css="sd-scroll",
+            role="region",
+            aria_label=self.name,
+            tabindex="0",
         )
         if not self.caption:
             return scroll
@@ -264,7 +275,9 @@ def file_name(*parts: str, ending: str = "") -> str:
     """
     names = []
     for part in parts:
-        names.append(re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-.")[:_LONGEST_PART])
+        names.append(
+            re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-.")[:_LONGEST_PART]
+        )
     return "-".join(filter(None, names)) + ending
 
 
@@ -302,6 +315,7 @@ def cards(drawn: Sequence[Html]) -> Html:
 def fact_list(pairs: Sequence[tuple[str, str]]) -> Html:
     """A list of names, each with its value."""
     drawn = (
-        join(element("dt", escape(name)), element("dd", escape(value))) for name, value in pairs
+        join(element("dt", escape(name)), element("dd", escape(value)))
+        for name, value in pairs
     )
     return element("dl", *drawn, css="sd-estimate")

@@ -17,8 +17,16 @@ from sparsedash.reporting.record_pair import end_of
 from sparsedash.reporting.run_progress import JobProgress, job_progress, stage_parts
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.export_settings import ExportSettings
-from sparsedash.schema.find_settings import FindSettings, planned_run, run_or_find_settings
-from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
+from sparsedash.schema.find_settings import (
+    FindSettings,
+    planned_run,
+    run_or_find_settings,
+)
+from sparsedash.schema.pair_records import (
+    ContinuationSettings,
+    DivergenceSettings,
+    TimingSettings,
+)
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Run, VerifySettings
 from sparsedash.schema.settings import RunSettings, settings_from_plain
@@ -78,7 +86,9 @@ _ABOUT: dict[str, tuple[type[Any], str, Callable[[Any], str]]] = {
     "export": (
         ExportSettings,
         "Export of a sparse model",
-        lambda request: f"{request.form}, weights in {request.weights}, proven by a fresh process",
+        lambda request: (
+            f"{request.form}, weights in {request.weights}, proven by a fresh process"
+        ),
     ),
     "verify": (
         VerifySettings,
@@ -135,7 +145,9 @@ def job_activity(job: Job) -> tuple[str, str]:
     """The stage of a running job; and which model it works on, or the job's own message, which may
     be empty.
     """
-    return wording.stage_title(job.progress.stage), _sparse_model(job) or job.progress.message
+    return wording.stage_title(job.progress.stage), _sparse_model(
+        job
+    ) or job.progress.message
 
 
 def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
@@ -155,7 +167,9 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     if not progress.unmeasured:
         facts.append(wording.time_left(_left_s(job, progress)))
     elif job.makes_run:
-        unknown = ", ".join(wording.stage_title(stage).lower() for stage in progress.unmeasured)
+        unknown = ", ".join(
+            wording.stage_title(stage).lower() for stage in progress.unmeasured
+        )
         facts.append(f"time left unknown: {unknown} not measured here yet")
     silent_s = _silent_s(job)
     # A download reports no steps.
@@ -193,7 +207,11 @@ def _waiting_words(ahead: int) -> str:
 
 
 def _silent_s(job: Job) -> float:
-    return max(0.0, time.time() - job.heartbeat_at) if job.heartbeat_at is not None else 0.0
+    return (
+        max(0.0, time.time() - job.heartbeat_at)
+        if job.heartbeat_at is not None
+        else 0.0
+    )
 
 
 def job_announcement(backend: Backend, job: Job) -> str:
@@ -205,7 +223,9 @@ def job_announcement(backend: Backend, job: Job) -> str:
     if job.stopping:
         return f"{job_name(backend, job)}: {job_progress_words(backend, job)[1]}"
     tenths = int(10 * job_progress_words(backend, job)[0])
-    return ", ".join(part for part in (*job_activity(job), f"{10 * tenths} percent done") if part)
+    return ", ".join(
+        part for part in (*job_activity(job), f"{10 * tenths} percent done") if part
+    )
 
 
 def attempt_words(job: Job) -> str:

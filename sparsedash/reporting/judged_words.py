@@ -72,7 +72,10 @@ def ranking_rows(ranking: Ranking) -> list[list[str]]:
     for model in ranking.models:
         change = ["", ""]
         if model.name != ranking.baseline:
-            change = [signed_points(model.change), signed_interval((model.low, model.high))]
+            change = [
+                signed_points(model.change),
+                signed_interval((model.low, model.high)),
+            ]
         rows.append([model.name, rank_words(model), percent(model.score), *change])
     return rows
 
@@ -101,12 +104,16 @@ def interval_lines(ranking: Ranking) -> list[str]:
 
 def models_verdict(judged: Mapping[str, JudgedAnswers]) -> TaskVerdict:
     """Beyond where any model is, within where every one is."""
-    return joint_verdict({overall_verdict(answers.results) for answers in judged.values()})
+    return joint_verdict(
+        {overall_verdict(answers.results) for answers in judged.values()}
+    )
 
 
 def models_sentence(judged: Mapping[str, JudgedAnswers]) -> str:
     """A sentence a model."""
-    return " ".join(tasks_sentence(name, answers.results) for name, answers in judged.items())
+    return " ".join(
+        tasks_sentence(name, answers.results) for name, answers in judged.items()
+    )
 
 
 def models_document(
@@ -115,7 +122,9 @@ def models_document(
     """Everything as plain values for JSON."""
     models = []
     for name, answers in judged.items():
-        models.append({"model": name, **judge_document(name, answers.results, tolerance)})
+        models.append(
+            {"model": name, **judge_document(name, answers.results, tolerance)}
+        )
     return {
         "format": MODELS_FORMAT,
         "sentence": models_sentence(judged),
@@ -150,7 +159,11 @@ def _ranking_document(ranking: Ranking) -> dict[str, Any]:
 
 
 def models_parts(
-    board: Leaderboard, judged: Mapping[str, JudgedAnswers], ranking: Ranking | None, *, drawn: bool
+    board: Leaderboard,
+    judged: Mapping[str, JudgedAnswers],
+    ranking: Ranking | None,
+    *,
+    drawn: bool,
 ) -> list[Part]:
     """The leaderboard, the ranking and a sentence a model. drawn: with the intervals in letters."""
     table = board.table(board.rows(only_beyond=False, order=""))
@@ -184,9 +197,13 @@ def divergence_parts(
     if text:
         parts.append(text)
     if figures.n_tokens is None:
-        parts.append("Read from what llama-perplexity printed, whose errors are over tokens.")
+        parts.append(
+            "Read from what llama-perplexity printed, whose errors are over tokens."
+        )
     else:
-        parts.append(f"On {figures.n_tokens:,} tokens; ± over {figures.n_blocks:,} blocks of text.")
+        parts.append(
+            f"On {figures.n_tokens:,} tokens; ± over {figures.n_blocks:,} blocks of text."
+        )
     return parts
 
 

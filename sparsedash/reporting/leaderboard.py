@@ -13,7 +13,12 @@ from typing import NamedTuple
 
 from sparsedash.catalog import model_sizes
 from sparsedash.reporting.html import Html, Table, Value, element, heading, paragraph
-from sparsedash.reporting.model_results import Measured, ModelResult, judge, measure_beside
+from sparsedash.reporting.model_results import (
+    Measured,
+    ModelResult,
+    judge,
+    measure_beside,
+)
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_reports import html_page
 from sparsedash.reporting.run_results import RunResults
@@ -113,10 +118,14 @@ def leaderboard_entries(runs: Sequence[RunResults]) -> tuple[dict[str, Entry], i
     for key, entry in entries.items():
         by_base.setdefault(entry.base, {})[key] = entry
     ordered = list(chain.from_iterable(group.items() for group in by_base.values()))
-    return _with_unique_names(dict(ordered[:MAX_MODELS])), max(0, len(ordered) - MAX_MODELS)
+    return _with_unique_names(dict(ordered[:MAX_MODELS])), max(
+        0, len(ordered) - MAX_MODELS
+    )
 
 
-def _add_entry(entries: dict[str, Entry], results: RunResults, model: ModelResult) -> None:
+def _add_entry(
+    entries: dict[str, Entry], results: RunResults, model: ModelResult
+) -> None:
     """Add a model, with its answers in both runs where an earlier run has it."""
     key = model.record.key
     name = record_names(results.run, named=True)[key]
@@ -229,7 +238,9 @@ class Leaderboard:
         base by base.
         """
         others = [key for key in self.entries if key != self.baseline]
-        shown = [key for key in others if not only_beyond or self.verdict(key) == "beyond"]
+        shown = [
+            key for key in others if not only_beyond or self.verdict(key) == "beyond"
+        ]
         if order in self.columns:
             shown.sort(key=lambda key: self.cells[key][order].rank)
         return [self.baseline, *shown]
@@ -439,7 +450,9 @@ def _add_task_cells(
         for task, comparison in by_task.items():
             if comparison.losses is not None and key != baseline:
                 losses[key, task] = comparison.losses
-    judged = dict(zip(losses, judge_losses(list(losses.values()), tolerance), strict=True))
+    judged = dict(
+        zip(losses, judge_losses(list(losses.values()), tolerance), strict=True)
+    )
     tasks = dict.fromkeys(chain.from_iterable(comparisons.values()))
     for key, by_task in comparisons.items():
         for task in tasks:
@@ -450,11 +463,15 @@ def _add_task_cells(
             loss = judged.get((key, task))
             change = ""
             if key != baseline:
-                change = _task_change(by_task[task], comparisons[baseline].get(task), loss)
+                change = _task_change(
+                    by_task[task], comparisons[baseline].get(task), loss
+                )
             cells[key][column] = _task_cell(task, by_task[task], loss, change)
 
 
-def _task_cell(task: str, comparison: TaskComparison, loss: Loss | None, change: str) -> _Cell:
+def _task_cell(
+    task: str, comparison: TaskComparison, loss: Loss | None, change: str
+) -> _Cell:
     """A model's score in a task, with its change from the baseline under it."""
     score = comparison.score
     values: dict[str, Value] = {f"{task}_questions": comparison.n}
@@ -495,7 +512,11 @@ def _unjudged(change: float) -> str:
 
 def _loss_values(task: str, loss: Loss) -> dict[str, Value]:
     """A loss as numbers for a file."""
-    name = f"{task}_ratio" if loss.measure == "word perplexity" else f"{task}_change_points"
+    name = (
+        f"{task}_ratio"
+        if loss.measure == "word perplexity"
+        else f"{task}_change_points"
+    )
     value, low, high = loss_values(loss)
     return {
         name: value,
@@ -506,7 +527,9 @@ def _loss_values(task: str, loss: Loss) -> dict[str, Value]:
     }
 
 
-def _task_notes(comparisons: _Comparisons, baseline: str, tolerance: Tolerance) -> dict[str, None]:
+def _task_notes(
+    comparisons: _Comparisons, baseline: str, tolerance: Tolerance
+) -> dict[str, None]:
     """Why answers are not paired, why tasks are not judged, and limits of their own."""
     notes: dict[str, None] = {}
     for key, by_task in comparisons.items():
@@ -528,7 +551,9 @@ def _task_note(task: str, comparison: TaskComparison, tolerance: Tolerance) -> s
     return f"{limit_on([task], limit)}." if limit else ""
 
 
-def _cost_cells(backend: Backend, entry: Entry, timing: Timing | None) -> dict[str, _Cell]:
+def _cost_cells(
+    backend: Backend, entry: Entry, timing: Timing | None
+) -> dict[str, _Cell]:
     """Weights, bytes and milliseconds."""
     record = entry.model.record
     pruned = record.pruned
@@ -592,7 +617,9 @@ def _file_bytes(entry: Entry) -> int | None:
 
 def _timing(backend: Backend, entry: Entry) -> Timing | None:
     """The timing of a model's writing: of a dense model any of its run's."""
-    for model in [entry.model] if entry.model.record.pruned else entry.run.sparse_models:
+    for model in (
+        [entry.model] if entry.model.record.pruned else entry.run.sparse_models
+    ):
         settings = TimingSettings(dense=entry.run.dense.key, sparse=model.record.key)
         timing = backend.result(Timing, settings.key())
         if timing is not None and timing.timed("decode") is not None:

@@ -30,7 +30,9 @@ from sparsedash.stats.tolerance import ToleranceVerdict
 from sparsedash.storage.model_folders import RECIPE
 from sparsedash.storage.store import Store
 
-_UNKNOWN = "licence unknown: the base's files state none; check it before you share this model"
+_UNKNOWN = (
+    "licence unknown: the base's files state none; check it before you share this model"
+)
 _KIND_TAGS: dict[str, list[str]] = {
     "channelx1": ["width-pruning"],
     "layer": ["depth-pruning"],
@@ -84,7 +86,9 @@ def model_card(facts: CardFacts, judged: ModelResult) -> str:
     note = "" if channels else "Zeros alone make a model neither smaller nor faster."
     if facts.source_type and facts.source_bytes:
         note += f" {wording.source_note(facts.source_type)}"
-        note += f" The file of the dense model takes {facts.source_bytes / 1e6:,.1f} MB."
+        note += (
+            f" The file of the dense model takes {facts.source_bytes / 1e6:,.1f} MB."
+        )
     if settings.weights in get_args(Quantisation):
         note += f" What is said of losses was measured before the weights were rounded to {settings.weights}."
     usage = f"""```python
@@ -166,9 +170,7 @@ def _making_table(facts: CardFacts, pruned: Pruned) -> str:
         f"{name} {getattr(method, name)}"
         for name in ("saliency", "pattern", "compensation", "allocation")
     ]
-    calibration = (
-        f"{_code(public_name(text.corpus))}, {text.n_samples:,} samples of {text.length:,} tokens"
-    )
+    calibration = f"{_code(public_name(text.corpus))}, {text.n_samples:,} samples of {text.length:,} tokens"
     whole = f"{max(dense):,}" if one_width(dense) else ", ".join(map(str, dense))
     widths = f"{max(kept):,} channels" if one_width(kept) else ", ".join(map(str, kept))
     where = " in every block" if one_width(kept) else ", block by block"
@@ -187,7 +189,9 @@ def _making_table(facts: CardFacts, pruned: Pruned) -> str:
         "Kept of the experts": _experts_words(pruned),
         "Weights": _weights_words(facts, pruned),
         "In the files": facts.written.layout,
-        "Calibration": calibration if method.reads_text else "none: the method reads no text",
+        "Calibration": calibration
+        if method.reads_text
+        else "none: the method reads no text",
         "Number format": facts.sparse.dtype,
     }
     return _table(("", ""), [row for row in rows.items() if row[1]])
@@ -204,7 +208,11 @@ def _experts_words(pruned: Pruned) -> str:
         return ", ".join(f"{kept} of {dense}" for kept, dense in counts)
     kept, dense = next(iter(mixtures))
     n_mixtures = sum(dense > 0 for _, dense in counts)
-    where = "each layer" if n_mixtures == len(counts) else f"{n_mixtures} of {len(counts)} layers"
+    where = (
+        "each layer"
+        if n_mixtures == len(counts)
+        else f"{n_mixtures} of {len(counts)} layers"
+    )
     return f"{kept} of {dense} {noun} in {where}"
 
 
@@ -213,7 +221,9 @@ def _weights_words(facts: CardFacts, pruned: Pruned) -> str:
     if not facts.shape.structure.mixtures:
         return ""
     dense_weights = wording.weights_of(facts.shape, facts.shape.whole)
-    return f"{wording.weights_of(facts.shape, pruned.kept)}; the base has {dense_weights}"
+    return (
+        f"{wording.weights_of(facts.shape, pruned.kept)}; the base has {dense_weights}"
+    )
 
 
 def _loss_section(facts: CardFacts, judged: ModelResult) -> str:
@@ -223,7 +233,10 @@ def _loss_section(facts: CardFacts, judged: ModelResult) -> str:
     verdict = judged.verdict
     times, change = (cell.text.split("\n") for cell in loss_cells(judged)[:2])
     scores = (record.last_word for record in models)
-    right = [f"{100 * score.accuracy:.1f} % ({score.right} of {score.total})" for score in scores]
+    right = [
+        f"{100 * score.accuracy:.1f} % ({score.right} of {score.total})"
+        for score in scores
+    ]
     rows = [
         ("last word right", *right, f"{change[0]} points", change[1]),
         (
@@ -255,7 +268,8 @@ def _kinds_section(sparse: Record) -> str:
     if not rows:
         return ""
     table = _table(
-        ("kind of text", "KL from dense, nats a token", f"{wording.LEVEL} interval"), rows
+        ("kind of text", "KL from dense, nats a token", f"{wording.LEVEL} interval"),
+        rows,
     )
     line = divergence_line(sparse.divergence) if sparse.divergence else ""
     return f"\n{forgotten_sentence(sparse)}\n\n{table}\n\n{line}".rstrip()

@@ -174,7 +174,9 @@ def limit_bounds(models: Sequence[M]) -> Bounds[M]:
         within=ordered[low] if low >= 0 else None,
         beyond=ordered[high] if high < len(ordered) else None,
         between=tuple(ordered[low + 1 : high]),
-        contradicting=tuple(model for model in ordered[high:] if model.verdict.verdict == "within"),
+        contradicting=tuple(
+            model for model in ordered[high:] if model.verdict.verdict == "within"
+        ),
     )
 
 
@@ -232,7 +234,11 @@ def is_one_layer_apart(within: ModelResult | None, beyond: ModelResult | None) -
     """Whether nothing lies between two models since the second has one layer less. within: None for
     dense.
     """
-    if beyond is None or beyond.record.pruned is None or not beyond.method.removes_layers:
+    if (
+        beyond is None
+        or beyond.record.pruned is None
+        or not beyond.method.removes_layers
+    ):
         return False
     n_before = 0
     if within and within.record.pruned:
@@ -250,7 +256,9 @@ class Measured(NamedTuple):
 
 def measure(dense: Record, record: Record) -> Measured:
     """The record compared with dense."""
-    return Measured(record, compare_records(dense, record), record_losses(dense, record))
+    return Measured(
+        record, compare_records(dense, record), record_losses(dense, record)
+    )
 
 
 def measure_beside(results: Results, dense_key: str, key: str) -> Measured:

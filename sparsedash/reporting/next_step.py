@@ -104,7 +104,9 @@ def _suggestion(results: RunResults, lengths: Mapping[str, int]) -> NextStep:
             return step
     if bounds.between:
         names = percents(model.permille for model in bounds.between)
-        sentence = f"{names} would take more passages than any text here has. {_LARGER_LOSS}"
+        sentence = (
+            f"{names} would take more passages than any text here has. {_LARGER_LOSS}"
+        )
         return NextStep(kind="more passages", sentence=sentence)
     if bounds.within is None:
         return _search_with_best(results, lengths)
@@ -161,10 +163,14 @@ def passages_needed(results: RunResults, permille: int) -> int | None:
     for model in results.best:
         falls = model.losses.nats
         if isfinite(falls.mean) and falls.n > 1:
-            losses.append((float(model.permille), max(falls.mean, _MIN_NATS), falls.deviation))
+            losses.append(
+                (float(model.permille), max(falls.mean, _MIN_NATS), falls.deviation)
+            )
     if len(losses) < 2:
         return passages_to_judge(0.0, results.tolerance.ratio, ALPHA / 2)
-    ends = next((pair for pair in pairwise(losses) if permille <= pair[1][0]), losses[-2:])
+    ends = next(
+        (pair for pair in pairwise(losses) if permille <= pair[1][0]), losses[-2:]
+    )
     (start, nats, spread), (end, next_nats, next_spread) = ends
     if not start:
         part = permille / end
@@ -180,7 +186,11 @@ def passages_needed(results: RunResults, permille: int) -> int | None:
 
 
 def _test_share(
-    results: RunResults, tested: Sequence[int], permille: int, n: int, lengths: Mapping[str, int]
+    results: RunResults,
+    tested: Sequence[int],
+    permille: int,
+    n: int,
+    lengths: Mapping[str, int],
 ) -> NextStep:
     """A run at one share on so many passages. tested: shares that are open, largest first."""
     evaluation = _evaluation(results, n, lengths)
@@ -199,14 +209,18 @@ def _test_share(
         evaluation=evaluation,
     )
     share = sparsity_percent(permille)
-    sentence = f"Next: test {share} on {_passages_words(results, evaluation, n, lengths)}."
+    sentence = (
+        f"Next: test {share} on {_passages_words(results, evaluation, n, lengths)}."
+    )
     still_open = [share for share in reversed(tested) if share != permille]
     if still_open:
         verb = "stays" if len(still_open) == 1 else "stay"
         sentence = f"{sentence} {percents(still_open)} {verb} open"
         needed = [passages_needed(results, share) or 0 for share in still_open]
         if any(needed):
-            sentence = f"{sentence}: about {round_up(max(needed)):,} passages would decide"
+            sentence = (
+                f"{sentence}: about {round_up(max(needed)):,} passages would decide"
+            )
         sentence = f"{sentence}."
     return NextStep(
         kind="more passages" if permille in tested else "another share",
@@ -221,8 +235,13 @@ def _more_passages(results: RunResults, lengths: Mapping[str, int]) -> NextStep:
     longest = max(lengths.values())
     few = too_few(results.n_passages, "passage")
     if longest <= results.n_passages:
-        return NextStep(kind="more passages", sentence=f"{few} for a verdict. {_LARGER_LOSS}")
-    n = passages_to_judge(0.0, results.tolerance.ratio, ALPHA / 2, SPREAD_NATS) or longest
+        return NextStep(
+            kind="more passages", sentence=f"{few} for a verdict. {_LARGER_LOSS}"
+        )
+    n = (
+        passages_to_judge(0.0, results.tolerance.ratio, ALPHA / 2, SPREAD_NATS)
+        or longest
+    )
     n = min(n, longest)
     evaluation = _evaluation(results, n, lengths)
     n_passages = _passages_words(results, evaluation, n, lengths)
@@ -243,9 +262,7 @@ def _search_with_best(results: RunResults, lengths: Mapping[str, int]) -> NextSt
     name = "experts" if results.best[0].method.prunes_experts else DEFAULT_METHOD
     method = replace(method_named(name), budget=budget)
     if method == results.best[0].spec.pruning:
-        sentence = (
-            f"A smaller share would take more passages than any text here has. {_LARGER_LOSS}"
-        )
+        sentence = f"A smaller share would take more passages than any text here has. {_LARGER_LOSS}"
         return NextStep(kind="more passages", sentence=sentence)
     evaluation = _evaluation(results, max(lengths.values()), lengths)
     request = FindSettings(
@@ -268,7 +285,10 @@ def _search_with_best(results: RunResults, lengths: Mapping[str, int]) -> NextSt
 
 
 def _passages_words(
-    results: RunResults, evaluation: EvaluationSettings, n: int, lengths: Mapping[str, int]
+    results: RunResults,
+    evaluation: EvaluationSettings,
+    n: int,
+    lengths: Mapping[str, int],
 ) -> str:
     """ "about 700 passages from “LAMBADA”", "all 402 passages"."""
     words = f"about {round_up(max(n, results.n_passages)):,} passages"
@@ -279,7 +299,9 @@ def _passages_words(
     return words
 
 
-def _evaluation(results: RunResults, n: int, lengths: Mapping[str, int]) -> EvaluationSettings:
+def _evaluation(
+    results: RunResults, n: int, lengths: Mapping[str, int]
+) -> EvaluationSettings:
     """Settings that test on so many passages: of the run, or of the first text that has them.
 
     n: at most those of the run, or of the longest text.

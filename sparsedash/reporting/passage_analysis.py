@@ -136,7 +136,9 @@ class ChangeRange(NamedTuple):
             return f"{verb} by {amount}"
         verb = "fell by" if self.high <= 0 else "rose by"
         near, far = sorted((abs(self.low), abs(self.high)))
-        return f"{verb} {near:g} or more" if far == inf else f"{verb} {near:g} to {far:g}"
+        return (
+            f"{verb} {near:g} or more" if far == inf else f"{verb} {near:g} to {far:g}"
+        )
 
 
 def change_ranges(changes: Sequence[float]) -> list[ChangeRange]:
@@ -150,7 +152,11 @@ def change_ranges(changes: Sequence[float]) -> list[ChangeRange]:
     low = min(0.0, ordered[n_outside])
     high = max(0.0, ordered[-1 - n_outside])
     step = next(
-        (step for step in _STEPS if ceil(high / step) - floor(low / step) <= MAX_RANGES),
+        (
+            step
+            for step in _STEPS
+            if ceil(high / step) - floor(low / step) <= MAX_RANGES
+        ),
         _STEPS[-1],
     )
     first = min(-1, floor(low / step))
@@ -159,7 +165,9 @@ def change_ranges(changes: Sequence[float]) -> list[ChangeRange]:
     return [ChangeRange(*bounds) for bounds in pairwise([-inf, *ends, inf])]
 
 
-def count_by_range(changes: Sequence[float], ranges: Sequence[ChangeRange]) -> list[int]:
+def count_by_range(
+    changes: Sequence[float], ranges: Sequence[ChangeRange]
+) -> list[int]:
     """How many of the changes each range holds."""
     ends = [change_range.high for change_range in ranges[:-1]]
     counts = Counter(bisect_right(ends, change) for change in changes)
@@ -250,7 +258,12 @@ _KINDS: Mapping[str, tuple[tuple[str, ...], Callable[[_Text], int]]] = {
     "Spelling": (("capital, mostly names", "lower case", "number or sign"), _spelling),
     "Speech": (("within speech", "beside speech", "no speech in the passage"), _speech),
     "Last mention in the context": (
-        ("none", "1 to 20 words before", "21 to 60 words before", "61 words before and more"),
+        (
+            "none",
+            "1 to 20 words before",
+            "21 to 60 words before",
+            "61 words before and more",
+        ),
         _mention,
     ),
 }

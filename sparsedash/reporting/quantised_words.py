@@ -28,7 +28,9 @@ def quantised_figures(results: RunResults) -> list[str]:
     if not results.run.settings.quantise:
         return []
     source_type = results.run.source_type
-    figures = [_AGAIN.format(source_type) if source_type else quantised_sentence(results)]
+    figures = [
+        _AGAIN.format(source_type) if source_type else quantised_sentence(results)
+    ]
     for kind in results.run.settings.quantise:
         models = []
         first = None
@@ -65,7 +67,9 @@ def quantised_sentence(results: RunResults) -> str:
         for rival in pruned:
             if _n_bytes(results, rival) >= _n_bytes(results, dense_model):
                 pairs.append((dense_model, rival))
-    differences = likelihood_differences([(one.record, two.record) for one, two in pairs])
+    differences = likelihood_differences(
+        [(one.record, two.record) for one, two in pairs]
+    )
     for dense_model in dense:
         against = []
         for (one, rival), difference in zip(pairs, differences, strict=True):
@@ -84,7 +88,10 @@ def _n_bytes(results: RunResults, model: ModelResult) -> int:
 
 
 def _better(
-    results: RunResults, dense: ModelResult, rival: ModelResult, lost: LikelihoodDifference
+    results: RunResults,
+    dense: ModelResult,
+    rival: ModelResult,
+    lost: LikelihoodDifference,
 ) -> str:
     """That a quantised dense model does better than every pruned file. rival: the best of those."""
     name = results.names[dense.record.key]

@@ -107,7 +107,9 @@ class Pair:
         }
         for position in positions:
             first, second = self.outcomes(position)
-            by_kind[KIND_OF[first.last_word_right, second.last_word_right]].append(position)
+            by_kind[KIND_OF[first.last_word_right, second.last_word_right]].append(
+                position
+            )
         return by_kind
 
     def differing(self, positions: Sequence[int]) -> list[int]:
@@ -119,7 +121,9 @@ class Pair:
                 differing.append(position)
         return differing
 
-    def of_kind(self, positions: Sequence[int], kind: Kind, only_different: bool) -> list[int]:
+    def of_kind(
+        self, positions: Sequence[int], kind: Kind, only_different: bool
+    ) -> list[int]:
         """Those of these passages of one kind; only_different: that the two answer with different
         words.
         """
@@ -164,7 +168,9 @@ class Pair:
         """The headings, in the order shown."""
         if self.hidden:
             return "A", "B"
-        return side_title(self.left_name, self.left), side_title(self.right_name, self.right)
+        return side_title(self.left_name, self.left), side_title(
+            self.right_name, self.right
+        )
 
     @property
     def colours(self) -> tuple[str, str]:
@@ -173,12 +179,16 @@ class Pair:
             return "sd-hidden", "sd-hidden"
         return _colour(self.left), _colour(self.right)
 
-    def beside(self, left: Html, right: Html, others: Mapping[str, Html] | None = None) -> Html:
+    def beside(
+        self, left: Html, right: Html, others: Mapping[str, Html] | None = None
+    ) -> Html:
         """Both sides' markup under their headings, one beside the other.
 
         others: markup of more sparse models, by their names; not shown while the sides are hidden.
         """
-        columns = list(zip(self.titles, self.colours, self.shown(left, right), strict=True))
+        columns = list(
+            zip(self.titles, self.colours, self.shown(left, right), strict=True)
+        )
         css = "sd-answers"
         if others and not self.hidden:
             columns += [(name, "sd-sparse", markup) for name, markup in others.items()]
@@ -213,7 +223,9 @@ def record_choices(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
         about = f"{wording.reference_title(settings.model)}, {settings.dtype}, {wording.method_titles(settings)}"
         calibrated = wording.calibration_words(settings.calibration)
         for key, name in wording.record_names(other_run).items():
-            label = f"{name}{wording.of_budget(settings.budget)} · {about}, {calibrated}"
+            label = (
+                f"{name}{wording.of_budget(settings.budget)} · {about}, {calibrated}"
+            )
             address = key[:ADDRESS_LENGTH]
             choices.setdefault(key, RecordChoice(key=key, name=label, address=address))
     names = unique_names({key: choice.name for key, choice in choices.items()})
@@ -312,7 +324,10 @@ def _marked(words: Sequence[str], n_alike: int) -> Html:
 
 
 def view_file(
-    pair: Pair, positions: Sequence[int], passages: Passages | None, kind: Literal["csv", "parquet"]
+    pair: Pair,
+    positions: Sequence[int],
+    passages: Passages | None,
+    kind: Literal["csv", "parquet"],
 ) -> bytes:
     """These passages with both answers, as UTF-8 CSV or parquet, numbered as on the page.
 
@@ -337,10 +352,14 @@ def view_file(
     }
     for side, record in zip(SIDES, (pair.left, pair.right), strict=True):
         outcomes = [record.outcomes[i] for i in positions]
-        ranks = [outcome.tokens[0].rank if outcome.tokens else 0 for outcome in outcomes]
+        ranks = [
+            outcome.tokens[0].rank if outcome.tokens else 0 for outcome in outcomes
+        ]
         columns[f"{side}_answer"] = [safe(outcome.answer) for outcome in outcomes]
         columns[f"{side}_correct"] = [outcome.last_word_right for outcome in outcomes]
-        columns[f"{side}_log_likelihood_nats"] = [outcome.log_likelihood for outcome in outcomes]
+        columns[f"{side}_log_likelihood_nats"] = [
+            outcome.log_likelihood for outcome in outcomes
+        ]
         columns[f"{side}_target_rank"] = ranks
     file = io.BytesIO()
     write = write_csv if kind == "csv" else write_table

@@ -93,7 +93,9 @@ class Ruler:
     @property
     def shown_pin(self) -> LimitEstimate | None:
         """The pin, where its place is on the ruler."""
-        return self.pin if self.pin is not None and self.pin.percent <= self.end else None
+        return (
+            self.pin if self.pin is not None and self.pin.percent <= self.end else None
+        )
 
     @property
     def axis_words(self) -> str:
@@ -128,7 +130,9 @@ def run_rulers(results: RunResults, ended: bool = False) -> list[Ruler]:
         marks = [_mark(results, model) for model in models]
         for spec in to_come.get(title, ()):
             label = sparsity_percent(spec.permille)
-            marks.append(Mark(key="", place=spec.permille / 10, label=label, verdict=None))
+            marks.append(
+                Mark(key="", place=spec.permille / 10, label=label, verdict=None)
+            )
         if marks:
             rulers.append(_ruler(results, title, models, marks))
     end = max((ruler.end for ruler in rulers), default=0.0)
@@ -144,12 +148,17 @@ def run_rulers(results: RunResults, ended: bool = False) -> list[Ruler]:
 
 
 def _ruler(
-    results: RunResults, title: str, models: Sequence[ModelResult], marks: Sequence[Mark]
+    results: RunResults,
+    title: str,
+    models: Sequence[ModelResult],
+    marks: Sequence[Mark],
 ) -> Ruler:
     """The ruler of one method. models: those with a record."""
     settings = results.run.settings
     bounds = limit_bounds(models)
-    places = {model.record.key: mark.place for model, mark in zip(models, marks, strict=False)}
+    places = {
+        model.record.key: mark.place for model, mark in zip(models, marks, strict=False)
+    }
     within = places[bounds.within.record.key] if bounds.within else 0.0
     beyond = places[bounds.beyond.record.key] if bounds.beyond else None
     end = max(mark.place for mark in marks)
@@ -229,7 +238,9 @@ def _pin_words(pin: LimitEstimate) -> str:
     return f"{pin.percent:.2g}{NBSP}% ({pin.interval})"
 
 
-def rulers_html(rulers: Sequence[Ruler], addresses: Mapping[str, str] | None = None) -> Html:
+def rulers_html(
+    rulers: Sequence[Ruler], addresses: Mapping[str, str] | None = None
+) -> Html:
     """The rulers as markup, one below the other. addresses: where each mark leads, by the key of
     its record.
     """
@@ -259,10 +270,14 @@ def _ruler_html(ruler: Ruler, links: Mapping[str, str], has_axis: bool) -> Html:
     wide = _lanes(places, labels, _LETTER)
     narrow = _lanes(places, labels, _PHONE_LETTER)
     marks = []
-    for mark, place, lane, phone_lane in zip(ruler.marks, places, wide, narrow, strict=True):
+    for mark, place, lane, phone_lane in zip(
+        ruler.marks, places, wide, narrow, strict=True
+    ):
         lanes = f"--wide: {lane}; --narrow: {phone_lane}"
         marks.append(_mark_html(mark, place, lanes, links.get(mark.key, "")))
-    n_lanes = f"--wide: {max(wide, default=0) + 1}; --narrow: {max(narrow, default=0) + 1}"
+    n_lanes = (
+        f"--wide: {max(wide, default=0) + 1}; --narrow: {max(narrow, default=0) + 1}"
+    )
     parts.append(element("div", *marks, css="sd-ruler-marks", style=n_lanes))
     if has_axis:
         parts.append(element("p", escape(ruler.axis_words), css="sd-ruler-axis"))
@@ -278,7 +293,9 @@ def _track_html(ruler: Ruler) -> Html:
         if length > 0:
             css, _ = _SEGMENTS[words]
             width = f"width: {100 * length / ruler.end:.2f}%"
-            drawn.append(element("span", element("b", escape(words)), css=css, style=width))
+            drawn.append(
+                element("span", element("b", escape(words)), css=css, style=width)
+            )
     return element("div", *drawn, css="sd-ruler-track")
 
 
@@ -289,7 +306,11 @@ def _pin_html(ruler: Ruler, pin: LimitEstimate) -> Html:
     high = 100.0 if pin.high is None else min(100.0, 100 * pin.high / ruler.end)
     return element(
         "div",
-        element("span", css="sd-pin-range", style=f"left: {low:.2f}%; width: {high - low:.2f}%"),
+        element(
+            "span",
+            css="sd-pin-range",
+            style=f"left: {low:.2f}%; width: {high - low:.2f}%",
+        ),
         element("span", css="sd-pin-stem", style=f"left: {place:.2f}%"),
         element(
             "span",
@@ -340,7 +361,11 @@ _SEGMENTS = {
     "too much": ("sd-too-much", "#f3d3cd"),
 }
 """Class on a page and fill in a picture of each coloured part, by its words."""
-_MARK_INKS: dict[Verdict, str] = {"within": "#0b7a5b", "beyond": "#b3261e", "undecided": "#22262b"}
+_MARK_INKS: dict[Verdict, str] = {
+    "within": "#0b7a5b",
+    "beyond": "#b3261e",
+    "undecided": "#22262b",
+}
 _HATCH = Html(
     '<defs><pattern id="hatch" width="9" height="9" patternUnits="userSpaceOnUse" '
     'patternTransform="rotate(45)"><rect width="9" height="9" fill="#f3f1ea"/>'
@@ -364,10 +389,14 @@ def rulers_svg(title: str, about: str, basis: str, rulers: Sequence[Ruler]) -> b
         if _has_axis(rulers, i):
             axis = ruler.axis_words
             right = _WIDTH - _LEFT
-            parts.append(_text(axis, right, top + 14, ink=_INKS["muted"], anchor="end", size=13))
+            parts.append(
+                _text(axis, right, top + 14, ink=_INKS["muted"], anchor="end", size=13)
+            )
             top += 30
     height = top
-    ground = element("rect", width=str(_WIDTH), height=str(height), fill=_INKS["ground"])
+    ground = element(
+        "rect", width=str(_WIDTH), height=str(height), fill=_INKS["ground"]
+    )
     drawn = element(
         "svg",
         _HATCH,
@@ -421,9 +450,16 @@ def _ruler_drawing(ruler: Ruler, lanes: Sequence[int], top: int) -> list[Html]:
     return drawn
 
 
-def _box(x: float, y: float, width: float, height: float, fill: str, **attributes: str) -> Html:
+def _box(
+    x: float, y: float, width: float, height: float, fill: str, **attributes: str
+) -> Html:
     """A rectangle of a picture."""
-    sizes = {"x": f"{x:.1f}", "y": f"{y:g}", "width": f"{width:.1f}", "height": f"{height:g}"}
+    sizes = {
+        "x": f"{x:.1f}",
+        "y": f"{y:g}",
+        "width": f"{width:.1f}",
+        "height": f"{height:g}",
+    }
     return element("rect", fill=fill, **sizes, **attributes)
 
 

@@ -17,7 +17,12 @@ from sparsedash.reporting.findings import (
     search_ends,
     search_kind,
 )
-from sparsedash.reporting.model_results import M, ModelResult, ModelVerdict, named_shares
+from sparsedash.reporting.model_results import (
+    M,
+    ModelResult,
+    ModelVerdict,
+    named_shares,
+)
 from sparsedash.reporting.quantised_words import quantised_figures
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.verdicts import (
@@ -134,7 +139,9 @@ def find_sentence(search: FindResult, models: Sequence[M]) -> str:
     """How much can be removed, by a finished search. models: its trials."""
     kind = search_kind(search, search_ends(search, models))
     verdicts = _search_verdicts(search, models)
-    return _ANSWERS[kind].format(verdicts=verdicts, answer=_answer_share(search)).strip()
+    return (
+        _ANSWERS[kind].format(verdicts=verdicts, answer=_answer_share(search)).strip()
+    )
 
 
 def race_words(race: Race) -> str:
@@ -169,7 +176,10 @@ def _some(models: Sequence[ModelResult], n_rivals: int) -> str:
 
 
 def shares_sentence(
-    models: Sequence[M], tolerance: Tolerance, with_method: str = "", model_name: str = ""
+    models: Sequence[M],
+    tolerance: Tolerance,
+    with_method: str = "",
+    model_name: str = "",
 ) -> str:
     """The largest share within the limits, the smallest beyond, and what is undecided between or
     above them; empty without models.
@@ -205,14 +215,19 @@ def shares_sentence(
     return " ".join(filter(None, sentences))
 
 
-def _undecided_clauses(models: Sequence[M], is_first: bool) -> list[tuple[str, str, str]]:
+def _undecided_clauses(
+    models: Sequence[M], is_first: bool
+) -> list[tuple[str, str, str]]:
     """Shares, a note and the verdict of undecided models, those with one verdict together."""
     alike: dict[str, list[M]] = {}
     for model in models:
         alike.setdefault(verdict_words(model.verdict), []).append(model)
     clauses = []
     for group in alike.values():
-        names = [f"{sparsity_percent(model.permille)}{rounding_note(model)}" for model in group]
+        names = [
+            f"{sparsity_percent(model.permille)}{rounding_note(model)}"
+            for model in group
+        ]
         be = "is" if is_first or len(group) == 1 else "are"
         name = and_join(names, "or" if is_first else "and")
         clauses.append((name, "", verdict_words(group[0].verdict, be)))
@@ -270,7 +285,9 @@ def answer_figures(results: RunResults, race: bool = True) -> list[str]:
         if model.pruned.healed:
             healing = healing_words(model.pruned.healed)
             figures.append(f"{_method_at_share(model)}: {healing}.")
-    figures += filter(None, (_healing_harm(results, model) for model in results.sparse_models))
+    figures += filter(
+        None, (_healing_harm(results, model) for model in results.sparse_models)
+    )
     if search is not None:
         if search.finished:
             figures.append(find_steps(search))
@@ -284,7 +301,9 @@ def answer_figures(results: RunResults, race: bool = True) -> list[str]:
     zeros = [method_title(method) for method in methods if not method.is_structured]
     if models and models[0].method.is_structured and zeros:
         names = and_join([f"“{name}”" for name in zeros])
-        figures.append(f"Not compared: {names}. Zeros make a model neither smaller nor faster.")
+        figures.append(
+            f"Not compared: {names}. Zeros make a model neither smaller nor faster."
+        )
     return [*figures, *quantised_figures(results)]
 
 
@@ -330,12 +349,16 @@ def find_steps(search: FindResult) -> str:
         f"Tried {len(search.trials)} of {n_steps} possible sparsities: "
         f"{n_evaluated:,} passages evaluated instead of {n_steps * search.n_passages:,}."
     )
-    undecided = sorted(trial.permille for trial in search.trials if trial.verdict == "undecided")
+    undecided = sorted(
+        trial.permille for trial in search.trials if trial.verdict == "undecided"
+    )
     if not undecided:
         return sentence
     names = percents(undecided)
     if len(undecided) == 1:
-        return f"{sentence} {names} was undecided, so the search treated it as too much."
+        return (
+            f"{sentence} {names} was undecided, so the search treated it as too much."
+        )
     return f"{sentence} {names} were undecided, so the search treated them as too much."
 
 

@@ -14,7 +14,12 @@ from sparsedash.reporting.findings import (
     findings,
     search_ends,
 )
-from sparsedash.reporting.model_results import Bounds, ModelResult, is_one_layer_apart, limit_bounds
+from sparsedash.reporting.model_results import (
+    Bounds,
+    ModelResult,
+    is_one_layer_apart,
+    limit_bounds,
+)
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.wording import (
     NBSP,
@@ -166,7 +171,9 @@ def _sentences(results: RunResults, facts: Findings) -> list[str]:
         return _search_sentences(results, facts, search)
     bounds = limit_bounds(models)
     if models[0].verdict.too_few and bounds.beyond is None:
-        return [f"{quantity(models[0].verdict.n_passages, 'passage')} cannot decide anything."]
+        return [
+            f"{quantity(models[0].verdict.n_passages, 'passage')} cannot decide anything."
+        ]
     if bounds.contradicting and bounds.beyond:
         beyond = sparsity_percent(bounds.beyond.permille)
         within = sparsity_percent(bounds.contradicting[-1].permille)
@@ -192,7 +199,9 @@ def _shown(models: Sequence[ModelResult]) -> list[ModelResult]:
     return [model for model in models if not model.is_unchanged]
 
 
-def _clauses(bounds: Bounds[ModelResult], has_more: bool, first_decided: bool = True) -> list[str]:
+def _clauses(
+    bounds: Bounds[ModelResult], has_more: bool, first_decided: bool = True
+) -> list[str]:
     """What can go, what is too much, what is open, without full stops.
 
     has_more: whether the text has passages that the run did not ask.
@@ -207,7 +216,9 @@ def _clauses(bounds: Bounds[ModelResult], has_more: bool, first_decided: bool = 
         clauses.append(f"{sparsity_percent(bounds.beyond.permille)} is too much")
     if bounds.between:
         is_first = first_decided and not bounds.within
-        clauses.insert(0 if is_first else len(clauses), _open_words(bounds.between, has_more))
+        clauses.insert(
+            0 if is_first else len(clauses), _open_words(bounds.between, has_more)
+        )
     return clauses
 
 
@@ -218,7 +229,9 @@ def _open_words(models: Sequence[ModelResult], has_more: bool) -> str:
     if len(shares) > _MAX_SHARES:
         names = f"{shares[0] / 10:g} to {sparsity_percent(shares[-1])}"
     is_one = len(shares) == 1
-    is_perplexity_open = all(model.verdict.perplexity.verdict == "undecided" for model in models)
+    is_perplexity_open = all(
+        model.verdict.perplexity.verdict == "undecided" for model in models
+    )
     if has_more and is_perplexity_open:
         verb = "needs" if is_one else "need"
         return f"{names} {verb} more passages"
@@ -259,12 +272,16 @@ def _short_name(model: ModelResult) -> str:
     return f"healed “{name}”" if model.spec.is_healed else f"“{name}”"
 
 
-def _search_sentences(results: RunResults, facts: Findings, search: FindResult) -> list[str]:
+def _search_sentences(
+    results: RunResults, facts: Findings, search: FindResult
+) -> list[str]:
     """What a finished search found, with its estimate where that lies between the two ends."""
     if facts.kind is AnswerKind.SEARCH_TOO_FEW:
         return [f"{quantity(search.n_passages, 'passage')} cannot confirm any share."]
     if facts.kind is AnswerKind.SEARCH_LARGEST and search.answer is not None:
-        return [f"Even {sparsity_percent(search.answer)} can go, the largest share a search tries."]
+        return [
+            f"Even {sparsity_percent(search.answer)} can go, the largest share a search tries."
+        ]
     if facts.kind is AnswerKind.SEARCH_MISSING and search.answer is not None:
         return [f"{sparsity_percent(search.answer)} can go; its record is missing."]
     beyond = limit_bounds(results.best).beyond

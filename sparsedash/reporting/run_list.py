@@ -16,7 +16,16 @@ from sparsedash.reporting import verdicts
 from sparsedash.reporting.charts.chart_style import LABEL_LENGTH
 from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS
 from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure, TradeoffData
-from sparsedash.reporting.html import Cell, Html, Table, Value, element, escape, join, visible
+from sparsedash.reporting.html import (
+    Cell,
+    Html,
+    Table,
+    Value,
+    element,
+    escape,
+    join,
+    visible,
+)
 from sparsedash.reporting.job_status import STATES, job_request
 from sparsedash.reporting.model_results import ModelResult, ModelVerdict, headline_model
 from sparsedash.reporting.record_pair import unique_names
@@ -258,7 +267,11 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
             earlier_s=job.earlier_s if job is not None else 0.0,
         )
     for key, job in jobs.items():
-        if job.state != "running" or key in rows or (request := job_request(job)) is None:
+        if (
+            job.state != "running"
+            or key in rows
+            or (request := job_request(job)) is None
+        ):
             continue
         rows[key] = RunRow(
             key=key,
@@ -279,7 +292,9 @@ def newest_jobs(jobs: Sequence[Job]) -> dict[str, Job]:
     """Of each run the live job, or else the newest one. jobs: newest first."""
     newest: dict[str, Job] = {}
     for job in jobs:
-        if job.makes_run and (job.key not in newest or (job.live and not newest[job.key].live)):
+        if job.makes_run and (
+            job.key not in newest or (job.live and not newest[job.key].live)
+        ):
             newest[job.key] = job
     return newest
 
@@ -313,7 +328,9 @@ def _most_removed(row: RunRow) -> int:
     return max(row.settings.point_permilles)
 
 
-_ORDERS: dict[str, tuple[str, Callable[[RunRow], tuple[float, ...] | tuple[str, ...]]]] = {
+_ORDERS: dict[
+    str, tuple[str, Callable[[RunRow], tuple[float, ...] | tuple[str, ...]]]
+] = {
     "newest": ("Newest first", lambda row: (-row.started_at,)),
     "oldest": ("Oldest first", lambda row: (row.started_at,)),
     "verdict": ("Most within first", _verdict_key),
@@ -322,7 +339,10 @@ _ORDERS: dict[str, tuple[str, Callable[[RunRow], tuple[float, ...] | tuple[str, 
         lambda row: (row.model.verdict.perplexity.value if row.model else inf,),
     ),
     "removed": ("Most removed first", lambda row: (-_most_removed(row),)),
-    "model": ("By model", lambda row: (reference_title(row.settings.model).casefold(),)),
+    "model": (
+        "By model",
+        lambda row: (reference_title(row.settings.model).casefold(),),
+    ),
     "method": ("By method", lambda row: (method_titles(row.settings).casefold(),)),
     "longest": ("Longest first", lambda row: (-(row.seconds or 0.0),)),
 }
@@ -454,12 +474,17 @@ class Overlay:
                 }
                 share = sparsity_words(model.permille, model.method)
                 shown = []
-                for cell in (verdicts.accuracy_cell(model.record), *verdicts.loss_cells(model)):
+                for cell in (
+                    verdicts.accuracy_cell(model.record),
+                    *verdicts.loss_cells(model),
+                ):
                     values |= cell.values
                     if cell.head in _COLUMNS[measure]:
                         shown.append(Cell(cell.head, cell.text))
                 rows.append([Cell("Model", f"{line.label}, {share}", values), *shown])
-        caption = f"Each model against its own dense model, on the same passages. {_EACH}"
+        caption = (
+            f"Each model against its own dense model, on the same passages. {_EACH}"
+        )
         return Table.of_cells("The numbers of these runs", caption, rows)
 
 
@@ -469,7 +494,11 @@ def overlay(runs: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
 
     axis: the budget whose shares it shows.
     """
-    notes = [f"“{run.title}” has no sparse model yet." for run in runs if not run.sparse_models]
+    notes = [
+        f"“{run.title}” has no sparse model yet."
+        for run in runs
+        if not run.sparse_models
+    ]
     drawn = _comparable(runs, notes)
     lines = _lines(drawn, notes)
     labels = [line.label for line in lines]
@@ -536,14 +565,14 @@ def _comparable(runs: Sequence[RunResults], notes: list[str]) -> list[RunResults
             passages = (run.run.corpora.get("evaluation"), *indices)
             by_passages.setdefault(passages, []).append(run)
     same = max(by_passages.values(), key=len)
-    why = (
-        "its passages differ from those of the runs in the chart, so the losses cannot be compared"
-    )
+    why = "its passages differ from those of the runs in the chart, so the losses cannot be compared"
     for group in by_passages.values():
         if group is not same:
             notes += [f"“{run.title}” is not drawn: {why}." for run in group]
     if len(same) > MAX_LINES:
-        notes.append(f"Only the first {MAX_LINES} runs are drawn, the most that can be told apart.")
+        notes.append(
+            f"Only the first {MAX_LINES} runs are drawn, the most that can be told apart."
+        )
     return same[:MAX_LINES]
 
 
@@ -561,7 +590,9 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> list[_Line]:
         for models in methods.values():
             lines.append(_Line(run=run, models=models, several=len(methods) > 1))
     if len(lines) > MAX_LINES:
-        best = [_Line(run=run, models=run.best, several=False) for run in runs if run.best]
+        best = [
+            _Line(run=run, models=run.best, several=False) for run in runs if run.best
+        ]
         lines = best or lines[:MAX_LINES]
         notes.append(
             f"Only the best method of each run is drawn: more than {MAX_LINES} lines cannot be told apart."

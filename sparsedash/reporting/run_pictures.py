@@ -23,13 +23,19 @@ _ANSWERS: tuple[Kind, ...] = ("both-right", "broke", "fixed", "both-wrong")
 def model_chip(model: ModelResult, name: str, saves: Sequence[str]) -> Html:
     """A model's verdict, its loss with its own 95 % interval, and what it saves."""
     factor, ends = model.own_loss_words
-    basis = f"perplexity, {LEVEL} interval {ends}" if ends else "perplexity, no interval"
+    basis = (
+        f"perplexity, {LEVEL} interval {ends}" if ends else "perplexity, no interval"
+    )
     sign = VERDICT_SIGNS[model.verdict.verdict]
     lines = [element("dd", escape(basis), css="sd-muted")]
     loss = model.verdict.perplexity
     if loss.verdict == "undecided" and model.own_perplexity.verdict != "undecided":
         # By the interval above it would be decided.
-        lines.append(element("dd", escape(f"judged by its {interval_words(loss)}"), css="sd-muted"))
+        lines.append(
+            element(
+                "dd", escape(f"judged by its {interval_words(loss)}"), css="sd-muted"
+            )
+        )
     if model.verdict.verdict == "beyond":
         for loss in model.verdict.deciding:
             if loss is not model.verdict.perplexity:
@@ -115,7 +121,9 @@ def _experts_words(mixtures: Sequence[tuple[int, int]], pruned: Pruned) -> str:
     counts = dict.fromkeys(f"{kept:,} of {dense:,}" for kept, dense in mixtures)
     subject = "Every layer keeps"
     if len(mixtures) < n_layers:
-        subject = f"{quantity(len(mixtures), 'layer')} of {n_layers} with experts: each keeps"
+        subject = (
+            f"{quantity(len(mixtures), 'layer')} of {n_layers} with experts: each keeps"
+        )
     if len(counts) > 1:
         n_kept = sum(kept for kept, _ in mixtures)
         n_dense = sum(dense for _, dense in mixtures)
@@ -132,7 +140,9 @@ def answer_kinds(dense: Record, sparse: Record) -> dict[Kind, list[int]]:
     return numbers
 
 
-def answer_dots(numbers: Mapping[Kind, Sequence[int]], addresses: Mapping[Kind, str]) -> Html:
+def answer_dots(
+    numbers: Mapping[Kind, Sequence[int]], addresses: Mapping[Kind, str]
+) -> Html:
     """A dot for each passage, by what became of its answer, under the counts.
 
     addresses: of the page that shows the passages of a kind; a dot adds its passage. The dots are
@@ -152,7 +162,11 @@ def answer_dots(numbers: Mapping[Kind, Sequence[int]], addresses: Mapping[Kind, 
                 to = f"{address}&passage={number}"
                 dots.append(
                     element(
-                        "a", href=to, target="_self", tabindex="-1", title=f"Passage {number:,}"
+                        "a",
+                        href=to,
+                        target="_self",
+                        tabindex="-1",
+                        title=f"Passage {number:,}",
                     )
                 )
             else:
@@ -167,5 +181,7 @@ def answer_dots(numbers: Mapping[Kind, Sequence[int]], addresses: Mapping[Kind, 
         )
     note = Html("")
     if per_dot > 1:
-        note = element("p", escape(f"A dot: {per_dot} passages."), css="sd-muted sd-small")
+        note = element(
+            "p", escape(f"A dot: {per_dot} passages."), css="sd-muted sd-small"
+        )
     return join(element("div", *groups, css="sd-answers-map"), note)

@@ -52,7 +52,10 @@ def stage_parts(stages: Sequence[Stage]) -> list[RunPart]:
 
 
 def job_progress(
-    parts: Sequence[RunPart], step: Step, silent_s: float = 0.0, done_before_s: float = 0.0
+    parts: Sequence[RunPart],
+    step: Step,
+    silent_s: float = 0.0,
+    done_before_s: float = 0.0,
 ) -> JobProgress:
     """Progress of a job that reported this step, `silent_s` seconds ago.
 
@@ -67,7 +70,9 @@ def job_progress(
     expected_s = _paced_s(present, paces)
     by_time = (spent_s + silent_s) / expected_s if expected_s else 0.0
 
-    is_own_step = step.stage == "walk" or all(part.stage == step.stage for part in present)
+    is_own_step = step.stage == "walk" or all(
+        part.stage == step.stage for part in present
+    )
     is_steady = is_own_step and step.stage not in _UNSTEADY
     # Several tasks are one part; each begins at 0.
     share = step.share if is_own_step and step.stage != "answer" else 0.0
@@ -93,7 +98,9 @@ def job_progress(
     return JobProgress(
         share=min(ALMOST, 1 - to_fill_s / whole_s) if whole_s else 0.0,
         left_s=left_s,
-        unmeasured=tuple(stage for stage in dict.fromkeys(guessed) if stage not in measured),
+        unmeasured=tuple(
+            stage for stage in dict.fromkeys(guessed) if stage not in measured
+        ),
     )
 
 
@@ -128,7 +135,10 @@ def _periods(
 
 
 def _begun(
-    coming: Sequence[RunPart], present: Sequence[RunPart], stage: Stage, point: int | None
+    coming: Sequence[RunPart],
+    present: Sequence[RunPart],
+    stage: Stage,
+    point: int | None,
 ) -> list[RunPart]:
     """The parts that a step of this stage works on; none where it belongs to the present ones.
 
@@ -136,7 +146,9 @@ def _begun(
     """
     making = [part for part in coming if part.stage not in _OF_MADE_MODELS]
     if stage == "walk" and point is not None:
-        return [part for part in making if part.point is not None and part.point <= point]
+        return [
+            part for part in making if part.point is not None and part.point <= point
+        ]
     of_stage = [part for part in coming if part.stage == stage]
     if stage in _OF_MADE_MODELS and point is None:
         return [part for part in of_stage if part.point is None]
@@ -161,7 +173,9 @@ def _paces(periods: Sequence[tuple[list[RunPart], float]]) -> dict[Stage | None,
             for key in (stage, None):
                 spent_s[key] += seconds
                 expected_s[key] += _seconds(parts)
-    return {key: spent_s[key] / seconds for key, seconds in expected_s.items() if seconds}
+    return {
+        key: spent_s[key] / seconds for key, seconds in expected_s.items() if seconds
+    }
 
 
 def _seconds(parts: Iterable[RunPart]) -> float:

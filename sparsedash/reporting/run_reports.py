@@ -19,8 +19,20 @@ from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.divergence_words import divergence_table, figures_document
 from sparsedash.reporting.figure_svg import figure_svg
 from sparsedash.reporting.findings import estimate_limit
-from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
-from sparsedash.reporting.kind_words import forgotten_sentence, kinds_document, kinds_table
+from sparsedash.reporting.html import (
+    Html,
+    Table,
+    element,
+    escape,
+    heading,
+    paragraph,
+    readable,
+)
+from sparsedash.reporting.kind_words import (
+    forgotten_sentence,
+    kinds_document,
+    kinds_table,
+)
 from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.next_step import NextStep
 from sparsedash.reporting.record_pair import (
@@ -60,7 +72,9 @@ from sparsedash.storage.local_machine import RESULT_FORMAT
 MAX_CONTINUATIONS = 100
 PROMPT_SHOWN = 600
 """Characters of a prompt's end that stand above what was written after it."""
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
 FLIPS_SHOWN = 200
 CONTEXT_SHOWN = 300
 """Characters of a context's end that stand beside a flip."""
@@ -86,7 +100,10 @@ def html_report(
     the models that the headline names.
     """
     # Not above: the shell, which draws nothing, is installed without plotly.
-    from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
+    from sparsedash.reporting.charts.tradeoff_chart import (
+        tradeoff_chart,
+        tradeoff_words,
+    )
 
     run = results.run
     tradeoff = run_tradeoff(results)
@@ -102,7 +119,11 @@ def html_report(
         *answer_figures(results),
         step.sentence if step else "",
     ]
-    basis = [results.title, wording.tolerance_words(results.tolerance), basis_words(results)]
+    basis = [
+        results.title,
+        wording.tolerance_words(results.tolerance),
+        basis_words(results),
+    ]
     body = [
         heading(headline(results, ended)),
         paragraph(" · ".join(basis), css="sd-muted"),
@@ -154,7 +175,9 @@ def html_page(title: str, body: Sequence[Html]) -> bytes:
     repaint = ""
     for light, dark in COLOUR_PAIRS:
         for what in ("fill", "stroke"):
-            repaint += f'[{what}="{light}"] {{ {what}: light-dark({light}, {dark}); }}\n'
+            repaint += (
+                f'[{what}="{light}"] {{ {what}: light-dark({light}, {dark}); }}\n'
+            )
     head = element(
         "head",
         Html('<meta charset="utf-8">'),
@@ -195,14 +218,23 @@ def comparison_words(results: RunResults, pair: Pair) -> tuple[str, str, str]:
         sentence = verdicts.difference_sentence(left_name, right_name, difference)
         words = verdicts.difference_words(difference, left_name)
         points = wording.signed_points(compared.difference)
-        interval = f"{wording.LEVEL} interval {wording.signed_interval(compared.interval)}"
+        interval = (
+            f"{wording.LEVEL} interval {wording.signed_interval(compared.interval)}"
+        )
         lost = f"{right_name}: {words}. Accuracy {points} points ({interval}, {wording.p_value(compared.p_value)})."
     return sentence, lost, " ".join(filter(None, basis))
 
 
 def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
     kinds = pair.kinds(range(len(pair.left.outcomes)))
-    head = ["Passage", "Context (end)", "Target", pair.left_name, pair.right_name, "Change"]
+    head = [
+        "Passage",
+        "Context (end)",
+        "Target",
+        pair.left_name,
+        pair.right_name,
+        "Change",
+    ]
     drawn = []
     for kind in _FLIPS:
         positions = pair.ordered(kinds[kind], kind, "largest change first")
@@ -238,7 +270,11 @@ def _kinds_section(sparse: Record) -> list[Html]:
 def _rows(values: Mapping[str, Html], css: str = "") -> Html:
     rows = []
     for name, value in values.items():
-        rows.append(element("tr", element("th", escape(name), scope="row"), element("td", value)))
+        rows.append(
+            element(
+                "tr", element("th", escape(name), scope="row"), element("td", value)
+            )
+        )
     return element("table", element("tbody", *rows), css=css)
 
 
@@ -272,7 +308,9 @@ def continuations_section(
         ]
     if not drawn:
         return []
-    legend = f"{DIVERGENCE_SIGN} marks where a text diverges from that of {pair.left_name}."
+    legend = (
+        f"{DIVERGENCE_SIGN} marks where a text diverges from that of {pair.left_name}."
+    )
     heading = element("h2", escape("What the models wrote"))
     return [heading, paragraph(legend, css="sd-muted"), *drawn]
 
@@ -291,7 +329,9 @@ def _requests(
         request = ContinuationSettings(left=left_key, right=right_key, prompt=prompt)
         if backend.continuation(request) is not None:
             written.add(request.key())
-            requests.append((f"A prompt of the run, {sampling_words(request)}", request))
+            requests.append(
+                (f"A prompt of the run, {sampling_words(request)}", request)
+            )
     for request in backend.user_data.prompts(left_key, right_key):
         if replace(request, others=()).key() not in written:
             requests.append((f"A prompt of a user, {sampling_words(request)}", request))
@@ -317,7 +357,10 @@ def sampling_words(request: ContinuationSettings) -> str:
 
 
 def run_document(
-    results: RunResults, dense: Record, sparse: Sequence[Record], step: NextStep | None = None
+    results: RunResults,
+    dense: Record,
+    sparse: Sequence[Record],
+    step: NextStep | None = None,
 ) -> dict[str, Any]:
     """The run and its records as JSON values. dense, sparse: the whole records of `found`, in its
     order.
@@ -350,7 +393,9 @@ def run_document(
         "finished": run.finished,
         "ended": run_ending(run, None) or None,
         "seed": run_settings.calibration.seed,
-        "headline": headline(results, ended=not run.finished).replace(wording.NBSP, " "),
+        "headline": headline(results, ended=not run.finished).replace(
+            wording.NBSP, " "
+        ),
         "sentence": answer_sentence(results, ended=not run.finished).replace(
             wording.NBSP,
             " ",
@@ -375,14 +420,23 @@ def run_document(
 
 
 def _answers(record: Record) -> dict[str, Any]:
-    fields = ("index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer")
+    fields = (
+        "index",
+        "target",
+        "last_word_right",
+        "last_token_right",
+        "log_likelihood",
+        "answer",
+    )
     passages = []
     for outcome in record.outcomes:
         passages.append({name: getattr(outcome, name) for name in fields})
     return {
         "last_word": asdict(record.last_word),
         "last_token": asdict(record.last_token),
-        "word_perplexity": record.word_perplexity if isfinite(record.word_perplexity) else None,
+        "word_perplexity": record.word_perplexity
+        if isfinite(record.word_perplexity)
+        else None,
         "passages": passages,
     }
 
@@ -406,13 +460,21 @@ def _sparse(results: RunResults, judged: ModelResult, record: Record) -> dict[st
     pairs = judged.comparison
     pruned = record.pruned
     assert pruned is not None, "a sparse record says how it was pruned"
-    errors = ("layer_errors", "held_out_errors", "uncompensated_errors", "passage_errors")
+    errors = (
+        "layer_errors",
+        "held_out_errors",
+        "uncompensated_errors",
+        "passage_errors",
+    )
     per_layer = ("widths", *errors, "alone")
     tasks = None
     if answers := results.tasks.get(record.key):
         name = results.names[record.key]
         tasks = judge_document(name, answers.results, results.tolerance)
-    paired = {name: getattr(pairs, name) for name in ("broke", "fixed", "p_value", "difference")}
+    paired = {
+        name: getattr(pairs, name)
+        for name in ("broke", "fixed", "p_value", "difference")
+    }
     return {
         "method": pruned.spec.method_document(),
         "sparsity_percent": pruned.sparsity_permille / 10,

@@ -111,7 +111,11 @@ class RunResults:
             return by_title
         channels = self.headline_model.method.is_structured
         for spec in self.run.settings.points:
-            if spec.method and not spec.is_quantised and spec.method.is_structured == channels:
+            if (
+                spec.method
+                and not spec.is_quantised
+                and spec.method.is_structured == channels
+            ):
                 by_title.setdefault(wording.spec_title(spec), []).append(spec)
         return by_title
 
@@ -165,7 +169,9 @@ class RunResults:
         settings = self.run.settings
         if spec.method is None:
             points = (point for point in settings.points if point.method)
-            spec = next((point for point in points if point.weights == spec.weights), spec)
+            spec = next(
+                (point for point in points if point.weights == spec.weights), spec
+            )
         name = wording.spec_title(spec) if settings.names_methods else "sparse"
         return wording.with_type(name, spec, again=bool(self.run.source_type))
 
@@ -173,7 +179,9 @@ class RunResults:
     def lines(self) -> list[str]:
         """The labels of all lines of its chart, in the order of its methods."""
         pruned = [spec for spec in self.run.settings.points if spec.method]
-        return list(dict.fromkeys(map(self.line_of, pruned or self.run.settings.points)))
+        return list(
+            dict.fromkeys(map(self.line_of, pruned or self.run.settings.points))
+        )
 
     def file_bytes(self, model: ModelResult) -> tuple[int, int] | None:
         """Bytes of a model's GGUF file and of dense's in 16 bits; None where nothing was quantised
@@ -202,7 +210,10 @@ class RunResults:
 
 
 def run_results(
-    results: Results, run: Run | None, tolerance: Tolerance | None = None, name: str = ""
+    results: Results,
+    run: Run | None,
+    tolerance: Tolerance | None = None,
+    name: str = "",
 ) -> RunResults | None:
     """The run's records, or None while there is no dense one. Missing ones count among the
     comparisons.
@@ -247,7 +258,9 @@ def verdict_of(results: RunResults, dense: Record, right: Record) -> ToleranceVe
     return judge_all([record_losses(dense, right)], results.tolerance)[0]
 
 
-def difference_of(results: RunResults, first: Record, right: Record) -> LikelihoodDifference:
+def difference_of(
+    results: RunResults, first: Record, right: Record
+) -> LikelihoodDifference:
     """How the right model differs from a sparse left one: as in the run's race, or else by
     itself.
     """

@@ -35,7 +35,9 @@ def slices_sentence(slices: Sequence[Slice]) -> str:
     for part in differing[:_MAX_NAMED]:
         change = signed_points(_change(part))
         rest_change = signed_points(-part.rest_loss)
-        parts.append(f"{part.result.task}, {part.name} ({change} points, the rest {rest_change})")
+        parts.append(
+            f"{part.result.task}, {part.name} ({change} points, the rest {rest_change})"
+        )
     n_more = len(differing) - len(parts)
     more = f"; {n_more} more" if n_more else ""
     differ = "differs from the rest of its task"
@@ -55,10 +57,22 @@ def differing_slices(slices: Sequence[Slice]) -> list[Slice]:
 
 def slice_table(slices: Sequence[Slice], name: str = "Slices") -> Table:
     """A row a slice, those that differ first."""
-    head = ["Slice", "Task", "Questions", "Change", "Rest", "p", "Verdict", "Interval", "Level"]
+    head = [
+        "Slice",
+        "Task",
+        "Questions",
+        "Change",
+        "Rest",
+        "p",
+        "Verdict",
+        "Interval",
+        "Level",
+    ]
     head += [KINDS[kind] for kind in _CHANGES]
     rows = []
-    for part in sorted(slices, key=lambda part: 1.0 if part.p_value is None else part.p_value):
+    for part in sorted(
+        slices, key=lambda part: 1.0 if part.p_value is None else part.p_value
+    ):
         result = part.result
         row = [
             part.name,
@@ -71,7 +85,11 @@ def slice_table(slices: Sequence[Slice], name: str = "Slices") -> Table:
         verdict = ["not judged", "", ""]
         if result.loss is not None:
             loss = result.loss
-            verdict = [VERDICT_SIGNS[loss.verdict], loss_interval(loss), level_words(loss.level)]
+            verdict = [
+                VERDICT_SIGNS[loss.verdict],
+                loss_interval(loss),
+                level_words(loss.level),
+            ]
         counts = changes_by_kind(part)
         rows.append([*row, *verdict, *(f"{counts[kind]:,}" for kind in _CHANGES)])
     return Table(name, _CAPTION, head, rows)
@@ -119,7 +137,11 @@ def questions_file(results: Sequence[TaskResult]) -> bytes:
             kind = ""
             if dense.right is not None and sparse.right is not None:
                 kind = KINDS[KIND_OF[dense.right, sparse.right]].lower()
-            row: dict[str, Value] = {"task": result.task, "kind": kind, "prompt": dense.context}
+            row: dict[str, Value] = {
+                "task": result.task,
+                "kind": kind,
+                "prompt": dense.context,
+            }
             row |= {"expected": target_text(dense), "dense": answer_text(dense)}
             row |= {"other": answer_text(sparse)}
             row |= {f"field {name}": dense.fields.get(name, "") for name in fields}

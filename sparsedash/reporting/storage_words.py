@@ -12,7 +12,13 @@ from sparsedash.reporting.html import Table
 from sparsedash.schema.records import Damage, Verification
 from sparsedash.schema.user_records import RunMark
 from sparsedash.service.deletion import RunDeletion
-from sparsedash.service.holdings import CacheContents, CachePart, FileKind, Holdings, StoredFile
+from sparsedash.service.holdings import (
+    CacheContents,
+    CachePart,
+    FileKind,
+    Holdings,
+    StoredFile,
+)
 from sparsedash.storage.disk_cache import DAMAGED
 
 _NO_AMOUNT = "–"
@@ -24,8 +30,14 @@ _CACHE: dict[CachePart, tuple[str, str]] = {
         "Calibration data (statistics, gradients, text, refitted weights)",
         "recomputed when a run needs it",
     ),
-    "answers": ("Opened answers of other programs", "lost until you open their files again"),
-    "unfinished": ("Checkpoints of unfinished jobs", "lost; those jobs start from the beginning"),
+    "answers": (
+        "Opened answers of other programs",
+        "lost until you open their files again",
+    ),
+    "unfinished": (
+        "Checkpoints of unfinished jobs",
+        "lost; those jobs start from the beginning",
+    ),
     "timings": ("Measured speed", "lost until measured again"),
     "exports": ("Remains of unfinished exports", "of no use"),
     "damaged": ("Damaged entries", "of no use"),
@@ -136,7 +148,9 @@ def cache_question(cache: CacheContents) -> list[str]:
     spared = []
     if cache.spared:
         n_bytes = sum(item.n_bytes for item in cache.spared)
-        spared = [f"{wording.size(n_bytes)} stay: a waiting or running job may need them."]
+        spared = [
+            f"{wording.size(n_bytes)} stay: a waiting or running job may need them."
+        ]
     if not cache.items:
         return ["Nothing here can be deleted now.", *spared]
     titles: dict[str, list[str]] = {}
@@ -247,8 +261,14 @@ _DAMAGED = {
     "ownprompts": ("A user's own prompts", _LOST),
     "runmarks": ("Names and pins of runs", _LOST),
     "export": ("The entry of an export", "Export the model again."),
-    "artefact": ("Calibration data", "Empty the cache; it is recomputed when a run needs it."),
-    "unpacked model": ("A converted model", "Delete it: it is converted again when needed."),
+    "artefact": (
+        "Calibration data",
+        "Empty the cache; it is recomputed when a run needs it.",
+    ),
+    "unpacked model": (
+        "A converted model",
+        "Delete it: it is converted again when needed.",
+    ),
     "upload": ("An uploaded text", "Delete it, and upload the file again."),
     "export file": (
         "A file of an exported model",

@@ -4,7 +4,15 @@ in one file.
 
 from collections.abc import Sequence
 
-from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
+from sparsedash.reporting.html import (
+    Html,
+    Table,
+    element,
+    escape,
+    heading,
+    paragraph,
+    readable,
+)
 from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, end_of
 from sparsedash.reporting.run_reports import CONTEXT_SHOWN, FLIPS_SHOWN, html_page
 from sparsedash.reporting.task_words import task_remarks, task_rows, tasks_sentence
@@ -26,7 +34,8 @@ def task_table(results: Sequence[TaskResult], addresses: Sequence[str] = ()) -> 
     head, *rows = task_rows(results)
     names = [row[0] for row in rows]
     links = [
-        element("a", escape(name), href=to) for name, to in zip(names, addresses, strict=False)
+        element("a", escape(name), href=to)
+        for name, to in zip(names, addresses, strict=False)
     ]
     return Table(
         "Tasks",
@@ -56,7 +65,9 @@ def questions_by_kind(result: TaskResult) -> dict[Kind, list[int]]:
 
 
 def _fall(dense: AnsweredQuestion, sparse: AnsweredQuestion) -> float:
-    return ((dense.log_likelihood or 0.0) - (sparse.log_likelihood or 0.0)) / dense.n_bytes
+    return (
+        (dense.log_likelihood or 0.0) - (sparse.log_likelihood or 0.0)
+    ) / dense.n_bytes
 
 
 def answer_text(question: AnsweredQuestion) -> str:
@@ -70,7 +81,9 @@ def answer_text(question: AnsweredQuestion) -> str:
     return readable(question.text)
 
 
-def task_report(name: str, results: Sequence[TaskResult], tolerance: Tolerance) -> bytes:
+def task_report(
+    name: str, results: Sequence[TaskResult], tolerance: Tolerance
+) -> bytes:
     """The report in UTF-8: verdict, table, and the answers of each task that broke or were
     fixed.
     """
@@ -87,7 +100,8 @@ def task_sections(results: Sequence[TaskResult], tolerance: Tolerance) -> list[H
     """What a report says under the sentence on a model's tasks."""
     body = [
         paragraph(
-            f"{task_remarks(results)} Limits: {tolerance_words(tolerance)}.".strip(), css="sd-muted"
+            f"{task_remarks(results)} Limits: {tolerance_words(tolerance)}.".strip(),
+            css="sd-muted",
         ),
         element(
             "div",
@@ -121,14 +135,19 @@ def _flips(result: TaskResult, title: str, places: Sequence[int]) -> Html:
             ]
         )
     return Table(
-        title, note, ["Question", "Context (end)", "Expected", "Dense", "Other model"], rows
+        title,
+        note,
+        ["Question", "Context (end)", "Expected", "Dense", "Other model"],
+        rows,
     ).html
 
 
 def target_text(question: AnsweredQuestion) -> str:
     """The expected answer; where that is the number of a choice, its text."""
     choice = right_choice(question)
-    return readable(question.target if choice is None else question.choices[choice].text)
+    return readable(
+        question.target if choice is None else question.choices[choice].text
+    )
 
 
 def right_choice(question: AnsweredQuestion) -> int | None:
@@ -145,5 +164,7 @@ def right_choice(question: AnsweredQuestion) -> int | None:
     if question.target_place is not None:
         places.add(question.target_place)
     if len(places) > 1:
-        places = places & {question.chosen} if question.right else places - {question.chosen}
+        places = (
+            places & {question.chosen} if question.right else places - {question.chosen}
+        )
     return places.pop() if len(places) == 1 else None

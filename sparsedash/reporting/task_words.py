@@ -28,7 +28,17 @@ from sparsedash.stats.task_verdicts import TaskResult, TaskVerdict, overall_verd
 from sparsedash.stats.tolerance import MIN_PASSAGES, MIN_RIGHT
 
 JUDGE_FORMAT = "sparsedash.judge/1"
-_HEAD = ("task", "verdict", "measure", "questions", "dense", "other", "change", "interval", "level")
+_HEAD = (
+    "task",
+    "verdict",
+    "measure",
+    "questions",
+    "dense",
+    "other",
+    "change",
+    "interval",
+    "level",
+)
 _MANY_MORE = 20
 """So many times the questions that were asked nobody has: what needs more is not settled by
 asking.
@@ -43,7 +53,9 @@ def tasks_sentence(name: str, results: Sequence[TaskResult]) -> str:
     match overall_verdict(results):
         case "beyond":
             losses = [result.loss for result in _with("beyond", results) if result.loss]
-            sentence = f"{name} costs too much: {', '.join(map(loss_with_limit, losses))}."
+            sentence = (
+                f"{name} costs too much: {', '.join(map(loss_with_limit, losses))}."
+            )
             others = first_upper("; ".join(filter(None, (within, undecided))))
             return f"{sentence} {others}." if others else sentence
         case "within":
@@ -66,10 +78,16 @@ def task_remarks(results: Sequence[TaskResult]) -> str:
     remarks = list[str]()
     questions = list(chain.from_iterable(result.pair.questions for result in results))
     if questions and all(before == after for before, after in questions):
-        remarks.append(f"All {quantity(len(questions), 'answer')} are the same as the baseline's")
+        remarks.append(
+            f"All {quantity(len(questions), 'answer')} are the same as the baseline's"
+        )
     undecided = _with("undecided", results)
     remarks += [_needed(result) for result in undecided]
-    near = [result.task for result in undecided if not _needed(result) and _is_near_limit(result)]
+    near = [
+        result.task
+        for result in undecided
+        if not _needed(result) and _is_near_limit(result)
+    ]
     if near:
         verb = "is" if len(near) == 1 else "are"
         settled = "too close to the limit to be settled by more questions"
@@ -90,7 +108,9 @@ def idle_limits(results: Iterable[TaskResult], tolerance: Tolerance) -> list[str
     known = {result.task: result.pair.dense.kind for result in results}
     answered = and_join(list(known)) or "no task"
     idle = and_join([task for task, _ in tolerance.tasks if task not in known])
-    rolling = and_join([task for task, _ in tolerance.tasks if known.get(task) == "rolling"])
+    rolling = and_join(
+        [task for task, _ in tolerance.tasks if known.get(task) == "rolling"]
+    )
     notes = []
     if idle:
         notes.append(f"Limits name {idle}, but the answers are of {answered}.")
@@ -119,9 +139,7 @@ def _needed(result: TaskResult) -> str:
             f"fewer than {MIN_PASSAGES} never decide"
         )
     if n < MIN_PASSAGES:
-        return (
-            f"Fewer than {MIN_PASSAGES} questions can never confirm a model: {result.task} has {n}"
-        )
+        return f"Fewer than {MIN_PASSAGES} questions can never confirm a model: {result.task} has {n}"
     if needed is None or _is_near_limit(result):
         return ""
     return f"About {round_up(needed):,} questions of {result.task} would settle it"
@@ -212,7 +230,10 @@ def task_document(result: TaskResult) -> dict[str, Any]:
         },
         "n_questions": len(result.pair.questions),
         "n_clusters": result.n_clusters,
-        **{name: getattr(result, name) for name in ("dense", "other", "broke", "fixed", "moved")},
+        **{
+            name: getattr(result, name)
+            for name in ("dense", "other", "broke", "fixed", "moved")
+        },
         "p_adjusted": result.p_value,
         "divergence": result.divergence,
         "verdict": result.verdict,

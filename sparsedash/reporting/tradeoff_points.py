@@ -6,7 +6,11 @@ from dataclasses import replace
 from itertools import chain
 from math import isinf
 
-from sparsedash.catalog.published_results import LAST_WORD, PublishedRow, published_model
+from sparsedash.catalog.published_results import (
+    LAST_WORD,
+    PublishedRow,
+    published_model,
+)
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts import tradeoff_data
@@ -27,7 +31,9 @@ from sparsedash.stats.tolerance import Loss, Verdict
 
 
 def run_tradeoff(
-    results: RunResults, axis: Budget | None = None, live: tuple[str, Point] | None = None
+    results: RunResults,
+    axis: Budget | None = None,
+    live: tuple[str, Point] | None = None,
 ) -> TradeoffData:
     """The data of a run's trade-off chart. axis: the budget whose shares it shows; None: the run's
     axis.
@@ -59,7 +65,9 @@ def run_tradeoff(
 def loss_limits(results: RunResults) -> dict[Measure, float]:
     """The limits of the measures that are judged, in nats and points."""
     tolerance = results.tolerance
-    limits: dict[Measure, float] = {"word perplexity": tolerance.most("word perplexity")}
+    limits: dict[Measure, float] = {
+        "word perplexity": tolerance.most("word perplexity")
+    }
     if any(model.verdict.accuracy for model in results.sparse_models):
         limits["accuracy"] = tolerance.points
     return limits
@@ -80,7 +88,9 @@ def task_tradeoff(results: RunResults, axis: Budget) -> TradeoffData:
         point = model_point(results, model, axis)
         for result in answers.results if answers else ():
             if result.loss is not None and result.loss.measure == "accuracy":
-                lines.setdefault(result.task, []).append(_task_point(point, result, result.loss))
+                lines.setdefault(result.task, []).append(
+                    _task_point(point, result, result.loss)
+                )
                 limits.add(100 * result.loss.most)
     passages = run_tradeoff(results, axis)
     dense = Reading(0.0, 0.0, 0.0, "dense")

@@ -189,14 +189,20 @@ def accuracy_open(verdict: ToleranceVerdict) -> str:
         all(loss.value == 0 for loss in verdict.losses)
         and verdict.perplexity.low == verdict.perplexity.high
     )
-    if verdict.verdict != "within" or verdict.accuracy in verdict.deciding or is_unchanged:
+    if (
+        verdict.verdict != "within"
+        or verdict.accuracy in verdict.deciding
+        or is_unchanged
+    ):
         return ""
     if verdict.accuracy is None:
         return f"; {_TOO_FEW_RIGHT}"
     return f"; accuracy needs more than {quantity(verdict.n_passages, 'passage')}"
 
 
-def model_verdict(name: str, verdict: ToleranceVerdict, tolerance: Tolerance) -> list[str]:
+def model_verdict(
+    name: str, verdict: ToleranceVerdict, tolerance: Tolerance
+) -> list[str]:
     """One model's verdict against dense, its loss, and the limits. name: what it is called."""
     loss = first_upper(loss_words(verdict))
     return [
@@ -223,7 +229,9 @@ def loss_words(verdict: ToleranceVerdict) -> str:
     )
 
 
-def difference_sentence(first: str, right: str, difference: LikelihoodDifference) -> str:
+def difference_sentence(
+    first: str, right: str, difference: LikelihoodDifference
+) -> str:
     """Which of two models has the lower perplexity, or that they cannot be told apart, or not on so
     few passages.
     """
@@ -328,12 +336,20 @@ def early_stopping_words(records: Mapping[str, Record]) -> str:
 def interval_words(loss: Loss) -> str:
     """ "97.5 % interval 1.32 to 1.38"."""
     ends_text = loss_interval(loss)
-    return f"{level_words(loss.level)} interval {ends_text}" if ends_text else "no interval"
+    return (
+        f"{level_words(loss.level)} interval {ends_text}"
+        if ends_text
+        else "no interval"
+    )
 
 
 def level_words(level: float) -> str:
     """ "97.5 %", with as many digits as it takes not to be 100 %."""
-    shown = next(text for digits in range(3, 17) if (text := f"{100 * level:.{digits}g}") != "100")
+    shown = next(
+        text
+        for digits in range(3, 17)
+        if (text := f"{100 * level:.{digits}g}") != "100"
+    )
     return f"{shown}{NBSP}%"
 
 
@@ -347,7 +363,9 @@ def loss_cells(judged: ModelResult) -> list[Cell]:
     ratio = f"{loss_value(loss)}\n{loss_interval(loss) or 'no interval'}"
     ends_text = loss_interval(accuracy) if accuracy else "not judged"
     change = f"{signed_points(compared.difference)}\n{ends_text}"
-    values = verdict_values(judged.verdict) | {"change_points": 100 * compared.difference}
+    values = verdict_values(judged.verdict) | {
+        "change_points": 100 * compared.difference
+    }
     return [
         Cell("Times dense", ratio),
         Cell("Change, points", change, values),
@@ -403,7 +421,8 @@ def reached_percents(results: RunResults, model: ModelResult) -> dict[str, float
     for dense.
     """
     return {
-        removed_percent_field(budget): 100 * results.removed(model, budget) for budget in BUDGETS
+        removed_percent_field(budget): 100 * results.removed(model, budget)
+        for budget in BUDGETS
     }
 
 
@@ -415,7 +434,9 @@ def verdict_sign(verdict: ToleranceVerdict) -> str:
     return sign
 
 
-def numbers_table(results: RunResults, comparisons: Mapping[str, str] | None = None) -> Table:
+def numbers_table(
+    results: RunResults, comparisons: Mapping[str, str] | None = None
+) -> Table:
     """Every model of the run with what is gone, its accuracy, its change from dense and their
     intervals.
 
@@ -434,9 +455,13 @@ def numbers_table(results: RunResults, comparisons: Mapping[str, str] | None = N
         if n not in n_compared:
             n_compared.add(n)
             indices = {outcome.index for outcome in record.outcomes}
-            outcomes = tuple(outcome for outcome in dense.outcomes if outcome.index in indices)
+            outcomes = tuple(
+                outcome for outcome in dense.outcomes if outcome.index in indices
+            )
             dense_name = f"dense, same {n:,}"
-            dense_model = replace(results.models[0], record=replace(dense, outcomes=outcomes))
+            dense_model = replace(
+                results.models[0], record=replace(dense, outcomes=outcomes)
+            )
             rows.append(_score_cells(results, dense_name, dense_model))
             links.append(escape(dense_name))
         rows.append([*_score_cells(results, name, model), *loss_cells(model)])
@@ -473,16 +498,26 @@ def _score_cells(results: RunResults, name: str, model: ModelResult) -> list[Cel
     word_perplexity = record.word_perplexity
     return [
         *cells,
-        Cell(f"Right of {total:,}", right, {"right": score.right, "passages": score.total}),
+        Cell(
+            f"Right of {total:,}",
+            right,
+            {"right": score.right, "passages": score.total},
+        ),
         accuracy_cell(record),
-        Cell("Word perplexity", perplexity(word_perplexity), {"word_perplexity": word_perplexity}),
+        Cell(
+            "Word perplexity",
+            perplexity(word_perplexity),
+            {"word_perplexity": word_perplexity},
+        ),
     ]
 
 
 def _numbers_caption(results: RunResults) -> str:
     n = max(results.run.n_compared, len(results.sparse_records))
     early = any(record.stopping for record in results.sparse_records)
-    looked = " With early stopping, intervals and p are valid at any look." if early else ""
+    looked = (
+        " With early stopping, intervals and p are valid at any look." if early else ""
+    )
     accuracies = "Dense interval" if early else "Accuracies"
     test = "" if early else ", exact McNemar"
     holm = f", Holm over {n} comparisons" if n > 1 else ""

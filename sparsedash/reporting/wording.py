@@ -21,7 +21,12 @@ from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.model_shape import KeptParts, ModelShape
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Healed, Pruned, Run
-from sparsedash.schema.settings import DATA_SET, CalibrationSettings, RunSettings, commit_of
+from sparsedash.schema.settings import (
+    DATA_SET,
+    CalibrationSettings,
+    RunSettings,
+    commit_of,
+)
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import ALPHA, LossMeasure, Tolerance
 
@@ -29,7 +34,10 @@ NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
 LEVEL = f"{100 * (1 - ALPHA):g}{NBSP}%"
 """Of an interval by itself: "95 %"."""
-MEASURE_NAMES: dict[LossMeasure, str] = {"word perplexity": "perplexity", "accuracy": "accuracy"}
+MEASURE_NAMES: dict[LossMeasure, str] = {
+    "word perplexity": "perplexity",
+    "accuracy": "accuracy",
+}
 NO_TEXT = "needs no calibration text"
 EXAMPLE_TITLE = "Example"
 DENSE = "dense"
@@ -43,7 +51,8 @@ more exactly.
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _STAGES = {str(name): words for name, words in STAGE_TITLES.items()}
 _TITLES = {
-    choice.name: choice.title for choice in (*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA)
+    choice.name: choice.title
+    for choice in (*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA)
 }
 
 
@@ -158,7 +167,11 @@ def factor_range(low: float, high: float, *, digits: int = 2) -> str:
     beyond a number.
     """
     ends = [nats_as_factor(nats, digits).removesuffix(" ×") for nats in (low, high)]
-    return ends[0] if ends[0] == ends[1] and not ends[0][0].isdigit() else " to ".join(ends)
+    return (
+        ends[0]
+        if ends[0] == ends[1] and not ends[0][0].isdigit()
+        else " to ".join(ends)
+    )
 
 
 def signed_nats(change: float) -> str:
@@ -236,7 +249,8 @@ def limit_words(measure: LossMeasure, most: float) -> str:
 
 
 def tolerance_words(
-    tolerance: Tolerance, measures: Sequence[LossMeasure] = ("word perplexity", "accuracy")
+    tolerance: Tolerance,
+    measures: Sequence[LossMeasure] = ("word perplexity", "accuracy"),
 ) -> str:
     """ "perplexity 1.10 ×, accuracy −2 points": the limits of these measures."""
     return ", ".join(
@@ -298,7 +312,11 @@ def weights_of(shape: ModelShape, kept: KeptParts) -> str:
 
 def least_memory_words(least: LeastMemory) -> str:
     """The least memory of a run, and what the most of it beside the weights is for."""
-    beside = f", {size(least.beside_bytes)} of it for {least.purpose}" if least.beside_bytes else ""
+    beside = (
+        f", {size(least.beside_bytes)} of it for {least.purpose}"
+        if least.beside_bytes
+        else ""
+    )
     return f"at least {size(least.n_bytes)}{beside}"
 
 
@@ -443,7 +461,9 @@ def budget_titles(methods: Iterable[MethodSettings]) -> dict[Budget, str]:
         return BUDGET_TITLES | {"channels": and_join(list(titles), "or")}
     if all(method.is_structured for method in methods):
         return dict(BUDGET_TITLES)
-    channels = "MLP" if any(method.is_structured for method in methods) else "MLP weights"
+    channels = (
+        "MLP" if any(method.is_structured for method in methods) else "MLP weights"
+    )
     return BUDGET_TITLES | {"channels": channels}
 
 
@@ -456,7 +476,8 @@ def measured_sparsity(pruned: Pruned) -> str:
         # Only whole layers take of it.
         del titles["kv-cache"]
     shares = [
-        f"{percent(pruned.reached[budget])} of the {title}" for budget, title in titles.items()
+        f"{percent(pruned.reached[budget])} of the {title}"
+        for budget, title in titles.items()
     ]
     return f"measured {', '.join(shares)}"
 
@@ -469,7 +490,9 @@ def healing_words(done: Healed) -> str:
     text = f"KL divergence from dense on {done.n_tokens:,} held-out tokens"
     if not done.kept_step:
         return f"{steps} gained nothing, so the weights are those before; {text} {done.before:.3f}"
-    kept = "" if done.kept_step == done.steps else f", best after step {done.kept_step:,}"
+    kept = (
+        "" if done.kept_step == done.steps else f", best after step {done.kept_step:,}"
+    )
     return f"{steps}{kept}; {text} {done.after:.3f}, {done.before:.3f} before"
 
 
@@ -482,7 +505,11 @@ def share_of(settings: MethodSettings) -> str:
     """What a method takes a share of."""
     if settings.is_structured:
         return f"of the {budget_titles([settings])[settings.budget]}"
-    return "of the MLPs' weights" if settings.scope == "mlp" else "of the decoder's weights"
+    return (
+        "of the MLPs' weights"
+        if settings.scope == "mlp"
+        else "of the decoder's weights"
+    )
 
 
 def sparsity_words(permille: int, method: MethodSettings) -> str:
@@ -494,7 +521,9 @@ def sparsity_steps(settings: RunSettings) -> str:
     """ "10, 20 %", or "10, 20 % of the file size" where the budget of a run is not the usual
     one.
     """
-    return sparsity_percents(sorted(settings.point_permilles)) + of_budget(settings.budget)
+    return sparsity_percents(sorted(settings.point_permilles)) + of_budget(
+        settings.budget
+    )
 
 
 def of_budget(budget: Budget) -> str:
@@ -563,7 +592,9 @@ def refit_words(n_needed: int, calibration: CalibrationSettings) -> str:
         return ""
     n_asked = calibration.n_samples * calibration.length
     amount = f"{calibration.n_samples:,} samples of up to {calibration.length:,}"
-    words = f"Refitting this model's experts takes about {n_needed:,} calibration tokens"
+    words = (
+        f"Refitting this model's experts takes about {n_needed:,} calibration tokens"
+    )
     if n_asked >= n_needed:
         return f"{words}: {amount}."
     return f"{words}, with {amount} many of them will stay as they are."
@@ -630,7 +661,9 @@ def calibration_words(calibration: CalibrationSettings) -> str:
     packed = ", packed" if calibration.packed else ""
     equal = calibration.token_weights == "equal"
     weighed = "" if equal else ", tokens weighted by the residual stream"
-    return f"calibration: {reference_title(calibration.corpus)}, {amount}{packed}{weighed}"
+    return (
+        f"calibration: {reference_title(calibration.corpus)}, {amount}{packed}{weighed}"
+    )
 
 
 def run_details(settings: RunSettings | FindSettings) -> str:
@@ -640,7 +673,11 @@ def run_details(settings: RunSettings | FindSettings) -> str:
         return f"search made for {limits} · {run_details(planned_run(settings))}"
     evaluation = settings.evaluation
     passages = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
-    rule = "" if evaluation.rule == "plain" else f", last token by the {evaluation.rule} rule"
+    rule = (
+        ""
+        if evaluation.rule == "plain"
+        else f", last token by the {evaluation.rule} rule"
+    )
     early = ", may stop early" if evaluation.stop_early else ""
     text = calibration_words(settings.calibration) if settings.reads_text else NO_TEXT
     corpus = reference_title(evaluation.corpus)
@@ -656,7 +693,9 @@ def example_words(run: Run | None, brief: bool = False) -> str:
         return ""
     if brief:
         return f"{EXAMPLE_TITLE}, not computed here."
-    sentence = f"{EXAMPLE_TITLE}: this run ships with SparseDash and was not computed here."
+    sentence = (
+        f"{EXAMPLE_TITLE}: this run ships with SparseDash and was not computed here."
+    )
     return f"{sentence} {example_origin(run)}"
 
 
@@ -703,7 +742,9 @@ def model_words(spec: SparseSpec) -> str:
     return with_type(f"{spec_title(spec)}, {share} {removed_or_zeroed(method)}", spec)
 
 
-def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "channels") -> str:
+def sparsity_axis_title(
+    methods: Iterable[MethodSettings], budget: Budget = "channels"
+) -> str:
     """The title of an axis with the shares of this budget that such methods took."""
     methods = list(methods)
     title = first_upper(BUDGET_TITLES[budget])

@@ -15,7 +15,9 @@ from typing import TextIO
 
 HIDDEN = "[hidden]"
 
-_SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIALS?)$", re.IGNORECASE)
+_SECRET_NAMES = re.compile(
+    r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIALS?)$", re.IGNORECASE
+)
 _SHORTEST = 8
 """A shorter value of such a variable is a word like `true`, common in texts."""
 
@@ -62,12 +64,17 @@ def redact_output() -> None:
     """
     if not isinstance(sys.stdout, _RedactedStream):
         # None where the stream was closed before the start.
-        streams = [stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr)]  # noqa: SIM115
+        streams = [
+            stream or Path(os.devnull).open("w")  # noqa: SIM115
+            for stream in (sys.stdout, sys.stderr)
+        ]
         for stream in streams:
             if isinstance(stream, TextIOWrapper):
                 # A terminal of another encoding shows question marks, rather than the end of the
                 # program.
-                stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
+                stream.reconfigure(
+                    errors="replace" if stream is sys.stdout else "backslashreplace"
+                )
         sys.stdout, sys.stderr = map(_RedactedStream, streams)
 
 
@@ -130,7 +137,9 @@ class SettingsError(SparseDashError):
         if len(shown) > _SHOWN:
             shown = f"{shown[:_SHOWN]}…"
         super().__init__(
-            message or f"{field[:1].upper()}{field[1:]} must be {allowed}, not {shown}.", advice
+            message
+            or f"{field[:1].upper()}{field[1:]} must be {allowed}, not {shown}.",
+            advice,
         )
         self.field = field
 
@@ -168,13 +177,16 @@ class Cancelled(SparseDashError):  # noqa: N818 - a request to stop is no error
 
     def __init__(self) -> None:
         super().__init__(
-            "Stopped on request.", "What was finished before is kept; start again to go on."
+            "Stopped on request.",
+            "What was finished before is kept; start again to go on.",
         )
 
 
 def first_line(error: BaseException) -> str:
     """The reason in a library's or the system's error, in one line, without a full stop."""
-    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    text = (
+        getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    )
     reason, *further = text.splitlines()
     if reason.endswith(":") and further:
         # Some say where in the first line and what in the second.

@@ -27,7 +27,12 @@ EXPORTS = "exports"
 """Subfolder of the data folder for exports without another place."""
 
 _OF_SAFETENSORS: tuple[Weights, ...] = ("float32", "bfloat16", "float16")
-_OF_GGUF: tuple[Weights, ...] = ("float32", "float16", *get_args(Quantisation), "as-stored")
+_OF_GGUF: tuple[Weights, ...] = (
+    "float32",
+    "float16",
+    *get_args(Quantisation),
+    "as-stored",
+)
 _DASHED = re.compile(r"[^A-Za-z0-9._]+")
 
 

@@ -25,7 +25,9 @@ MAX_LINES = 10
 LONGEST_LINE = 300
 """Characters of such a line."""
 
-Kind = Literal["choice", "lines", "number", "reference", "sparsities", "switch", "whole"]
+Kind = Literal[
+    "choice", "lines", "number", "reference", "sparsities", "switch", "whole"
+]
 _KINDS: dict[object, Kind] = {
     bool: "switch",
     int: "whole",
@@ -76,7 +78,9 @@ class FieldRow:
         """Raise SettingsError unless the setting can have this value."""
         match self.kind:
             case "choice" if value not in self.options:
-                raise SettingsError(self.title, value, f"one of {', '.join(self.options)}")
+                raise SettingsError(
+                    self.title, value, f"one of {', '.join(self.options)}"
+                )
             case "reference":
                 require_reference(self.title, value)
             case "lines":
@@ -90,18 +94,28 @@ class FieldRow:
                     allowed = f"more than {self.above:g}, at most {self.high:g}"
                     lowest = self.above
                 is_number = type(value) in (int, float)
-                if not is_number or not lowest <= value <= self.high or value == self.above:
+                if (
+                    not is_number
+                    or not lowest <= value <= self.high
+                    or value == self.above
+                ):
                     raise SettingsError(self.title, value, allowed)
 
     def _check_lines(self, lines: tuple[str, ...]) -> None:
         """Raise SettingsError unless they are few, short and different."""
         if len(lines) > MAX_LINES:
-            raise SettingsError(self.title, f"{len(lines)} lines", f"at most {MAX_LINES}")
+            raise SettingsError(
+                self.title, f"{len(lines)} lines", f"at most {MAX_LINES}"
+            )
         for number, line in enumerate(lines):
             if line in lines[:number]:
                 raise SettingsError(self.title, line, "named once each")
             # Only a printable line can be stored; it is one line then.
-            if line != line.strip() or not 0 < len(line) <= LONGEST_LINE or not line.isprintable():
+            if (
+                line != line.strip()
+                or not 0 < len(line) <= LONGEST_LINE
+                or not line.isprintable()
+            ):
                 allowed = f"1 to {LONGEST_LINE} characters in one line, all printable, without spaces around them"
                 raise SettingsError(self.title, line[:40], allowed)
 
@@ -126,7 +140,9 @@ def field_rows(settings: "type[DataclassInstance]") -> Mapping[str, FieldRow]:
         options = get_args(hint) if kind == "choice" else ()
         usual = {"name": name, "title": name.replace("_", " "), "key": name}
         values = usual | declared.metadata["row"]
-        rows[name] = FieldRow(kind=kind, default=declared.default, options=options, **values)
+        rows[name] = FieldRow(
+            kind=kind, default=declared.default, options=options, **values
+        )
     return MappingProxyType(rows)
 
 

@@ -63,7 +63,9 @@ class FindSettings:
         object.__setattr__(self, "method", method)
         if self.method.pattern in FIXED_PERMILLE:
             raise SettingsError(
-                "method", self.method.pattern, "a pattern that does not decide the sparsity itself"
+                "method",
+                self.method.pattern,
+                "a pattern that does not decide the sparsity itself",
             )
         if self.evaluation.stop_early:
             raise SettingsError(
@@ -83,7 +85,9 @@ class FindSettings:
         """The model that is tried at this sparsity."""
         return SparseSpec(self.method, permille, self.heal_steps)
 
-    def run(self, permilles: tuple[int, ...], quantised: tuple[int, ...] = ()) -> RunSettings:
+    def run(
+        self, permilles: tuple[int, ...], quantised: tuple[int, ...] = ()
+    ) -> RunSettings:
         """The run with these sparsities (per mille) as its trials. Raises SettingsError.
 
         quantised: sparsities of those that are quantised; none: dense is not either.
@@ -112,7 +116,9 @@ class FindSettings:
         return request_key("find", self, self.evaluation, contents)
 
 
-def run_or_find_settings(kind: str, plain: Mapping[str, Any]) -> RunSettings | FindSettings:
+def run_or_find_settings(
+    kind: str, plain: Mapping[str, Any]
+) -> RunSettings | FindSettings:
     """Settings of a job that makes a run, from their plain form. Raises SettingsError."""
     return (
         settings_from_plain(FindSettings, plain)
@@ -173,5 +179,7 @@ class FindResult:
     @property
     def next_step(self) -> int | None:
         """The step after the answer, or the first one without an answer; None after the last."""
-        behind = [step for step in self.steps if self.answer is None or step > self.answer]
+        behind = [
+            step for step in self.steps if self.answer is None or step > self.answer
+        ]
         return behind[0] if behind else None

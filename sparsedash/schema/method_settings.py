@@ -325,7 +325,9 @@ def channels_left(n: int, share: float) -> float:
     return round(n * (1 - share), 6)
 
 
-def with_budget(methods: Sequence[MethodSettings], budget: Budget) -> tuple[MethodSettings, ...]:
+def with_budget(
+    methods: Sequence[MethodSettings], budget: Budget
+) -> tuple[MethodSettings, ...]:
     """The methods with this budget; those beside them that set single weights to zero keep their
     own.
 
@@ -356,7 +358,9 @@ def uses_parameter(
         "seed": saliency == "random",
         "curve_levels": measured,
         "strength": compensation == "sequential" and not single,
-        "mix": saliency not in ("magnitude", "random") or compensation != "none" or measured,
+        "mix": saliency not in ("magnitude", "random")
+        or compensation != "none"
+        or measured,
         "damping": damped or (single and saliency == "obs"),
     }
     return conditions.get(parameter, True)

@@ -117,7 +117,10 @@ class ModelStructure:
         """The structure with no MLP in these blocks; None: in any."""
         if blocks is None:
             blocks = range(len(self.mlps))
-        mlps = [None if index in blocks else layout for index, layout in enumerate(self.mlps)]
+        mlps = [
+            None if index in blocks else layout
+            for index, layout in enumerate(self.mlps)
+        ]
         return replace(self, mlps=tuple(mlps))
 
     @property
@@ -235,7 +238,8 @@ class ModelShape:
         """Experts of each block; 0 where it is no mixture."""
         mixtures = self.structure.mixtures
         return tuple(
-            mixtures[index].n if index in mixtures else 0 for index in range(len(self.widths))
+            mixtures[index].n if index in mixtures else 0
+            for index in range(len(self.widths))
         )
 
     def dense_expert_widths(self, kept: KeptParts) -> tuple[int, ...]:
@@ -244,13 +248,16 @@ class ModelShape:
             return ()
         mixtures = self.structure.mixtures
         return tuple(
-            mixtures[index].width if index in mixtures else 0 for index in range(len(self.widths))
+            mixtures[index].width if index in mixtures else 0
+            for index in range(len(self.widths))
         )
 
     @property
     def n_idle(self) -> int:
         """Parameters of the experts that are not chosen for a token."""
-        n_idle = sum(layout.n - layout.n_chosen for layout in self.structure.mixtures.values())
+        n_idle = sum(
+            layout.n - layout.n_chosen for layout in self.structure.mixtures.values()
+        )
         return n_idle * self.per_expert
 
     @property

@@ -107,7 +107,9 @@ class TimingSettings:
     n_prompt: int = setting(512, title="tokens to read", low=1, high=32_768)
     n_decode: int = setting(16, title="tokens to write", low=1, high=1024)
     batches: tuple[int, ...] = (1, 8)
-    within_permille: int = setting(50, title="width of the interval (per mille)", low=1, high=1000)
+    within_permille: int = setting(
+        50, title="width of the interval (per mille)", low=1, high=1000
+    )
     least_rounds: int = setting(15, title="least rounds", low=2, high=1000)
     most_s: int = setting(120, title="seconds for each", low=1, high=3600)
     n_warmup: int = setting(2, title="warm-up rounds", high=100)
@@ -124,7 +126,9 @@ class TimingSettings:
             raise SettingsError("dtype", self.dtype, ", ".join(get_args(Dtype)))
         check_settings(self)
         if not self.batches or len(set(self.batches)) != len(self.batches):
-            raise SettingsError("batches", self.batches, "one or several different numbers")
+            raise SettingsError(
+                "batches", self.batches, "one or several different numbers"
+            )
         for batch in self.batches:
             require_whole("passages at once", batch, 1, 256)
 
@@ -183,7 +187,9 @@ def prompt_texts(
         by_dense = continuation_of(request)
         if by_dense is not None:
             by_sparse = continuation_of(request.by_one(sparse)) if sparse else None
-            yield PromptTexts(prompt, by_dense.left, by_sparse.left if by_sparse else None)
+            yield PromptTexts(
+                prompt, by_dense.left, by_sparse.left if by_sparse else None
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,5 +283,10 @@ class Timing:
     def timed(self, phase: Phase, batch: int = 1) -> TimedPhase | None:
         """One of its phases, or None."""
         return next(
-            (timed for timed in self.phases if (timed.phase, timed.batch) == (phase, batch)), None
+            (
+                timed
+                for timed in self.phases
+                if (timed.phase, timed.batch) == (phase, batch)
+            ),
+            None,
         )

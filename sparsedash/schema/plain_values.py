@@ -65,7 +65,7 @@ def require_reference(name: str, value: object) -> None:
         raise SettingsError(name, value[:40], "at most 4,096 printable characters")
     if looks_secret(value):
         # It would be kept with the job and its results, and shown to whoever sees them.
-        instead = (
-            "Set the hub's token as HF_TOKEN in the environment that SparseDash is started in."
+        instead = "Set the hub's token as HF_TOKEN in the environment that SparseDash is started in."
+        raise SettingsError(
+            name, value, "a reference without a token or a password in it", instead
         )
-        raise SettingsError(name, value, "a reference without a token or a password in it", instead)

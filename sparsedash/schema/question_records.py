@@ -75,19 +75,31 @@ class AnsweredQuestion:
         if (self.right is None) != (
             self.log_likelihood is not None and self.n_bytes > 0 and self.n_words > 0
         ):
-            raise CorpusError("It is neither right nor wrong, nor a document with its length.")
+            raise CorpusError(
+                "It is neither right nor wrong, nor a document with its length."
+            )
 
     @property
     def kind(self) -> QuestionKind:
         """How it was answered."""
-        return "rolling" if self.right is None else "choice" if self.choices else "generation"
+        return (
+            "rolling"
+            if self.right is None
+            else "choice"
+            if self.choices
+            else "generation"
+        )
 
     @property
     def target_place(self) -> int | None:
         """The place of the choice whose number the target is; None where it is none."""
         target = self.target.strip()
         # Longer numbers are no place, and take long to read.
-        if not target.isdecimal() or len(target) > _MAX_DIGITS or int(target) >= len(self.choices):
+        if (
+            not target.isdecimal()
+            or len(target) > _MAX_DIGITS
+            or int(target) >= len(self.choices)
+        ):
             return None
         return int(target)
 
@@ -124,7 +136,9 @@ class QuestionSet:
 
     def __post_init__(self) -> None:
         if len({question.kind for question in self.questions}) != 1:
-            raise CorpusError(f"The answers to {self.task} are none, or of several kinds.")
+            raise CorpusError(
+                f"The answers to {self.task} are none, or of several kinds."
+            )
 
     @property
     def kind(self) -> QuestionKind:
@@ -139,7 +153,11 @@ class QuestionSet:
     @property
     def measure_label(self) -> str:
         """The measure in words."""
-        return f"{self.measure} (lower is better, inverted)" if self.inverted else self.measure
+        return (
+            f"{self.measure} (lower is better, inverted)"
+            if self.inverted
+            else self.measure
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,9 +208,16 @@ def can_be_pooled(parts: Sequence[QuestionSet]) -> bool:
         hashes = {question.doc_hash for question in part.questions}
         documents |= hashes
         n_documents += len(hashes)
-    judged = {(part.measure_label, part.filter, part.version, part.kind) for part in parts}
+    judged = {
+        (part.measure_label, part.filter, part.version, part.kind) for part in parts
+    }
     has_parts = any(part.questions[0].part for part in parts)
-    return len(parts) > 1 and len(judged) == 1 and len(documents) == n_documents and not has_parts
+    return (
+        len(parts) > 1
+        and len(judged) == 1
+        and len(documents) == n_documents
+        and not has_parts
+    )
 
 
 def _pool(parts: Sequence[QuestionSet]) -> QuestionSet:

@@ -20,8 +20,19 @@ from sparsedash.schema.export_settings import Export
 from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.model_shape import KeptParts
-from sparsedash.schema.pair_records import Continuation, ContinuationSettings, Divergence, Timing
-from sparsedash.schema.plain_values import Count, LogLikelihood, NotNegative, Share, digest
+from sparsedash.schema.pair_records import (
+    Continuation,
+    ContinuationSettings,
+    Divergence,
+    Timing,
+)
+from sparsedash.schema.plain_values import (
+    Count,
+    LogLikelihood,
+    NotNegative,
+    Share,
+    digest,
+)
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
 from sparsedash.schema.sparse_spec import SparseSpec
@@ -273,7 +284,11 @@ class Pruned:
         )
         is_consistent = all(len(values) in (0, n_layers) for values in measured)
         has_both = len(self.expert_widths) == len(self.dense_expert_widths)
-        if not is_consistent or not has_both or not len(self.dense_widths) == n_layers > 0:
+        if (
+            not is_consistent
+            or not has_both
+            or not len(self.dense_widths) == n_layers > 0
+        ):
             raise StoreError("Its layers do not belong together.")
         if not self.removed_layers:
             pairs = enumerate(zip(self.widths, self.dense_widths, strict=True))
@@ -281,7 +296,10 @@ class Pruned:
             object.__setattr__(self, "removed_layers", gone)
         if any(not 0 <= index < n_layers for index in self.removed_layers):
             raise StoreError("Its layers do not belong together.")
-        if any(kept > dense for kept, dense in zip(self.widths, self.dense_widths, strict=True)):
+        if any(
+            kept > dense
+            for kept, dense in zip(self.widths, self.dense_widths, strict=True)
+        ):
             raise StoreError("It keeps more channels than the dense model has.")
 
     @property
@@ -401,12 +419,18 @@ class Record:
     @cached_property
     def last_word(self) -> Score:
         """Passages whose whole last word was right."""
-        return Score(right=sum(o.last_word_right for o in self.outcomes), total=len(self.outcomes))
+        return Score(
+            right=sum(o.last_word_right for o in self.outcomes),
+            total=len(self.outcomes),
+        )
 
     @cached_property
     def last_token(self) -> Score:
         """Passages whose last token was right."""
-        return Score(right=sum(o.last_token_right for o in self.outcomes), total=len(self.outcomes))
+        return Score(
+            right=sum(o.last_token_right for o in self.outcomes),
+            total=len(self.outcomes),
+        )
 
     @cached_property
     def word_perplexity(self) -> float:
@@ -495,7 +519,11 @@ class Run:
 
         Not only those so far: their number may depend on what the first ones have shown.
         """
-        return 0 if self.find is not None else max(len(set(self.sparse)), self.settings.n_sparse)
+        return (
+            0
+            if self.find is not None
+            else max(len(set(self.sparse)), self.settings.n_sparse)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -575,4 +603,6 @@ def from_json(kind: type[R], text: str) -> R:
     try:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.MsgspecError, SparseDashError, RecursionError) as error:
-        raise StoreError(f"A stored {kind.__name__.lower()} cannot be read: {error}") from error
+        raise StoreError(
+            f"A stored {kind.__name__.lower()} cannot be read: {error}"
+        ) from error

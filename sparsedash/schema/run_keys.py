@@ -70,7 +70,9 @@ class RunKeys:
 
     def answers(self, spec: SparseSpec, task: str) -> str:
         """Key of a model's answers to a task, named by its identity."""
-        return answers_key(self.model, self.settings.dtype, task, spec, self._statistics(spec))
+        return answers_key(
+            self.model, self.settings.dtype, task, spec, self._statistics(spec)
+        )
 
     def _statistics(self, spec: SparseSpec) -> str:
         """Key of the statistics that a model depends on; empty where it reads no text."""

@@ -103,7 +103,11 @@ class CalibrationSettings:
         flag_help="most tokens of a sample",
     )
     seed: int = setting(
-        0, high=MAX_SEED, flag="--seed", label="Seed", flag_help="draws the calibration text"
+        0,
+        high=MAX_SEED,
+        flag="--seed",
+        label="Seed",
+        flag_help="draws the calibration text",
     )
     token_weights: TokenWeights = setting(
         "equal",
@@ -211,7 +215,9 @@ class EvaluationSettings:
     @property
     def about_passages(self) -> dict[str, Any]:
         """The settings that the answers to passages depend on."""
-        return {name: value for name, value in asdict(self).items() if name not in _OF_TASKS}
+        return {
+            name: value for name, value in asdict(self).items() if name not in _OF_TASKS
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +250,9 @@ class RunSettings:
         label="Number format",
         help="bfloat16: half the memory; up to 2 in 100 answers change with how passages are batched.",
     )
-    methods: tuple[MethodSettings, ...] = field(default_factory=lambda: (MethodSettings(),))
+    methods: tuple[MethodSettings, ...] = field(
+        default_factory=lambda: (MethodSettings(),)
+    )
     sparsities_permille: tuple[int, ...] = setting(
         (100, 200),
         starts={"form": (20, 100, 300), "time": (200,), "export": (200,)},
@@ -286,14 +294,20 @@ class RunSettings:
             raise SettingsError("methods", (), "at least one")
         if len(set(self.methods)) < len(self.methods):
             raise SettingsError(
-                "methods", message="A method is named twice.", advice="Name each one once."
+                "methods",
+                message="A method is named twice.",
+                advice="Name each one once.",
             )
         self._check_variants()
         budgets = {method.budget for method in self.methods if method.is_structured}
         if len(budgets) > 1:
-            raise SettingsError("budgets", sorted(budgets), "one for all methods of a run")
+            raise SettingsError(
+                "budgets", sorted(budgets), "one for all methods of a run"
+            )
         if self.quantise and self.dtype != "float32":
-            raise SettingsError("number format", self.dtype, "float32 where models are quantised")
+            raise SettingsError(
+                "number format", self.dtype, "float32 where models are quantised"
+            )
         n_sparsities = len(self.sparsities_permille)
         if not 1 <= n_sparsities <= 50:
             raise SettingsError("number of sparsities", n_sparsities, "1 to 50")
@@ -324,13 +338,18 @@ class RunSettings:
         methods = []
         for method in self.methods:
             if multiple > 1 and method.uses("width_multiple"):
-                method = replace(method, width_multiple=lcm(method.width_multiple, multiple))
+                method = replace(
+                    method, width_multiple=lcm(method.width_multiple, multiple)
+                )
             methods.append(method)
         object.__setattr__(self, "methods", tuple(methods))
 
     def _check_variants(self) -> None:
         """Raise SettingsError unless some method can be healed and quantised as asked for."""
-        for name, values in (("heal steps", self.heal_steps), ("quantise", self.quantise)):
+        for name, values in (
+            ("heal steps", self.heal_steps),
+            ("quantise", self.quantise),
+        ):
             if len(set(values)) < len(values):
                 raise SettingsError(name, values, "each named once")
         if not self.heal_steps:
@@ -398,7 +417,10 @@ class RunSettings:
     @property
     def budget(self) -> Budget:
         """What its sparsities are a share of, where channels are removed."""
-        return next((method.budget for method in self.methods if method.is_structured), "channels")
+        return next(
+            (method.budget for method in self.methods if method.is_structured),
+            "channels",
+        )
 
     @property
     def axis(self) -> Budget:
@@ -473,13 +495,17 @@ def request_key(
 
     evaluation: its own. contents: hashes of the local files that it names, as of now.
     """
-    values = {name: value for name, value in asdict(settings).items() if name != "residency"}
+    values = {
+        name: value for name, value in asdict(settings).items() if name != "residency"
+    }
     # Requests made before there was this setting keep their names.
     if not values[_NAMED_WHERE_SET[kind]]:
         del values[_NAMED_WHERE_SET[kind]]
     if not evaluation.tasks:
         values["evaluation"] = evaluation.about_passages
-    return digest({kind: values, "stamps": dict(contents or {}), "stages": STAGE_VERSIONS})
+    return digest(
+        {kind: values, "stamps": dict(contents or {}), "stages": STAGE_VERSIONS}
+    )
 
 
 def percents_text(permilles: tuple[int, ...]) -> str:
@@ -503,7 +529,9 @@ def parse_percents(text: str) -> tuple[int, ...]:
             raise SettingsError("sparsity", word, f"0–{limit} %, at most one decimal")
         permilles.append(int(permille))
     if not permilles:
-        raise SettingsError("sparsity", text, "one or several percentages, such as 10, 20")
+        raise SettingsError(
+            "sparsity", text, "one or several percentages, such as 10, 20"
+        )
     return tuple(permilles)
 
 
@@ -527,7 +555,9 @@ class PartSettings:
             or not set(self.points) <= {*range(n_sparse)}
         ):
             raise SettingsError(
-                "points", self.points, f"places of sparse models of this run, 0 to {n_sparse - 1}"
+                "points",
+                self.points,
+                f"places of sparse models of this run, 0 to {n_sparse - 1}",
             )
 
     def key(self) -> str:

@@ -52,10 +52,14 @@ class SparseSpec:
             pattern = self.method.pattern
             if self.heal_steps:
                 self._refuse_experts("healing", "healed")
-                raise SettingsError("heal steps", self.heal_steps, f"0 with pattern {pattern}")
+                raise SettingsError(
+                    "heal steps", self.heal_steps, f"0 with pattern {pattern}"
+                )
             if self.quantise:
                 self._refuse_experts("quantise", "quantised")
-                raise SettingsError("quantise", self.quantise, f"nothing with pattern {pattern}")
+                raise SettingsError(
+                    "quantise", self.quantise, f"nothing with pattern {pattern}"
+                )
 
     def _refuse_experts(self, name: str, verb: str) -> None:
         if self.pruning.prunes_experts:
@@ -115,7 +119,9 @@ class SparseSpec:
         """Digest of what makes the model, beside dense and the text; empty for the dense model."""
         if self == DENSE:
             return ""
-        values = {name: value for name, value in asdict(self).items() if name != "method"}
+        values = {
+            name: value for name, value in asdict(self).items() if name != "method"
+        }
         if self.method is not None:
             values["method"] = relevant_parameters(self.method)
         if self.heal_steps:
@@ -147,7 +153,9 @@ def relevant_parameters(method: MethodSettings) -> dict[str, Any]:
     }
     used = {name: value for name, value in asdict(method).items() if method.uses(name)}
     versions = {
-        f"{stage}_version": STAGE_VERSIONS[stage] for stage, rests in rests_on.items() if rests
+        f"{stage}_version": STAGE_VERSIONS[stage]
+        for stage, rests in rests_on.items()
+        if rests
     }
     return used | versions
 

@@ -4,7 +4,15 @@ from typing import Any
 
 from sparsedash.schema.plain_values import digest
 
-_CALIBRATED = ("text", "statistics", "gradients", "inputs", "curves", "order", "activations")
+_CALIBRATED = (
+    "text",
+    "statistics",
+    "gradients",
+    "inputs",
+    "curves",
+    "order",
+    "activations",
+)
 _ANSWERED = (
     "pruned",
     "solve",

@@ -41,13 +41,20 @@ def shares_read(settings: RunSettings) -> tuple[float, ...]:
     once.
     """
     readers = (spec for spec in settings.points if spec.pruning.needs_statistics)
-    return tuple(dict.fromkeys(mix_share(spec, settings.calibration) for spec in readers))
+    return tuple(
+        dict.fromkeys(mix_share(spec, settings.calibration) for spec in readers)
+    )
 
 
-def statistics_key(model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings) -> str:
+def statistics_key(
+    model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings
+) -> str:
     """Key of the calibration statistics. Sparsity is not part of it."""
     return stage_key(
-        "statistics", model=model, dtype=dtype, calibration=asdict(calibration) | {"corpus": corpus}
+        "statistics",
+        model=model,
+        dtype=dtype,
+        calibration=asdict(calibration) | {"corpus": corpus},
     )
 
 
@@ -78,20 +85,28 @@ def calibration_keys(
     )
 
 
-def scheduled_gradients_key(keys: CalibrationKeys, method: MethodSettings, permille: int) -> str:
+def scheduled_gradients_key(
+    keys: CalibrationKeys, method: MethodSettings, permille: int
+) -> str:
     """Key of the mask gradients of a model that gets sparser while it reads. keys: of its
     calibration.
     """
     # The masks of each round are neither refitted nor rounded to multiples.
-    masking = relevant_parameters(replace(method, compensation="none", width_multiple=1))
-    return stage_key("gradients", statistics=keys.gradients, method=masking, permille=permille)
+    masking = relevant_parameters(
+        replace(method, compensation="none", width_multiple=1)
+    )
+    return stage_key(
+        "gradients", statistics=keys.gradients, method=masking, permille=permille
+    )
 
 
 def activations_key(model: str, dtype: Dtype, tokens: str, watched: str) -> str:
     """Key of the dense model's activations on a few passages. tokens: a digest of their token ids.
     watched: where.
     """
-    return stage_key("activations", model=model, dtype=dtype, tokens=tokens, watched=watched)
+    return stage_key(
+        "activations", model=model, dtype=dtype, tokens=tokens, watched=watched
+    )
 
 
 def pruned_key(statistics: str, spec: SparseSpec) -> str:
@@ -129,7 +144,9 @@ def curves_key(statistics: str, method: MethodSettings) -> str:
     """
     refitted = "least-squares" if method.in_sequence else method.compensation
     shared = replace(method, compensation=refitted, budget="channels")
-    return stage_key("curves", statistics=statistics, method=relevant_parameters(shared))
+    return stage_key(
+        "curves", statistics=statistics, method=relevant_parameters(shared)
+    )
 
 
 def layers_key(gradients: str, method: MethodSettings) -> str:
@@ -139,7 +156,9 @@ def layers_key(gradients: str, method: MethodSettings) -> str:
     gradients: key of what the text gives without weights of its tokens, which no order reads.
     """
     return stage_key(
-        "order", gradients=gradients, layers=[method.saliency, method.seed * method.uses("seed")]
+        "order",
+        gradients=gradients,
+        layers=[method.saliency, method.seed * method.uses("seed")],
     )
 
 
@@ -202,13 +221,20 @@ def outcomes_key(
     )
 
 
-def answers_key(model: str, dtype: Dtype, task: str, spec: SparseSpec, statistics: str) -> str:
+def answers_key(
+    model: str, dtype: Dtype, task: str, spec: SparseSpec, statistics: str
+) -> str:
     """Key of a model's answers to a task. task: identity of its questions and how they are judged.
 
     statistics: as above.
     """
     return stage_key(
-        "answers", model=model, dtype=dtype, task=task, spec=spec.key, statistics=statistics
+        "answers",
+        model=model,
+        dtype=dtype,
+        task=task,
+        spec=spec.key,
+        statistics=statistics,
     )
 
 
@@ -236,66 +262,82 @@ model_identity_note = _note(
     "identity", "(reference, fingerprint of its local files) The identity of a model."
 )
 hub_commit_note = _note(
-    "hub commit", "(name on the hub) The commit that it led to when last asked, and when: JSON."
+    "hub commit",
+    "(name on the hub) The commit that it led to when last asked, and when: JSON.",
 )
 text_identity_note = _note(
     "corpus 2", "(reference, fingerprint of its local file) The identity of a text."
 )
 file_hash_note = _note("hash", "(path, stamp) The hash of a local file.")
 source_type_note = _note(
-    "source type", "(file hash) The type of a quantised GGUF file; empty for full weights."
+    "source type",
+    "(file hash) The type of a quantised GGUF file; empty for full weights.",
 )
 finite_note = _note(
     "finite", "(files, dtype) Mark: all weights in these files are finite in this type."
 )
 tokenizer_tried_note = _note(
-    "tokenizer", "(identity) Mark: the model's tokenizer reads plain text within its limits."
+    "tokenizer",
+    "(identity) Mark: the model's tokenizer reads plain text within its limits.",
 )
 unpacked_files_note = _note(
     "unpacked 2", "(folder) An unpacked model as written: hash by file name, as JSON."
 )
 peak_memory_note = _note(
-    "memory", "(model reference, dtype) The peak memory of a run of this model, in bytes."
+    "memory",
+    "(model reference, dtype) The peak memory of a run of this model, in bytes.",
 )
-forecast_note = _note("forecast", "(run key) The forecast of a run at its start, see Preflight.")
+forecast_note = _note(
+    "forecast", "(run key) The forecast of a run at its start, see Preflight."
+)
 machine_speed_note = _note(
     "speed", "(machine, number of cores) The measured speed of matrix products."
 )
 model_shape_note = _note("shape 2", "(identity) The ModelShape of a dense model.")
 looked_up_note = _note(
-    "looked up", "(digest of a config.json, version of transformers) What its look-up found: JSON."
+    "looked up",
+    "(digest of a config.json, version of transformers) What its look-up found: JSON.",
 )
 calibrated_note = _note(
-    "calibrated", "(statistics key) Mark: the statistics are complete; the number of blocks."
+    "calibrated",
+    "(statistics key) Mark: the statistics are complete; the number of blocks.",
 )
 calibration_warning_note = _note(
-    "calibration warning", "(statistics key) Warning about the statistics; may be empty."
+    "calibration warning",
+    "(statistics key) Warning about the statistics; may be empty.",
 )
 leaked_passages_note = _note(
     "leaked words", "(key of a text, passages key) Number of passages in that text."
 )
 inputs_gathered_note = _note(
-    "inputs", "(inputs key) Mark: statistics of all inputs are complete; number of blocks."
+    "inputs",
+    "(inputs key) Mark: statistics of all inputs are complete; number of blocks.",
 )
 gradients_gathered_note = _note(
     "gradients", "(gradients key) Mark: gradients are complete; number of blocks."
 )
 part_calibrations_note = _note(
-    "part calibrations", "(part key) The calibration keys of a part's artefacts, as JSON."
+    "part calibrations",
+    "(part key) The calibration keys of a part's artefacts, as JSON.",
 )
 parts_done_note = _note(
     "parts done", "(run key) The finished parts of a run on a cluster, as JSON."
 )
-cluster_name_note = _note("cluster name", "The name of this data folder on a shared cluster.")
+cluster_name_note = _note(
+    "cluster name", "The name of this data folder on a shared cluster."
+)
 losses_note = _note(
-    "losses", "(dense and sparse record keys) The losses of a sparse model against dense, as JSON."
+    "losses",
+    "(dense and sparse record keys) The losses of a sparse model against dense, as JSON.",
 )
 task_losses_note = _note(
     "task losses",
     "(dense and sparse record keys, digest of the keys of answers) The same on the tasks of a run.",
 )
 artefact_room_note = _note("artefact room", "The limit of all artefacts in bytes.")
-health_note = _note("health", "Never written: reading it shows whether the store can be read.")
+health_note = _note(
+    "health", "Never written: reading it shows whether the store can be read."
+)
 
 
 judged_answers_note = _note(

@@ -72,13 +72,17 @@ def is_answered(run: Run, record: str, stored: Collection[str]) -> bool:
     """Whether the sets of a record and of the dense one are among the stored ones."""
     keys = run.answers.get(record, ())
     dense_keys = run.answers.get(run.dense, ())
-    return bool(keys and dense_keys) and all(key in stored for key in (*keys, *dense_keys))
+    return bool(keys and dense_keys) and all(
+        key in stored for key in (*keys, *dense_keys)
+    )
 
 
 def task_losses_note(run: Run, record: str) -> NoteName:
     """The note with the losses of a sparse record on the run's tasks."""
     answers = [run.answers.get(key, ()) for key in (run.dense, record)]
-    return store_keys.task_losses_note(run.dense, record, digest([_TASK_RULES, *answers]))
+    return store_keys.task_losses_note(
+        run.dense, record, digest([_TASK_RULES, *answers])
+    )
 
 
 class AnswerCache:
@@ -108,7 +112,9 @@ class AnswerCache:
                 models = read_models(path)
                 unnamed = {folder.name, path.name}
         except OSError as error:
-            raise StoreError(f"The file could not be kept: {error.strerror}.") from error
+            raise StoreError(
+                f"The file could not be kept: {error.strerror}."
+            ) from error
         keys = []
         for model, sets in models.items():
             kept = ModelAnswers(
@@ -143,7 +149,12 @@ class AnswerCache:
         """`judge_run` of this run so far; empty where it has no tasks."""
         if not run.answers:
             return {}
-        name = (run.key, *map(self._stored, run.answers.values()), tuple(run.sparse), tolerance)
+        name = (
+            run.key,
+            *map(self._stored, run.answers.values()),
+            tuple(run.sparse),
+            tolerance,
+        )
         judged: dict[str, JudgedAnswers] | None = self._cache.get(name)
         if judged is None:
             judged = judge_run(run, partial(self._store.get, QuestionSet), tolerance)
@@ -174,7 +185,9 @@ class AnswerCache:
             run,
             losses,
             n_judged,
-            lambda together, alpha, n_missing: judge_losses(together, tolerance, alpha, n_missing),
+            lambda together, alpha, n_missing: judge_losses(
+                together, tolerance, alpha, n_missing
+            ),
         )
         with_tasks = {}
         for record, verdict in verdicts.items():
@@ -207,7 +220,9 @@ class AnswerCache:
         """The stored ones of these sets of a run."""
         sets = []
         for key in keys:
-            answers: QuestionSet | None = self._cache.get(key) or self._store.get(QuestionSet, key)
+            answers: QuestionSet | None = self._cache.get(key) or self._store.get(
+                QuestionSet, key
+            )
             self._cache.put(key, answers)
             if answers is not None:
                 sets.append(answers)
@@ -251,7 +266,9 @@ class AnswerCache:
         if judged is None:
             try:
                 judged = judge_models(
-                    models[baseline].sets, {key: models[key].sets for key in others}, tolerance
+                    models[baseline].sets,
+                    {key: models[key].sets for key in others},
+                    tolerance,
                 )
             except CorpusError as error:
                 judged = error
@@ -261,7 +278,9 @@ class AnswerCache:
         return judged
 
 
-def compare_answers(baseline: QuestionSet | None, answers: QuestionSet) -> TaskComparison:
+def compare_answers(
+    baseline: QuestionSet | None, answers: QuestionSet
+) -> TaskComparison:
     """A model's answers to one task against the baseline's; None: the baseline has none."""
     losses = None
     why = ""

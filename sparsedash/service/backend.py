@@ -34,7 +34,12 @@ from sparsedash.service.deletion import Housekeeping, live_jobs
 from sparsedash.service.estimates import START_S, Cached, RunPart
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.machine_speed import MachineSpeed
-from sparsedash.service.model_lookup import NamedModel, fetch_config, inspect_config, named_model
+from sparsedash.service.model_lookup import (
+    NamedModel,
+    fetch_config,
+    inspect_config,
+    named_model,
+)
 from sparsedash.service.preflight import Preflight
 from sparsedash.service.request_checks import Access, ReferenceField
 from sparsedash.service.run_checks import RequestRules
@@ -113,7 +118,9 @@ class Backend:
         self.answers = AnswerCache(self._store)
         self.verdict_cache = VerdictCache(self._store, answers=self.answers)
         # What its machines send is kept while a connection is in use: not that of the pages.
-        self._cluster_table = JobTable(self.data_dir / "jobs.sqlite", WORK_LOCK_TIMEOUT_S)
+        self._cluster_table = JobTable(
+            self.data_dir / "jobs.sqlite", WORK_LOCK_TIMEOUT_S
+        )
         self._cluster = cluster_runner(self.data_dir, self._cluster_table, self._store)
         elsewhere = self._cluster.takes if self._cluster else lambda job: False
         self._runner = LocalRunner(self.data_dir, self._table, elsewhere=elsewhere)
@@ -141,10 +148,19 @@ class Backend:
         access = Access(table.owners, self._results, user, rules)
         self._access = access
         self.user_data = UserData(store, user)
-        self.exports = Exports(store, self._all_uploads, access, lambda: live_jobs(table))
-        self.uploads = UserUploads(self._all_uploads, self.exports, access, self._texts_in_use)
+        self.exports = Exports(
+            store, self._all_uploads, access, lambda: live_jobs(table)
+        )
+        self.uploads = UserUploads(
+            self._all_uploads, self.exports, access, self._texts_in_use
+        )
         self.housekeeping = Housekeeping(
-            store, table, self._results, self.verdict_cache, (self.exports, self.uploads), access
+            store,
+            table,
+            self._results,
+            self.verdict_cache,
+            (self.exports, self.uploads),
+            access,
         )
 
     def submit(self, request: Request) -> Job:
@@ -159,12 +175,18 @@ class Backend:
             forecast = self.preflight(request)
             if forecast.problems:
                 raise JobError(forecast.problems[0])
-            request = pinned(request, self._store, self._hub, with_token=self._access.unlimited)
+            request = pinned(
+                request, self._store, self._hub, with_token=self._access.unlimited
+            )
         kind, _ = _KINDS[type(request)]
         key = self._key(request)
         with self.exports.room_for(request):
             newest = self._table.newest(key)
-            if newest is not None and newest.state == "done" and self._is_stored(request, key):
+            if (
+                newest is not None
+                and newest.state == "done"
+                and self._is_stored(request, key)
+            ):
                 self._access.owners.add(key, self._access.user)
                 return newest
             job = self._table.submit(
@@ -230,7 +252,9 @@ class Backend:
         """The newest jobs as they are now, newest first."""
         self._try_to_reconcile()
         owner = "" if self._access.sees_all else self._access.user
-        return tuple(filter(self._access.sees_job, self._table.newest_jobs(limit, owner)))
+        return tuple(
+            filter(self._access.sees_job, self._table.newest_jobs(limit, owner))
+        )
 
     def newest_job(self, key: str) -> Job | None:
         """The newest job with this key as it is now, or None."""
@@ -258,7 +282,9 @@ class Backend:
 
     def runs(self) -> list[Run]:
         """Every run that has a result, newest first."""
-        return self._results.runs(None if self._access.sees_all else self._access.owned())
+        return self._results.runs(
+            None if self._access.sees_all else self._access.owned()
+        )
 
     def run(self, key: str) -> Run | None:
         """The run so far, or None; also the shipped EXAMPLE, which `runs` does not list."""
@@ -274,7 +300,9 @@ class Backend:
 
     def passages(self, key: str) -> Passages | None:
         """The texts that records answer, or None."""
-        return self._results.get(Passages, key) if self._access.sees_results(key) else None
+        return (
+            self._results.get(Passages, key) if self._access.sees_results(key) else None
+        )
 
     def continuation(
         self, request: pair_records.ContinuationSettings
@@ -286,12 +314,18 @@ class Backend:
             return requested
         return joined_continuation(request, self._written_in_run)
 
-    def first_texts(self, key: str, settings: RunSettings) -> tuple[pair_records.PromptTexts, ...]:
+    def first_texts(
+        self, key: str, settings: RunSettings
+    ) -> tuple[pair_records.PromptTexts, ...]:
         """What dense and the first sparse model of a run write, as soon as they are made.
 
         key: of the run.
         """
-        return preflight.first_texts(settings, self._store) if self._access.sees(key) else ()
+        return (
+            preflight.first_texts(settings, self._store)
+            if self._access.sees(key)
+            else ()
+        )
 
     def _written_in_run(
         self, request: pair_records.ContinuationSettings
@@ -304,17 +338,25 @@ class Backend:
     def why_missing(self, key: str, kind: type[Record] | type[Run] = Record) -> str:
         """Why there is no such record, or run, as the end of a sentence."""
         sees = self._access.sees if kind is Run else self._access.sees_results
-        return self._store.why_missing(kind, key) if sees(key) else "is no longer stored"
+        return (
+            self._store.why_missing(kind, key) if sees(key) else "is no longer stored"
+        )
 
     def written_at(self, key: str) -> float | None:
         """When the record with this key was written; None where the user sees none."""
-        return self._store.written_at(Record, key) if self._access.sees_results(key) else None
+        return (
+            self._store.written_at(Record, key)
+            if self._access.sees_results(key)
+            else None
+        )
 
     def pack_run(self, key: str) -> bytes:
         """A finished run as a file. Raises JobError where it has not finished, or was deleted."""
         run = self.run(key)
         if run is None or not run.finished:
-            raise JobError("This run has not finished.", "Wait for it, or start it again.")
+            raise JobError(
+                "This run has not finished.", "Wait for it, or start it again."
+            )
         return run_file(run, self._store)
 
     def open_run(self, data: bytes) -> Run:
@@ -323,7 +365,9 @@ class Backend:
         For administrators: made-up results would be everybody's. Raises StoreError for another or a
         changed file.
         """
-        self._access.require_administrator("opens files of runs", "Ask for the run yourself.")
+        self._access.require_administrator(
+            "opens files of runs", "Ask for the run yourself."
+        )
         return keep_run(read_run_file(data), self._store)
 
     def offered_tasks(self) -> list[str]:
@@ -335,7 +379,9 @@ class Backend:
 
         Raises CorpusError and StoreError.
         """
-        self._access.require_administrator("opens files of answers", "Ask for their address.")
+        self._access.require_administrator(
+            "opens files of answers", "Ask for their address."
+        )
         return self.answers.keep(name, content)
 
     def damaged_runs(self) -> list[str]:
@@ -344,7 +390,9 @@ class Backend:
 
     def model_shape(self, record: Record) -> ModelShape | None:
         """The sizes of a record's dense model; None where it is neither known nor in the catalog."""
-        return known_shape(self._store, record.model_identity) or listed_shape(record.model)
+        return known_shape(self._store, record.model_identity) or listed_shape(
+            record.model
+        )
 
     def source_bytes(self, run: Run) -> int:
         """Bytes of the quantised GGUF file that a run's model was unpacked from; 0 where it comes
@@ -372,7 +420,9 @@ class Backend:
     def reference_problem(self, field: ReferenceField, reference: str) -> str:
         """Why what this field of a form names cannot be used, or nothing."""
         refused = self._access.reference_problem(field, reference)
-        return refused or request_checks.reference_problem(field, reference, self.data_dir)
+        return refused or request_checks.reference_problem(
+            field, reference, self.data_dir
+        )
 
     def lacks_text(self, reference: str) -> bool:
         """Whether this text of the hub was never read here, while the hub does not answer."""
@@ -382,7 +432,9 @@ class Backend:
     def request_rules(self) -> RequestRules:
         """What the user can ask for."""
         return RequestRules(
-            lacks=self.lacks_text, n_passages=self._count_passages, problems=self._request_problems
+            lacks=self.lacks_text,
+            n_passages=self._count_passages,
+            problems=self._request_problems,
         )
 
     def _count_passages(self, reference: str) -> int | None:
@@ -393,7 +445,9 @@ class Backend:
 
     def _refusals(self, settings: RunSettings) -> tuple[str, ...]:
         """What the user may not use of what a run names."""
-        references = self._access.reference_problems(*run_checks.named_references(settings))
+        references = self._access.reference_problems(
+            *run_checks.named_references(settings)
+        )
         return *references, *self._access.tasks_problems(settings.evaluation.tasks)
 
     def _request_problems(self, request: RunSettings | FindSettings) -> tuple[str, ...]:
@@ -415,12 +469,18 @@ class Backend:
         memory, disk = preflight.expected_room(settings, self._store, shape)
         problems = run_checks.run_problems(request, self.data_dir, named)
         unstored = [
-            spec for place, spec in enumerate(settings.points) if place not in stored.points
+            spec
+            for place, spec in enumerate(settings.points)
+            if place not in stored.points
         ]
-        too_large = run_checks.room_problem(settings, unstored, shape, self._store.artefact_room)
+        too_large = run_checks.room_problem(
+            settings, unstored, shape, self._store.artefact_room
+        )
         return Preflight(
             stored=stored,
-            duration=estimates.run_duration(self._parts(settings, stored, is_ready=True)),
+            duration=estimates.run_duration(
+                self._parts(settings, stored, is_ready=True)
+            ),
             memory=memory,
             disk=disk,
             problems=(*problems, too_large) if too_large else problems,
@@ -438,7 +498,9 @@ class Backend:
         """Steps of healing that take about so many minutes here. Raises JobError where that is not
         known yet.
         """
-        return estimates.healing_steps(minutes, settings, self.runs(), self._workloads(settings))
+        return estimates.healing_steps(
+            minutes, settings, self.runs(), self._workloads(settings)
+        )
 
     def is_busy(self) -> bool:
         """Whether the machine has more to do than it can, so that a run takes longer."""
@@ -470,7 +532,11 @@ class Backend:
 
     def cluster(self) -> ClusterView | None:
         """The scheduler and its machines a moment ago; None without one, or for other users."""
-        return None if self._cluster is None or not self._access.unlimited else self._cluster.view()
+        return (
+            None
+            if self._cluster is None or not self._access.unlimited
+            else self._cluster.view()
+        )
 
     def reconcile(self) -> bool:
         """Mark crashed jobs, stop cancelled ones, start workers. Cheap: call it once a second.
@@ -523,11 +589,15 @@ class Backend:
             case VerifySettings():
                 self._access.require_folder_access()
             case ExportSettings():
-                self._access.require_records(request.dense, request.sparse, run=request.run)
+                self._access.require_records(
+                    request.dense, request.sparse, run=request.run
+                )
                 if request.dense_gguf:
                     self._access.require_path(request.dense_gguf)
             case _:
-                self._access.require_records(*pair_records.records_read(asdict(request)))
+                self._access.require_records(
+                    *pair_records.records_read(asdict(request))
+                )
 
     def _key(self, request: Request) -> str:
         """The name of a request. Local files that have changed are read for it."""
@@ -550,13 +620,19 @@ class Backend:
             texts.update(texts_read(job.settings, self._results.record))
         return texts
 
-    def _parts(self, settings: RunSettings, stored: Cached, *, is_ready: bool) -> list[RunPart]:
+    def _parts(
+        self, settings: RunSettings, stored: Cached, *, is_ready: bool
+    ) -> list[RunPart]:
         """is_ready: a waiting worker counts, which has the engine already."""
         start_s = 0.0 if is_ready and self._runner.has_worker() else self._start_s()
         workloads = self._workloads(settings)
-        return estimates.expected_parts(settings, stored, self.runs(), workloads, start_s)
+        return estimates.expected_parts(
+            settings, stored, self.runs(), workloads, start_s
+        )
 
-    def _workloads(self, settings: RunSettings) -> Callable[[RunSettings], Workload | None]:
+    def _workloads(
+        self, settings: RunSettings
+    ) -> Callable[[RunSettings], Workload | None]:
         """Describes the work of runs of this model on this machine."""
         named = self.named_model(settings.model)
         return partial(

@@ -20,7 +20,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from sparsedash.jobs.cluster_parts import Fetch, KeptCalibration, Part, PartEnd, Report, failed_part
+from sparsedash.jobs.cluster_parts import (
+    Fetch,
+    KeptCalibration,
+    Part,
+    PartEnd,
+    Report,
+    failed_part,
+)
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import NVIDIA, LocalRunner, log_tail, visible_gpus
@@ -56,11 +63,18 @@ class PartMachine:
         self._table = JobTable(folder / "jobs.sqlite")
         started_by: dict[str, Any] = {} if command is None else {"command": command}
         self._runner = LocalRunner(
-            folder, self._table, term_after_s=TERM_S, kill_after_s=KILL_S, bound=True, **started_by
+            folder,
+            self._table,
+            term_after_s=TERM_S,
+            kill_after_s=KILL_S,
+            bound=True,
+            **started_by,
         )
         self.at_work: Job | None = None
 
-    def do(self, part: Part, name: str, report: Report, stopped: Callable[[], bool]) -> PartEnd:
+    def do(
+        self, part: Part, name: str, report: Report, stopped: Callable[[], bool]
+    ) -> PartEnd:
         """Do a part, once what it needs is here. name: of this machine."""
         with ExitStack() as after:
             uploads = Uploads(self.folder)
@@ -85,7 +99,9 @@ class PartMachine:
             raise StoreError(
                 "The results are no longer in the machine's data folder.", "Try again."
             )
-        return PartEnd(state="done", machine=name, log=log_end, file=run_file(run, self.store))
+        return PartEnd(
+            state="done", machine=name, log=log_end, file=run_file(run, self.store)
+        )
 
     def child_bytes(self) -> int:
         """Memory of the child; 0 where there is none."""
@@ -97,7 +113,9 @@ class PartMachine:
             return int(psutil.Process(pid).memory_info().rss) if pid else 0
         return 0
 
-    def _followed(self, part: Part, name: str, report: Report, stopped: Callable[[], bool]) -> Job:
+    def _followed(
+        self, part: Part, name: str, report: Report, stopped: Callable[[], bool]
+    ) -> Job:
         """The part's job in this machine's own table, once it has ended."""
         # Jobs of an earlier process of this worker are over: its child ended with it. Of a part
         # that was given up the child may work on.
@@ -133,7 +151,9 @@ def _drop(uploads: Uploads, reference: str) -> None:
         uploads.drop(reference, ())
 
 
-def perform_part(part: Part, report: Report, stopped: Callable[[], bool], fetch: Fetch) -> PartEnd:
+def perform_part(
+    part: Part, report: Report, stopped: Callable[[], bool], fetch: Fetch
+) -> PartEnd:
     """The task of a Dask worker, see jobs.cluster. Errors are returned in the PartEnd."""
     from sparsedash.jobs.cluster import this_machine
 
@@ -207,7 +227,9 @@ def _opened() -> PartMachine:
     )
 
 
-def kept_calibration(end: PartEnd, part_key: str, address: str, store: Store) -> PartEnd:
+def kept_calibration(
+    end: PartEnd, part_key: str, address: str, store: Store
+) -> PartEnd:
     """The end of a part, with the names of its calibration artefacts here.
 
     address: of this machine.
@@ -218,7 +240,9 @@ def kept_calibration(end: PartEnd, part_key: str, address: str, store: Store) ->
     prefixes = tuple(str(prefix) for prefix in json.loads(noted))
     stored = [entry.name for entry in store.entries("artefacts")]
     names = tuple(name for name in stored if name.partition("/")[0] in prefixes)
-    notes = {str(name): store.recall(name) for name in store_keys.calibration_notes(prefixes)}
+    notes = {
+        str(name): store.recall(name) for name in store_keys.calibration_notes(prefixes)
+    }
     return replace(
         end,
         calibration=KeptCalibration(
@@ -243,7 +267,9 @@ def fetch_calibration(
         try:
             data = None if stopped() else fetch(kept, name)
         except Exception as error:  # noqa: BLE001 - Dask raises much; without it the calibration is made here
-            log.warning("%s could not be fetched from %s: %s", name, kept.machine, error)
+            log.warning(
+                "%s could not be fetched from %s: %s", name, kept.machine, error
+            )
             data = None
         if data is None:
             return n_fetched
@@ -272,7 +298,9 @@ def _gpu_names() -> list[str]:
     lines = []
     for file in sorted(NVIDIA.glob("*/information")):
         lines += file.read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    names = [
+        line.partition(":")[2].strip() for line in lines if line.startswith("Model:")
+    ]
     return [
         names[int(gpu)] if gpu.isdecimal() and int(gpu) < len(names) else f"GPU {gpu}"
         for gpu in visible_gpus()

@@ -17,17 +17,37 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sparsedash.jobs.cluster_parts import ClusterMachine, KeptCalibration, Part, PartEnd, Scheduler
+from sparsedash.jobs.cluster_parts import (
+    ClusterMachine,
+    KeptCalibration,
+    Part,
+    PartEnd,
+    Scheduler,
+)
 from sparsedash.jobs.job import Job
 from sparsedash.schema import __version__, store_keys
 from sparsedash.schema.errors import JobError, StoreError, install_command
-from sparsedash.schema.find_settings import FindSettings, planned_run, run_or_find_settings
+from sparsedash.schema.find_settings import (
+    FindSettings,
+    planned_run,
+    run_or_find_settings,
+)
 from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.records import Record, Run, from_json, to_json
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.schema.stage_versions import STAGE_VERSIONS
-from sparsedash.service.cluster_machine import kept_artefact, machine_facts, perform_part
-from sparsedash.storage.run_files import RunFile, keep_results, keep_run, read_run_file, run_file
+from sparsedash.service.cluster_machine import (
+    kept_artefact,
+    machine_facts,
+    perform_part,
+)
+from sparsedash.storage.run_files import (
+    RunFile,
+    keep_results,
+    keep_run,
+    read_run_file,
+    run_file,
+)
 from sparsedash.storage.serving import may_use_token
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import UPLOAD, file_of
@@ -69,7 +89,9 @@ class ClusterPlan:
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to do."""
-        return self._is_found if self._find else len(self._done) == self._settings.n_sparse
+        return (
+            self._is_found if self._find else len(self._done) == self._settings.n_sparse
+        )
 
     def remaining(self) -> Sequence[str]:
         """Names of the parts to do: the first one alone until it is there, then all others."""
@@ -77,19 +99,31 @@ class ClusterPlan:
             return () if self._is_found else ("search",)
         if not self._runs:
             return ("-".join(map(str, first_points(self._settings))),)
-        return [str(point) for point in range(self._settings.n_sparse) if point not in self._done]
+        return [
+            str(point)
+            for point in range(self._settings.n_sparse)
+            if point not in self._done
+        ]
 
     def part(self, name: str) -> Part:
         """The part of this name. Raises StoreError where an upload is gone."""
         texts = {}
-        for reference in {self._settings.calibration.corpus, self._settings.evaluation.corpus}:
-            path = file_of(reference, self._store.folder) if reference.startswith(UPLOAD) else None
+        for reference in {
+            self._settings.calibration.corpus,
+            self._settings.evaluation.corpus,
+        }:
+            path = (
+                file_of(reference, self._store.folder)
+                if reference.startswith(UPLOAD)
+                else None
+            )
             if path is not None:
                 try:
                     texts[f"{path.parent.name}/{path.name}"] = path.read_bytes()
                 except OSError as error:
                     raise StoreError(
-                        f"{path.name} cannot be read: {error.strerror}.", "Upload it again."
+                        f"{path.name} cannot be read: {error.strerror}.",
+                        "Upload it again.",
                     ) from error
         owner = "" if may_use_token(self._job.owner) else self._job.owner
         if self._find:
@@ -102,7 +136,9 @@ class ClusterPlan:
                 owner=owner,
             )
         settings = PartSettings(
-            run=self._settings, run_key=self._job.key, points=tuple(map(int, name.split("-")))
+            run=self._settings,
+            run_key=self._job.key,
+            points=tuple(map(int, name.split("-"))),
         )
         return Part(
             name=name,
@@ -154,11 +190,20 @@ class ClusterPlan:
         run = file.run
         first = next(iter(self._runs.values()), run)
         if self._find:
-            is_expected = (run.key, run.find, file.has_search) == (part.key, self._find, True)
+            is_expected = (run.key, run.find, file.has_search) == (
+                part.key,
+                self._find,
+                True,
+            )
         else:
             n_points = len(part.settings["points"])
             expected = (part.key, self._settings, n_points, first.dense)
-            is_expected = (run.key, run.settings, len(run.sparse), run.dense) == expected
+            is_expected = (
+                run.key,
+                run.settings,
+                len(run.sparse),
+                run.dense,
+            ) == expected
         if not is_expected:
             raise StoreError(
                 f"{end.machine} sent back a result that was not asked for.",
@@ -211,14 +256,18 @@ class ClusterPlan:
 
     def _dense_alone(self) -> Run:
         run = self._merged()
-        answers = {run.dense: run.answers[run.dense]} if run.dense in run.answers else {}
+        answers = (
+            {run.dense: run.answers[run.dense]} if run.dense in run.answers else {}
+        )
         return replace(run, sparse=(), answers=answers)
 
     def _note(self) -> None:
         runs = [[list(points), to_json(run)] for points, run in self._runs.items()]
         calibration = None if self._calibration is None else asdict(self._calibration)
         noted = {"stages": STAGE_VERSIONS, "made": runs, "calibration": calibration}
-        self._store.remember(store_keys.parts_done_note(self._job.key), json.dumps(noted))
+        self._store.remember(
+            store_keys.parts_done_note(self._job.key), json.dumps(noted)
+        )
 
     def _recall(self) -> None:
         noted = self._store.recall(store_keys.parts_done_note(self._job.key))
@@ -229,7 +278,9 @@ class ClusterPlan:
         records = chain.from_iterable(run.records for run in runs.values())
         if all(self._store.has(Record, key) for key in records):
             self._runs = runs
-            self._calibration = msgspec.convert(known["calibration"], KeptCalibration | None)
+            self._calibration = msgspec.convert(
+                known["calibration"], KeptCalibration | None
+            )
 
 
 def first_points(settings: RunSettings) -> tuple[int, ...]:
@@ -260,17 +311,24 @@ def connect_cluster(scheduler: Scheduler, name: str) -> "Cluster":
             f"Run: {install_command('-r requirements-cluster.txt')}",
         ) from error
     return Cluster(
-        scheduler, name, OnMachine(do=perform_part, facts=machine_facts, artefact=kept_artefact)
+        scheduler,
+        name,
+        OnMachine(do=perform_part, facts=machine_facts, artefact=kept_artefact),
     )
 
 
-def check_cluster(scheduler: Scheduler) -> tuple[tuple[ClusterMachine, ...], tuple[str, ...]]:
+def check_cluster(
+    scheduler: Scheduler,
+) -> tuple[tuple[ClusterMachine, ...], tuple[str, ...]]:
     """Every Dask worker, and problems in words. Raises JobError."""
     cluster = connect_cluster(scheduler, "check")
     try:
         deadline = time.monotonic() + FACTS_WITHIN_S
         machines = cluster.machines()
-        while not all(machine.facts for machine in machines) and time.monotonic() < deadline:
+        while (
+            not all(machine.facts for machine in machines)
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.1)
             machines = cluster.machines()
         names = {machine.address: machine.name for machine in machines}

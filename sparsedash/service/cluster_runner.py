@@ -28,9 +28,20 @@ from sparsedash.jobs.cluster_parts import (
 )
 from sparsedash.jobs.job import CLUSTER, Job, resume_advice
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, job_lock, open_log
+from sparsedash.jobs.lock_files import (
+    cluster_lock,
+    hold_lock,
+    is_lock_held,
+    job_lock,
+    open_log,
+)
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
+from sparsedash.schema.errors import (
+    Cancelled,
+    SettingsError,
+    SparseDashError,
+    StoreError,
+)
 from sparsedash.schema.progress import STARTING, StageTime, Step
 from sparsedash.service.cluster_plan import ClusterPlan, connect_cluster
 from sparsedash.storage.store import Store
@@ -55,7 +66,9 @@ class Attempt:
     lock: of the job, held as long as this server looks after it.
     """
 
-    def __init__(self, job: Job, plan: ClusterPlan, table: JobTable, lock: IO[bytes]) -> None:
+    def __init__(
+        self, job: Job, plan: ClusterPlan, table: JobTable, lock: IO[bytes]
+    ) -> None:
         self.job = job
         self.lock = lock
         self.ended = False
@@ -73,7 +86,11 @@ class Attempt:
         return tuple(step for step in steps if step is not None)
 
     def step(
-        self, job: Job, cluster: "Cluster", machines: Sequence[ClusterMachine], n_free: int
+        self,
+        job: Job,
+        cluster: "Cluster",
+        machines: Sequence[ClusterMachine],
+        n_free: int,
     ) -> None:
         """One round: collect ended parts, begin others, report progress.
 
@@ -95,7 +112,9 @@ class Attempt:
             self._table.end(job, "done")
             self.ended = True
         else:
-            waiting = [name for name in self._plan.remaining() if name not in self.at_work]
+            waiting = [
+                name for name in self._plan.remaining() if name not in self.at_work
+            ]
             self._submit(waiting[: max(0, n_free)], cluster, machines)
             self._report(cluster)
 
@@ -114,7 +133,10 @@ class Attempt:
         return f"{_attempt_name(self.job)}/{name}"
 
     def _submit(
-        self, names: Sequence[str], cluster: "Cluster", machines: Sequence[ClusterMachine]
+        self,
+        names: Sequence[str],
+        cluster: "Cluster",
+        machines: Sequence[ClusterMachine],
     ) -> None:
         for name in names:
             try:
@@ -142,9 +164,13 @@ class Attempt:
             except SparseDashError as error:
                 self._failure = self._failure or failed_part(error)
         else:
-            machine = end.machine or (progress.machine if progress else "") or "A machine"
+            machine = (
+                end.machine or (progress.machine if progress else "") or "A machine"
+            )
             problem = end.error_text or "it ended without a message."
-            self._failure = self._failure or replace(end, error_text=f"{machine}: {problem}")
+            self._failure = self._failure or replace(
+                end, error_text=f"{machine}: {problem}"
+            )
         cluster.forget(key)
 
     def _wind_up(self, cluster: "Cluster") -> None:
@@ -171,7 +197,11 @@ class Attempt:
         for step in reversed(at_work):
             stage_times += step.stage_times
         machines = ", ".join(dict.fromkeys(progress.machine for progress in at_work))
-        where = f"at work: {machines}" if machines else "waiting for a free machine of the cluster"
+        where = (
+            f"at work: {machines}"
+            if machines
+            else "waiting for a free machine of the cluster"
+        )
         message = "; ".join(filter(None, [self._plan.progress_message(), where]))
         step = replace(
             at_work[0] if at_work else STARTING,
@@ -191,7 +221,9 @@ class Attempt:
             with open_log(Path(self.job.log_path)) as file:
                 file.write(f"{title}\n{end.log}\n".encode(errors="replace"))
         except (OSError, StoreError) as error:
-            log.warning("The log of job %d could not be written: %s", self.job.id, error)
+            log.warning(
+                "The log of job %d could not be written: %s", self.job.id, error
+            )
 
 
 def _attempt_name(job: Job) -> str:
@@ -221,7 +253,9 @@ class ClusterRunner:
         self._table = table
         self._store = store
         self._scheduler = scheduler
-        self._address = scheduler.address if scheduler else os.environ.get(SCHEDULER, "")
+        self._address = (
+            scheduler.address if scheduler else os.environ.get(SCHEDULER, "")
+        )
         self._new_connection = connect
         self._grace_s = grace_s
         self._trouble = trouble
@@ -249,7 +283,9 @@ class ClusterRunner:
 
     def view(self) -> ClusterView:
         """The scheduler and its machines as of the last round."""
-        return ClusterView(address=self._address, trouble=self._trouble, machines=self._machines)
+        return ClusterView(
+            address=self._address, trouble=self._trouble, machines=self._machines
+        )
 
     def close(self) -> None:
         """Stop looking after the jobs; the machines go on."""
@@ -286,7 +322,9 @@ class ClusterRunner:
         running = self._running()
         self._forget_ended(running)
         for job in running:
-            if attempt := self._attempts.get((job.id, job.attempt)) or self._attempt(job):
+            if attempt := self._attempts.get((job.id, job.attempt)) or self._attempt(
+                job
+            ):
                 attempt.step(job, connection, machines, n_slots - self._n_at_work())
                 if attempt.ended:
                     self._drop(attempt)
@@ -296,7 +334,9 @@ class ClusterRunner:
         for attempt in self._attempts.values():
             for step in attempt.progress(connection):
                 if machine := at_work.get(step.machine):
-                    at_work[step.machine] = replace(machine, job_id=attempt.job.id, progress=step)
+                    at_work[step.machine] = replace(
+                        machine, job_id=attempt.job.id, progress=step
+                    )
         self._machines = tuple(at_work.values())
 
     def _running(self) -> list[Job]:
@@ -309,7 +349,9 @@ class ClusterRunner:
         if time.monotonic() < self._next_try_at or self._scheduler is None:
             return False
         try:
-            name = self._store.recall(store_keys.cluster_name_note()) or secrets.token_hex(8)
+            name = self._store.recall(
+                store_keys.cluster_name_note()
+            ) or secrets.token_hex(8)
             self._store.remember(store_keys.cluster_name_note(), name)
             self._connection = self._new_connection(self._scheduler, name)
         except SparseDashError as error:
@@ -339,7 +381,9 @@ class ClusterRunner:
             self._table.end(job, "failed", error.message, error.advice)
             lock.close()
             return None
-        self._attempts[job.id, job.attempt] = attempt = Attempt(job, plan, self._table, lock)
+        self._attempts[job.id, job.attempt] = attempt = Attempt(
+            job, plan, self._table, lock
+        )
         return attempt
 
     def _claim_next(self) -> None:
@@ -365,7 +409,9 @@ class ClusterRunner:
 
     def _handle_error(self, error: Exception) -> None:
         log.warning("The scheduler is lost: %s: %s", type(error).__name__, error)
-        self._trouble = f"The scheduler at {self._address} does not answer; trying again."
+        self._trouble = (
+            f"The scheduler at {self._address} does not answer; trying again."
+        )
         self._next_try_at = 0.0
         self._machines = ()
         self._disconnect()
@@ -389,7 +435,10 @@ class ClusterRunner:
             elif late:
                 advice = f"{resume_advice(job.kind)} It runs here while no scheduler answers."
                 self._table.end(
-                    job, "crashed", f"The scheduler does not answer. {self._trouble}", advice
+                    job,
+                    "crashed",
+                    f"The scheduler does not answer. {self._trouble}",
+                    advice,
                 )
         self._forget_ended(self._running())
 

@@ -21,8 +21,17 @@ from sparsedash.service.holdings import CacheContents, CacheItem, Holdings, Stor
 from sparsedash.service.request_checks import Access
 from sparsedash.service.stored_results import ResultCache, VerdictCache
 from sparsedash.service.user_files import Exports, UserUploads
-from sparsedash.storage.disk_cache import DAMAGED, VARIABLE, bytes_of, room_of_environment
-from sparsedash.storage.model_folders import drop_unpacked, is_being_written, unpacked_models
+from sparsedash.storage.disk_cache import (
+    DAMAGED,
+    VARIABLE,
+    bytes_of,
+    room_of_environment,
+)
+from sparsedash.storage.model_folders import (
+    drop_unpacked,
+    is_being_written,
+    unpacked_models,
+)
 from sparsedash.storage.store import Store
 from sparsedash.storage.users import UserData
 
@@ -85,7 +94,10 @@ class Housekeeping:
         self._access.require_folder_access()
         if room_of_environment() is not None:
             raise SettingsError(
-                "limit", gigabytes, f"what {VARIABLE} says", "Change it there and restart."
+                "limit",
+                gigabytes,
+                f"what {VARIABLE} says",
+                "Change it there and restart.",
             )
         self._store.allow_artefacts(bytes_of(gigabytes, "limit"))
         if not live_jobs(self._table):
@@ -103,7 +115,11 @@ class Housekeeping:
         jobs = live_jobs(self._table)
         refused = {key: _OTHERS for key in keys if not self._access.may_change(key)}
         # Administrators may delete the runs of others, but not those that they have pinned.
-        pinned = user_data.pinned_by_anybody() if self._access.unlimited else frozenset[str]()
+        pinned = (
+            user_data.pinned_by_anybody()
+            if self._access.unlimited
+            else frozenset[str]()
+        )
         deletable = []
         for run in self._results.runs():
             if run.key not in keys or run.key in refused:
@@ -118,7 +134,10 @@ class Housekeeping:
         unshared = [run for run in deletable if not self._access.is_shared(run.key)]
         entries = holdings.only_of(unshared, self._results)
         n_bytes = 0
-        for entry in (*self._store.entries("records"), *self._store.entries("artefacts")):
+        for entry in (
+            *self._store.entries("records"),
+            *self._store.entries("artefacts"),
+        ):
             if holdings.entry_name(entry.name) in entries:
                 n_bytes += entry.n_bytes
         return RunDeletion(
@@ -139,7 +158,9 @@ class Housekeeping:
             return replace(plan, entries=frozenset())
         entries = holdings.only_of(deleted, self._results)
         dropped = set(entries)
-        for name, records in holdings.referring_entries(self._store, self._table).items():
+        for name, records in holdings.referring_entries(
+            self._store, self._table
+        ).items():
             if records & entries:
                 dropped.add(name)
         for run in deleted:
@@ -161,13 +182,17 @@ class Housekeeping:
         """What emptying the cache would delete, and what it would spare."""
         self._access.require_folder_access()
         verification = self.verification()
-        damaged = {damage.name for damage in verification.damaged} if verification else set()
+        damaged = (
+            {damage.name for damage in verification.damaged} if verification else set()
+        )
         items = []
         spared = []
         jobs = live_jobs(self._table)
         needed = holdings.needed_models(jobs, self._store, self._results)
         keys = {job.key for job in jobs}
-        for item in holdings.cache_items(self._store, self._results, self._exports, damaged):
+        for item in holdings.cache_items(
+            self._store, self._results, self._exports, damaged
+        ):
             if self._is_needed(item, needed, keys):
                 spared.append(item)
             else:
@@ -200,8 +225,12 @@ class Housekeeping:
                 self._uploads.drop(file.name)
             case "models":
                 self._access.require_folder_access()
-                needed = holdings.needed_models(live_jobs(self._table), self._store, self._results)
-                models = {model.name: model.identity for model in unpacked_models(self._store)}
+                needed = holdings.needed_models(
+                    live_jobs(self._table), self._store, self._results
+                )
+                models = {
+                    model.name: model.identity for model in unpacked_models(self._store)
+                }
                 if _reads(needed, models.get(file.name, "")):
                     raise StoreError(
                         f"{file.name} stays: a waiting or running job may need it.",
@@ -216,7 +245,9 @@ class Housekeeping:
         if verification is None:
             return
         damaged = tuple(
-            damage for damage in verification.damaged if (damage.entry or damage.name) not in names
+            damage
+            for damage in verification.damaged
+            if (damage.entry or damage.name) not in names
         )
         n_damaged = verification.n_damaged - len(verification.damaged) + len(damaged)
         verification = replace(

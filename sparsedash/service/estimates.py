@@ -122,7 +122,10 @@ class Duration:
 
 
 def run_workload(
-    settings: RunSettings, shape: ModelShape | None, speeds: Speeds | None, data_dir: Path
+    settings: RunSettings,
+    shape: ModelShape | None,
+    speeds: Speeds | None,
+    data_dir: Path,
 ) -> Workload | None:
     """The run as the cost model counts it here; None while the model's shape is unknown."""
     if shape is None:
@@ -170,7 +173,9 @@ def run_parts(
         spec = points[point]
         method = spec.method
         if method and spec.reads_text and not stored.calibration:
-            if settings.calibration.corpus == SELF and all(part.stage != "text" for part in parts):
+            if settings.calibration.corpus == SELF and all(
+                part.stage != "text" for part in parts
+            ):
                 parts.append(_counted_part(workload, "text", point))
             share = mix_share(spec, settings.calibration)
             if method.needs_statistics and share not in shares_read:
@@ -214,7 +219,9 @@ def _pruning_part(
         is_first = spec == walked[0]
         seconds = 0.0
         if is_first:
-            seconds = sum(_counted_part(workload, "prune", spec=model).seconds for model in walked)
+            seconds = sum(
+                _counted_part(workload, "prune", spec=model).seconds for model in walked
+            )
     if is_first:
         seconds += shared_pruning_s(workload, method)
     return replace(part, seconds=seconds)
@@ -231,18 +238,25 @@ def _walked_together(
         model = settings.points[point].before_quantising
         if model.method is None or not model.method.prunes_experts or model in walked:
             continue
-        if mix_share(model, settings.calibration) == mix_share(spec, settings.calibration):
+        if mix_share(model, settings.calibration) == mix_share(
+            spec, settings.calibration
+        ):
             walked.append(model)
     return walked
 
 
 def _counted_part(
-    workload: Workload | None, stage: Stage, point: int | None = None, spec: SparseSpec = DENSE
+    workload: Workload | None,
+    stage: Stage,
+    point: int | None = None,
+    spec: SparseSpec = DENSE,
 ) -> RunPart:
     """A part with the seconds of the cost model; a guess where it does not know them."""
     seconds = STAGES[stage].seconds(workload, spec) if workload else None
     if seconds is None:
-        return RunPart(stage=stage, point=point, seconds=GUESSES_S.get(stage, USUAL_GUESS_S))
+        return RunPart(
+            stage=stage, point=point, seconds=GUESSES_S.get(stage, USUAL_GUESS_S)
+        )
     return RunPart(stage=stage, point=point, seconds=seconds, basis="counted")
 
 
@@ -288,7 +302,11 @@ def _stage_factors(
             counted_s[part.stage, part.basis] += part.seconds
         for (stage, basis), seconds in counted_s.items():
             measured_s = _measured_s(run, stage)
-            if measured_s is None or not seconds or len(factors[stage, basis]) == _N_LEARNT:
+            if (
+                measured_s is None
+                or not seconds
+                or len(factors[stage, basis]) == _N_LEARNT
+            ):
                 continue
             is_alike = stage != "prune" or _pruning(run.settings) == _pruning(settings)
             if basis == "guessed":
@@ -301,7 +319,10 @@ def _stage_factors(
 
 def _is_comparable(run: Run, settings: RunSettings) -> bool:
     """Whether the seconds of a run tell those of another: not of a busy machine, or of a part."""
-    same_model = (run.settings.model, run.settings.dtype) == (settings.model, settings.dtype)
+    same_model = (run.settings.model, run.settings.dtype) == (
+        settings.model,
+        settings.dtype,
+    )
     return same_model and run.finished and not run.busy and RESUMED not in run.cached
 
 
@@ -327,7 +348,11 @@ def _measured_s(run: Run, stage: Stage) -> float | None:
 
 def _pruning(settings: RunSettings) -> set[MethodSettings]:
     """What decides how long pruning takes: the methods, whatever their budget."""
-    return {replace(spec.method, budget="channels") for spec in settings.points if spec.method}
+    return {
+        replace(spec.method, budget="channels")
+        for spec in settings.points
+        if spec.method
+    }
 
 
 def run_duration(parts: Sequence[RunPart]) -> Duration:
@@ -370,7 +395,9 @@ def healing_steps(
     else:
         factor = _stage_factors(settings, runs, describe).get(("heal", "counted"))
         if factor is not None or workload.speeds != USUAL_SPEEDS:
-            n_multiples = round(60 * minutes / (step_s * (factor or 1.0)) / STEP_MULTIPLE)
+            n_multiples = round(
+                60 * minutes / (step_s * (factor or 1.0)) / STEP_MULTIPLE
+            )
             return min(MAX_HEAL_STEPS, STEP_MULTIPLE * max(1, n_multiples))
         missing = "this machine's speed"
     raise JobError(

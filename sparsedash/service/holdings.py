@@ -21,7 +21,9 @@ from sparsedash.storage.local_machine import folder_size
 from sparsedash.storage.model_folders import unpacked_models
 from sparsedash.storage.store import Shelf, Store
 
-CachePart = Literal["calibration", "answers", "unfinished", "timings", "exports", "damaged"]
+CachePart = Literal[
+    "calibration", "answers", "unfinished", "timings", "exports", "damaged"
+]
 """answers: of other programs. unfinished: checkpoints, and records of no run. exports: folders that
 killed exports left. damaged: set aside, or found by the last verification.
 """
@@ -112,7 +114,9 @@ def _record_names(*keys: str) -> frozenset[str]:
     return frozenset(f"record/{key}" for key in keys)
 
 
-def needed_models(jobs: Iterable[Job], store: Store, results: ResultCache) -> frozenset[str]:
+def needed_models(
+    jobs: Iterable[Job], store: Store, results: ResultCache
+) -> frozenset[str]:
     """Identities of the models that these jobs read; empty ones stand for models not loaded yet."""
     models = set()
     for job in jobs:
@@ -121,7 +125,9 @@ def needed_models(jobs: Iterable[Job], store: Store, results: ResultCache) -> fr
             models.add(record.model_identity if record else "")
         if job.makes_run:
             model = str(job.settings.get("model", ""))
-            models.add(store.recall(model_identity_note(model, fingerprint(model))) or "")
+            models.add(
+                store.recall(model_identity_note(model, fingerprint(model))) or ""
+            )
     return frozenset(models)
 
 
@@ -149,7 +155,9 @@ def referring_entries(store: Store, table: JobTable) -> dict[str, frozenset[str]
 
 
 def _stored(store: Store, kind: type[R]) -> list[R]:
-    return [record for key in list(store.keys(kind)) if (record := store.get(kind, key))]
+    return [
+        record for key in list(store.keys(kind)) if (record := store.get(kind, key))
+    ]
 
 
 def entry_name(name: str) -> str:
@@ -215,19 +223,28 @@ def cache_items(
         yield CacheItem("exports", "exports", folder.name, folder_size(folder).n_bytes)
 
 
-def stored_files(store: Store, exports: Exports, uploads: UserUploads) -> list[StoredFile]:
+def stored_files(
+    store: Store, exports: Exports, uploads: UserUploads
+) -> list[StoredFile]:
     """The exports in the data folder, the uploads and the converted models, largest first."""
-    files = [StoredFile("uploads", name, name, size) for name, size in uploads.kept().items()]
+    files = [
+        StoredFile("uploads", name, name, size) for name, size in uploads.kept().items()
+    ]
     for export in filter(exports.may_delete, exports.listed()):
         title = Path(export.folder).name
-        files.append(StoredFile("exports", export.key, title, export.n_bytes, export.made_at))
+        files.append(
+            StoredFile("exports", export.key, title, export.n_bytes, export.made_at)
+        )
     for name, _, size in unpacked_models(store):
         files.append(StoredFile("models", name, name, size.n_bytes, size.written_at))
     return sorted(files, key=lambda file: file.n_bytes, reverse=True)
 
 
 def measure_holdings(
-    store: Store, results: ResultCache, cache: CacheContents, files: Sequence[StoredFile]
+    store: Store,
+    results: ResultCache,
+    cache: CacheContents,
+    files: Sequence[StoredFile],
 ) -> Holdings:
     """The sizes of what the data folder holds."""
     bytes_of = Counter[str]()

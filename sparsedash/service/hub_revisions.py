@@ -46,9 +46,12 @@ def pinned(settings: Asked, store: Store, hub: HubReach, *, with_token: bool) ->
         _ask(names, store, with_token=with_token)
         commits = {name: noted_commit(name, store) for name in names}
     else:
-        commits = {name: cached_commit(name) or noted_commit(name, store) for name in names}
+        commits = {
+            name: cached_commit(name) or noted_commit(name, store) for name in names
+        }
     return replace(
-        settings, revisions=tuple((name, commit) for name, commit in commits.items() if commit)
+        settings,
+        revisions=tuple((name, commit) for name, commit in commits.items() if commit),
     )
 
 
@@ -100,7 +103,9 @@ def _ask(names: list[str], store: Store, *, with_token: bool) -> None:
     for name, answer in answers.items():
         if commit := answer.get("commit"):
             note = NotedCommit(commit=commit, asked_at=asked_at)
-            store.remember(store_keys.hub_commit_note(name), msgspec.json.encode(note).decode())
+            store.remember(
+                store_keys.hub_commit_note(name), msgspec.json.encode(note).decode()
+            )
 
 
 def _noted(name: str, store: Store) -> NotedCommit | None:

@@ -37,7 +37,8 @@ class LruCache:
             if value is not None:
                 self._kept[name] = value
             while (
-                len(self._kept) > 1 and sum(map(self._weight, self._kept.values())) > self._budget
+                len(self._kept) > 1
+                and sum(map(self._weight, self._kept.values())) > self._budget
             ):
                 del self._kept[next(iter(self._kept))]
 

@@ -44,11 +44,19 @@ class MachineSpeed:
         """
         name = store_keys.machine_speed_note(platform.node(), os.cpu_count() or 1)
         noted = recalled(self._store, name, Speeds)
-        if noted is not None and (0.0 <= time.time() - noted.at < _VALID_S or self._busy()):
+        if noted is not None and (
+            0.0 <= time.time() - noted.at < _VALID_S or self._busy()
+        ):
             return noted
         with self._lock:
             if self._measuring is None:
-                command = [sys.executable, "-P", "-m", _SPEED_MODULE, str(self._store.folder)]
+                command = [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    _SPEED_MODULE,
+                    str(self._store.folder),
+                ]
                 self._measuring = subprocess.Popen(  # noqa: S603
                     command,
                     stdout=subprocess.PIPE,
@@ -62,7 +70,9 @@ class MachineSpeed:
                 and not self._measuring.stdout.closed
             ):
                 with suppress(msgspec.MsgspecError):
-                    speeds = msgspec.json.decode(self._measuring.communicate()[0], type=Speeds)
+                    speeds = msgspec.json.decode(
+                        self._measuring.communicate()[0], type=Speeds
+                    )
                     self._measuring = None
                     noted = replace(speeds, at=time.time())
                     note_derived(self._store, name, asdict(noted))

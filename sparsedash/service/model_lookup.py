@@ -26,7 +26,12 @@ from sparsedash.schema.model_shape import ModelShape
 from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.local_machine import file_stamp, path_kind
 from sparsedash.storage.model_folders import model_config
-from sparsedash.storage.shape_notes import LookedUp, known_shape, looked_up, note_look_up
+from sparsedash.storage.shape_notes import (
+    LookedUp,
+    known_shape,
+    looked_up,
+    note_look_up,
+)
 from sparsedash.storage.store import Store
 from sparsedash.storage.trials import trial_problem
 
@@ -53,7 +58,9 @@ class NamedModel:
 
 def named_model(reference: str, store: Store) -> NamedModel | None:
     """Family and shape from an earlier run here, its config or the catalog; None if unknown."""
-    identity = store.recall(store_keys.model_identity_note(reference, fingerprint(reference)))
+    identity = store.recall(
+        store_keys.model_identity_note(reference, fingerprint(reference))
+    )
     shape = known_shape(store, identity) if identity else None
     config = None if shape else model_config(reference)
     if config is None:
@@ -76,7 +83,9 @@ def inspect_config(reference: str, store: Store) -> None:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "config.json"
         file.write_text(json.dumps(config), encoding="utf-8")
-        answer = trial_problem(_INSPECTING, str(file), seconds=_MAX_SECONDS, too_much=_TOO_MUCH)
+        answer = trial_problem(
+            _INSPECTING, str(file), seconds=_MAX_SECONDS, too_much=_TOO_MUCH
+        )
     try:
         note = msgspec.json.decode(answer, type=LookedUp)
     except msgspec.MsgspecError:
@@ -107,14 +116,23 @@ def look_up(names: Sequence[str], *, with_token: bool) -> dict[str, dict[str, st
             check=True,
             env=child_environment(),
         )
-        return msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, dict[str, str]])
+        return msgspec.json.decode(
+            done.stdout.splitlines()[-1], type=dict[str, dict[str, str]]
+        )
     except subprocess.TimeoutExpired as error:
         raise ModelError(
-            f"The hub did not answer within {_TIMEOUT_S:.0f} seconds.", "Try again later."
+            f"The hub did not answer within {_TIMEOUT_S:.0f} seconds.",
+            "Try again later.",
         ) from error
-    except (subprocess.CalledProcessError, OSError, IndexError, msgspec.MsgspecError) as error:
+    except (
+        subprocess.CalledProcessError,
+        OSError,
+        IndexError,
+        msgspec.MsgspecError,
+    ) as error:
         raise ModelError(
-            f"{names[0]} could not be looked up on the hub.", "Start the run and see its log."
+            f"{names[0]} could not be looked up on the hub.",
+            "Start the run and see its log.",
         ) from error
 
 
@@ -136,7 +154,9 @@ def _header_problem(path: Path, _stamp: str) -> str:
     except ModelError as error:
         return str(error)
     problem = gguf_problem(reader.values, (tensor.name for tensor in reader.tensors))
-    return f"{path.name} could not be read as a GGUF model: {problem}." if problem else ""
+    return (
+        f"{path.name} could not be read as a GGUF model: {problem}." if problem else ""
+    )
 
 
 def folder_problem(folder: Path) -> str:
@@ -148,8 +168,12 @@ def folder_problem(folder: Path) -> str:
         return f"config.json of {folder} is not a JSON object that can be read. Fetch or save the model again."
     # A pipe or a device would be read for ever.
     odd = [
-        path.name for path in folder.iterdir() if path.suffix in _READ and path_kind(path) != "file"
+        path.name
+        for path in folder.iterdir()
+        if path.suffix in _READ and path_kind(path) != "file"
     ]
     if odd:
-        return f"{min(odd)} in {folder} is no regular file. Fetch or save the model again."
+        return (
+            f"{min(odd)} in {folder} is no regular file. Fetch or save the model again."
+        )
     return config_problem(config, folder)

@@ -101,7 +101,9 @@ class Preflight:
         stored already.
         """
         there = self.stored.calibration or self.stored.dense or self.stored.sparse
-        return self.disk.takes.stays_bytes if self.disk is not None and not there else None
+        return (
+            self.disk.takes.stays_bytes if self.disk is not None and not there else None
+        )
 
 
 def stored_parts(settings: RunSettings, store: Store) -> Cached:
@@ -149,13 +151,17 @@ def _run_keys(settings: RunSettings, store: Store) -> RunKeys | None:
 
 def _text_identity(store: Store, reference: str) -> str:
     """The identity that a text had when it was read. Raises LookupError where it was not yet."""
-    identity = store.recall(store_keys.text_identity_note(reference, fingerprint(reference)))
+    identity = store.recall(
+        store_keys.text_identity_note(reference, fingerprint(reference))
+    )
     if identity is None:
         raise LookupError(f"{reference} was not read yet")
     return identity
 
 
-def _is_answered(spec: SparseSpec, keys: RunKeys, prompts: Sequence[str], store: Store) -> bool:
+def _is_answered(
+    spec: SparseSpec, keys: RunKeys, prompts: Sequence[str], store: Store
+) -> bool:
     """Whether the model's answers to passages, prompts and built-in tasks are stored."""
     evaluation = keys.settings.evaluation
     try:
@@ -168,7 +174,8 @@ def _is_answered(spec: SparseSpec, keys: RunKeys, prompts: Sequence[str], store:
     except LookupError:
         return False
     continuations = [
-        ContinuationSettings(left=record, right=record, prompt=prompt).key() for prompt in prompts
+        ContinuationSettings(left=record, right=record, prompt=prompt).key()
+        for prompt in prompts
     ]
     return (
         store.has(Record, record)
@@ -210,7 +217,9 @@ def _is_calibrated(keys: RunKeys, store: Store) -> bool:
         statistics = {keys.calibration(spec).statistics for spec in readers}
     except LookupError:
         return False
-    return all(store.recall(store_keys.calibrated_note(key)) is not None for key in statistics)
+    return all(
+        store.recall(store_keys.calibrated_note(key)) is not None for key in statistics
+    )
 
 
 def expected_room(

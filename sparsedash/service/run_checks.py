@@ -16,7 +16,11 @@ from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.service.model_lookup import NamedModel
-from sparsedash.service.request_checks import ReferenceField, reference_problem, unusable_tasks
+from sparsedash.service.request_checks import (
+    ReferenceField,
+    reference_problem,
+    unusable_tasks,
+)
 from sparsedash.stats.sparsity_search import require_passages
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import memory_bytes
@@ -38,7 +42,9 @@ class RequestRules:
     problems: Callable[[RunSettings | FindSettings], Sequence[str]] = lambda request: ()
 
 
-def named_references(settings: RunSettings | FindSettings) -> list[tuple[ReferenceField, str]]:
+def named_references(
+    settings: RunSettings | FindSettings,
+) -> list[tuple[ReferenceField, str]]:
     """The model and the texts of a request, by the fields that name them."""
     return [
         ("model", settings.model),
@@ -57,7 +63,10 @@ def run_problems(
     shape = named.shape if named else None
     settings = planned_run(request)
     problems = [
-        *(reference_problem(*reference, data_dir) for reference in named_references(settings)),
+        *(
+            reference_problem(*reference, data_dir)
+            for reference in named_references(settings)
+        ),
         unusable_tasks(settings.evaluation.tasks),
     ]
     if named is not None and named.problem and not problems[0]:
@@ -81,15 +90,22 @@ def run_problems(
     )
     if settings.heals:
         n_sequences = settings.calibration.n_samples
-        problems.append(_refusal(run_rules.require_healable, n_sequences, streamed=streamed))
+        problems.append(
+            _refusal(run_rules.require_healable, n_sequences, streamed=streamed)
+        )
     if shape is not None and not any(problems) and settings.solves:
         n_tokens = _most_tokens(settings, data_dir)
-        problems.append(_refusal(run_rules.require_calibration_tokens, n_tokens, shape.widths))
+        problems.append(
+            _refusal(run_rules.require_calibration_tokens, n_tokens, shape.widths)
+        )
     return tuple(filter(None, problems))
 
 
 def room_problem(
-    settings: RunSettings, unstored: Sequence[SparseSpec], shape: ModelShape | None, room: int
+    settings: RunSettings,
+    unstored: Sequence[SparseSpec],
+    shape: ModelShape | None,
+    room: int,
 ) -> str:
     """Why the calibration data of the models that are not stored exceeds the limit; empty if not.
 
@@ -136,7 +152,9 @@ def _most_tokens(settings: RunSettings, data_dir: Path) -> int:
 
 def count_passages(reference: str, data_dir: Path) -> int | None:
     """Passages of a file or an upload, 0 if unusable; None of other texts and of too large files."""
-    if names_file(reference) and reference_problem("evaluation text", reference, data_dir):
+    if names_file(reference) and reference_problem(
+        "evaluation text", reference, data_dir
+    ):
         return 0
     count = text_count(reference, data_dir)
     return None if count is None else count.n_passages
@@ -146,14 +164,18 @@ def text_count(reference: str, data_dir: Path) -> TextCount | None:
     """What a file or an upload gives; None of one that is unusable or too large, and of other
     texts.
     """
-    if not names_file(reference) or reference_problem("evaluation text", reference, data_dir):
+    if not names_file(reference) or reference_problem(
+        "evaluation text", reference, data_dir
+    ):
         return None
     return named_text_count(reference, data_dir)
 
 
 def lacks_text(reference: str, store: Store, hub: HubReach) -> bool:
     """Whether this is a text of the hub that was never read here, while the hub does not answer."""
-    if reference not in HUB_TEXTS or store.recall(store_keys.text_identity_note(reference, "")):
+    if reference not in HUB_TEXTS or store.recall(
+        store_keys.text_identity_note(reference, "")
+    ):
         return False
     return not hub.answers()
 

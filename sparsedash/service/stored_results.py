@@ -14,7 +14,12 @@ from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.tolerance_settings import Tolerance
-from sparsedash.service.answer_cache import AnswerCache, Verdicts, is_answered, task_losses_note
+from sparsedash.service.answer_cache import (
+    AnswerCache,
+    Verdicts,
+    is_answered,
+    task_losses_note,
+)
 from sparsedash.service.lru_cache import (
     MAX_PASSAGES_IN_MEMORY,
     MAX_RUNS,
@@ -33,11 +38,16 @@ BUDGET_S = 0.1
 def run_passages(run: Run) -> str:
     """The key of the passages of a run's records; empty before its texts were read."""
     text = run.corpora.get("evaluation")
-    return store_keys.passages_key(text, run.settings.evaluation) if text is not None else ""
+    return (
+        store_keys.passages_key(text, run.settings.evaluation)
+        if text is not None
+        else ""
+    )
 
 
 def joined_continuation(
-    request: ContinuationSettings, stored: Callable[[ContinuationSettings], Continuation | None]
+    request: ContinuationSettings,
+    stored: Callable[[ContinuationSettings], Continuation | None],
 ) -> Continuation | None:
     """A continuation put together from what runs had each model write; None if one is missing."""
     texts = []
@@ -99,7 +109,9 @@ class ResultCache:
     def __init__(self, store: Store) -> None:
         self._store = store
         # Each with the time at which it was written.
-        self._cache = LruCache(MAX_PASSAGES_IN_MEMORY, lambda kept: n_cached_passages(kept[1]))
+        self._cache = LruCache(
+            MAX_PASSAGES_IN_MEMORY, lambda kept: n_cached_passages(kept[1])
+        )
 
     def get(self, kind: type[R], key: str) -> R | None:
         """The result of this kind and key, or None; of the shipped example as well."""
@@ -183,9 +195,13 @@ class VerdictCache:
         verdicts: dict[str, Verdicts] = {}
         n_new = 0
         for run in runs:
-            stored = tuple(key for key in run.sparse if key in records and run.dense in records)
+            stored = tuple(
+                key for key in run.sparse if key in records and run.dense in records
+            )
             answered = tuple(
-                keys for record, keys in run.answers.items() if is_answered(run, record, sets)
+                keys
+                for record, keys in run.answers.items()
+                if is_answered(run, record, sets)
             )
             tasks = answered, run.answers.get(run.dense, ()), run.unanswered
             name = run.dense, stored, run.n_compared, tasks, run.find is None, tolerance
@@ -217,7 +233,9 @@ class VerdictCache:
                 record = self._store.get(Record, key)
                 if dense is None or record is None or dense.pruned:
                     continue
-                if dense.passages_key != record.passages_key or not shared_outcomes(dense, record):
+                if dense.passages_key != record.passages_key or not shared_outcomes(
+                    dense, record
+                ):
                     continue
                 known = record_losses(dense, record)
                 note_derived(self._store, note, asdict(known))

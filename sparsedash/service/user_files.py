@@ -24,7 +24,11 @@ from sparsedash.storage.shape_notes import known_shape
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads
 
-_BYTES = {**WEIGHT_BYTES, **dict.fromkeys(get_args(Quantisation), 34 / 32), "as-stored": 2}
+_BYTES = {
+    **WEIGHT_BYTES,
+    **dict.fromkeys(get_args(Quantisation), 34 / 32),
+    "as-stored": 2,
+}
 _ADVICE = "Delete some that are no longer needed."
 _KEPT = "What is kept for you may have {} GB together"
 
@@ -36,7 +40,11 @@ class Exports:
     """
 
     def __init__(
-        self, store: Store, uploads: Uploads, access: Access, live: Callable[[], Iterable[Job]]
+        self,
+        store: Store,
+        uploads: Uploads,
+        access: Access,
+        live: Callable[[], Iterable[Job]],
     ) -> None:
         self._store = store
         self._uploads = uploads
@@ -70,14 +78,17 @@ class Exports:
                 "The export is not deleted: it belongs to another user; an administrator can delete it."
             )
         if any(job.key == key for job in self._live()):
-            raise ExportError("The export is being written.", "Wait for its job, or cancel it.")
+            raise ExportError(
+                "The export is being written.", "Wait for its job, or cancel it."
+            )
         export = self._get(key)
         if self._access.give_up(key):
             return
         if export is not None:
             if not self._is_inside(export):
                 raise ExportError(
-                    f"{export.folder} is outside the data folder.", "Delete it manually."
+                    f"{export.folder} is outside the data folder.",
+                    "Delete it manually.",
                 )
             _delete(Path(export.folder))
             self._store.drop(Export, key)
@@ -105,7 +116,9 @@ class Exports:
                     job.settings["dense"], job.settings["weights"]
                 )
         for settings in requested:
-            sizes[settings.key()] = self._expected_bytes(settings.dense, settings.weights)
+            sizes[settings.key()] = self._expected_bytes(
+                settings.dense, settings.weights
+            )
         for export in self._all():
             if export.key in sizes or self._access.is_owner(export.key):
                 sizes[export.key] = export.n_bytes
@@ -126,14 +139,20 @@ class Exports:
         with self._uploads.changing():
             if not access.unlimited:
                 uploads = self._uploads.kept().items()
-                upload_bytes = sum(size for name, size in uploads if access.is_owner(name))
+                upload_bytes = sum(
+                    size for name, size in uploads if access.is_owner(name)
+                )
                 limit_gb = access.rules.quota.kept_gb
                 if upload_bytes + self.kept_bytes(request) >= limit_gb * 10**9:
-                    raise AccessError(f"{_KEPT.format(limit_gb)}, this export included.", _ADVICE)
+                    raise AccessError(
+                        f"{_KEPT.format(limit_gb)}, this export included.", _ADVICE
+                    )
             yield
 
     def _all(self) -> list[Export]:
-        exports = [export for key in self._store.keys(Export) if (export := self._get(key))]
+        exports = [
+            export for key in self._store.keys(Export) if (export := self._get(key))
+        ]
         return sorted(
             filter(is_there, exports),
             key=lambda export: export.made_at,
@@ -209,7 +228,9 @@ class UserUploads:
         if len(kept) >= quota.uploads:
             raise CorpusError(f"Your uploads are limited to {quota.uploads}.", _ADVICE)
         if upload_bytes > quota.upload_mb * 10**6:
-            raise CorpusError(f"Your uploads may have {quota.upload_mb} MB together.", _ADVICE)
+            raise CorpusError(
+                f"Your uploads may have {quota.upload_mb} MB together.", _ADVICE
+            )
         if upload_bytes + self._exports.kept_bytes() > quota.kept_gb * 10**9:
             raise CorpusError(f"{_KEPT.format(quota.kept_gb)}.", _ADVICE)
 
@@ -219,4 +240,6 @@ def _delete(folder: Path) -> None:
         if folder.is_dir():
             delete_folder(folder)
     except OSError as error:
-        raise ExportError(f"{folder} could not be deleted: {error.strerror}.") from error
+        raise ExportError(
+            f"{folder} could not be deleted: {error.strerror}."
+        ) from error

@@ -7,7 +7,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sparsedash.jobs.cluster_parts import SCHEDULER, ClusterMachine, MachineFacts, named_scheduler
+from sparsedash.jobs.cluster_parts import (
+    SCHEDULER,
+    ClusterMachine,
+    MachineFacts,
+    named_scheduler,
+)
 from sparsedash.reporting import wording
 from sparsedash.schema import __version__
 from sparsedash.schema.errors import (
@@ -28,7 +33,9 @@ def cluster_command(arguments: argparse.Namespace) -> terminal.Work:
     """Check the scheduler and the machines of a cluster."""
     scheduler = named_scheduler()
     if scheduler is None:
-        raise SettingsError(SCHEDULER, "", "the address of a scheduler, as in tls://127.0.0.1:8786")
+        raise SettingsError(
+            SCHEDULER, "", "the address of a scheduler, as in tls://127.0.0.1:8786"
+        )
     yield
     from sparsedash.service.cluster_plan import check_cluster
 
@@ -40,7 +47,16 @@ def cluster_command(arguments: argparse.Namespace) -> terminal.Work:
     )
     print(f"The scheduler at {scheduler.address} answers; {way}.")
     if machines:
-        head = ["machine", "host", "jobs", "sparsedash", "torch", "memory", "free", "GPUs"]
+        head = [
+            "machine",
+            "host",
+            "jobs",
+            "sparsedash",
+            "torch",
+            "memory",
+            "free",
+            "GPUs",
+        ]
         print(*terminal.align_columns([head, *map(_machine_row, machines)]), sep="\n")
     for problem in to_fix:
         print(terminal.one_line(problem))
@@ -85,7 +101,15 @@ COMMANDS = (
         "run",
         f"{_MODEL} --sparsity 10,20",
         run_commands.run_command,
-        (*RUN_FLAGS, "--heal", "--quantise", *TOLERANCE_FLAGS, "--within-task", *_FAIL, *_OUTPUT),
+        (
+            *RUN_FLAGS,
+            "--heal",
+            "--quantise",
+            *TOLERANCE_FLAGS,
+            "--within-task",
+            *_FAIL,
+            *_OUTPUT,
+        ),
     ),
     Command(
         "find",
@@ -104,14 +128,31 @@ COMMANDS = (
         "DENSE OTHER... --within-points 2",
         judge_command.judge_command,
         (
-            *("dense", "others", "--columns", "--slices", "--cluster", "--questions", "--size"),
+            *(
+                "dense",
+                "others",
+                "--columns",
+                "--slices",
+                "--cluster",
+                "--questions",
+                "--size",
+            ),
             *(*TOLERANCE_FLAGS, "--within-task", *_FAIL, "--markdown", *_OUTPUT),
         ),
     ),
-    Command("export", _EXPORT, file_commands.export_command, (*RUN_FLAGS, *_FORM, "--quiet")),
-    Command("verify", "DIR", file_commands.verify_command, ("export", "--data-dir", "--quiet")),
+    Command(
+        "export", _EXPORT, file_commands.export_command, (*RUN_FLAGS, *_FORM, "--quiet")
+    ),
+    Command(
+        "verify",
+        "DIR",
+        file_commands.verify_command,
+        ("export", "--data-dir", "--quiet"),
+    ),
     Command("runs", "", file_commands.runs_command, ("--data-dir",)),
-    Command("pack", "RUN FILE", file_commands.pack_command, ("run", "new", "--data-dir")),
+    Command(
+        "pack", "RUN FILE", file_commands.pack_command, ("run", "new", "--data-dir")
+    ),
     Command("unpack", "FILE", file_commands.unpack_command, ("packed", "--data-dir")),
     Command("cluster", "check", cluster_command, ("what",)),
 )
@@ -144,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):
             return terminal.EXIT_FAILED
         return terminal.print_error(
-            SparseDashError(f"No output can be written: {error.strerror}."), terminal.EXIT_FAILED
+            SparseDashError(f"No output can be written: {error.strerror}."),
+            terminal.EXIT_FAILED,
         )
     except KeyboardInterrupt:
         return terminal.print_error(Cancelled(), terminal.EXIT_STOPPED)
@@ -168,7 +210,9 @@ def _run(argv: Sequence[str] | None) -> int:
     except OSError as error:
         # A name that no file can have, or a folder that may not be read.
         message = f"{error.filename or 'A file'} cannot be used: {error.strerror}."
-        return terminal.print_error(SparseDashError(message), terminal.EXIT_BAD_ARGUMENTS)
+        return terminal.print_error(
+            SparseDashError(message), terminal.EXIT_BAD_ARGUMENTS
+        )
     terminal.silence_libraries()
     try:
         next(work)
@@ -177,9 +221,9 @@ def _run(argv: Sequence[str] | None) -> int:
     except SparseDashError as error:
         # A model or a text that cannot be used shows when it is read; nothing was computed with it
         # either.
-        unusable = isinstance(error, SettingsError | ModelError | CorpusError) and not is_full(
-            error
-        )
+        unusable = isinstance(
+            error, SettingsError | ModelError | CorpusError
+        ) and not is_full(error)
         return terminal.print_error(
             error, terminal.EXIT_BAD_ARGUMENTS if unusable else terminal.EXIT_FAILED
         )
@@ -195,7 +239,9 @@ def _run(argv: Sequence[str] | None) -> int:
             advice = "That should not happen: please report it."
         elif is_full(error):
             advice = "Free some space, and start it again."
-        return terminal.print_error(SparseDashError(message, advice), terminal.EXIT_FAILED)
+        return terminal.print_error(
+            SparseDashError(message, advice), terminal.EXIT_FAILED
+        )
     raise AssertionError("A command yields once.")
 
 
@@ -204,7 +250,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = terminal.Parser(
         prog="sparsedash", description=_ABOUT, epilog=_ENDS, formatter_class=raw
     )
-    parser.add_argument("--version", action="version", version=f"sparsedash {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"sparsedash {__version__}"
+    )
     words = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=terminal.Parser
     )
@@ -212,7 +260,9 @@ def _parser() -> argparse.ArgumentParser:
         summary = " ".join((command.start.__doc__ or "").split()).rstrip(".")
         description = f"{summary}: sparsedash {command.name} {command.example}".rstrip()
         subparser = words.add_parser(
-            command.name, help=summary[:1].lower() + summary[1:], description=description
+            command.name,
+            help=summary[:1].lower() + summary[1:],
+            description=description,
         )
         add_flags(subparser, command.name, command.flags)
         subparser.set_defaults(start=command.start)

@@ -16,7 +16,12 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.service.hub_revisions import pinned
 from sparsedash.service.model_lookup import gguf_file_problem
 from sparsedash.service.stored_results import ResultCache
-from sparsedash.shell.flags import named_flags, open_store, open_store_for, run_from_flags
+from sparsedash.shell.flags import (
+    named_flags,
+    open_store,
+    open_store_for,
+    run_from_flags,
+)
 from sparsedash.shell.terminal import (
     ProgressBar,
     Work,
@@ -25,7 +30,12 @@ from sparsedash.shell.terminal import (
     print_warnings,
 )
 from sparsedash.storage.hub_reach import HubReach
-from sparsedash.storage.local_machine import local_path, path_kind, writable_file, write_atomically
+from sparsedash.storage.local_machine import (
+    local_path,
+    path_kind,
+    writable_file,
+    write_atomically,
+)
 from sparsedash.storage.model_folders import export_key_of, require_new
 from sparsedash.storage.run_files import MAX_BYTES, keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
@@ -71,11 +81,15 @@ def export_command(arguments: argparse.Namespace) -> Work:
     require_form(form, spec)
     if spec.permille not in settings.sparsities_permille:
         percent = wording.sparsity_percent(spec.permille)
-        print_warnings([f"The pattern of {arguments.method} decides the sparsity: {percent}."])
+        print_warnings(
+            [f"The pattern of {arguments.method} decides the sparsity: {percent}."]
+        )
     yield
     export = complete_export(settings, request, store, arguments.quiet)
     print(export.folder)
-    print(f"{export.layout}; {wording.size(export.n_bytes)} in {export.settings.weights}")
+    print(
+        f"{export.layout}; {wording.size(export.n_bytes)} in {export.settings.weights}"
+    )
     print(proof_words(export.proof))
     return 0
 
@@ -87,10 +101,14 @@ def _absolute(path: Path | None) -> str:
 def _require_gguf(request: ExportSettings) -> None:
     file = request.dense_gguf
     if request.form != "gguf":
-        allowed = f"nothing with --form {request.form}: it is what a GGUF file is made of"
+        allowed = (
+            f"nothing with --form {request.form}: it is what a GGUF file is made of"
+        )
         raise SettingsError("--dense-gguf", file, allowed)
     if problem := gguf_file_problem(Path(file)):
-        raise SettingsError("--dense-gguf", file, "a GGUF file of the dense model", problem)
+        raise SettingsError(
+            "--dense-gguf", file, "a GGUF file of the dense model", problem
+        )
 
 
 def complete_export(
@@ -124,11 +142,15 @@ def verify_command(arguments: argparse.Namespace) -> Work:
     export = store.get(Export, key)
     if export is None:
         raise SettingsError(
-            "--data-dir", str(store.folder), "the data folder that this was exported from"
+            "--data-dir",
+            str(store.folder),
+            "the data folder that this was exported from",
         )
     record = store.get(Record, export.settings.sparse)
     if record is None or record.pruned is None:
-        raise JobError("The run of this sparse model was deleted.", "Run it again, then verify.")
+        raise JobError(
+            "The run of this sparse model was deleted.", "Run it again, then verify."
+        )
     run = RunSettings(
         methods=(record.pruned.method,), sparsities_permille=(record.sparsity_permille,)
     )
@@ -138,7 +160,11 @@ def verify_command(arguments: argparse.Namespace) -> Work:
         from sparsedash.engine.models.loading import ModelCache
 
         proof = prove_export(
-            export, folder, store, ModelCache(), lambda step: bar(replace(step, point=0))
+            export,
+            folder,
+            store,
+            ModelCache(),
+            lambda step: bar(replace(step, point=0)),
         )
     store.put(export.key, replace(export, proof=proof))
     print(proof_words(proof))
@@ -164,7 +190,9 @@ def runs_command(arguments: argparse.Namespace) -> Work:
     for run in ResultCache(store).runs():
         about = wording.stored_run_title(run, name_of(run.key))
         state = "done" if run.finished else "not finished"
-        rows.append([run.key[:_DIGITS_SHOWN], wording.moment(run.started_at), state, about])
+        rows.append(
+            [run.key[:_DIGITS_SHOWN], wording.moment(run.started_at), state, about]
+        )
     print(*(align_columns(rows) if len(rows) > 1 else ["No runs."]), sep="\n")
     return 0
 
@@ -177,7 +205,11 @@ def pack_command(arguments: argparse.Namespace) -> Work:
     yield
     packed = run_file(run, store)
     write_atomically(file, packed)
-    print(one_line(f"{wording.stored_run_title(run)}: {wording.size(len(packed))} in {file}"))
+    print(
+        one_line(
+            f"{wording.stored_run_title(run)}: {wording.size(len(packed))} in {file}"
+        )
+    )
     return 0
 
 
@@ -197,7 +229,9 @@ def unpack_command(arguments: argparse.Namespace) -> Work:
     """Add the run of a packed file to the results here."""
     file = local_path(str(arguments.packed)).absolute()
     if path_kind(file) != "file" or not os.access(file, os.R_OK):
-        raise SettingsError("FILE", str(file), "a readable file written by `sparsedash pack`")
+        raise SettingsError(
+            "FILE", str(file), "a readable file written by `sparsedash pack`"
+        )
     with file.open("rb") as stream:
         content = read_run_file(stream.read(MAX_BYTES + 1))
     store = open_store(arguments)

@@ -65,10 +65,14 @@ def _task_limit(text: str) -> tuple[str, float]:
     """A task and its points."""
     task, _, points = text.rpartition("=")
     try:
-        return Tolerance(tasks=((task.removeprefix("builtin:"), float(points)),)).tasks[0]
+        return Tolerance(tasks=((task.removeprefix("builtin:"), float(points)),)).tasks[
+            0
+        ]
     except (ValueError, SettingsError):
         allowed = "a task and its points, more than 0 and up to 100, such as piqa=3"
-        raise argparse.ArgumentTypeError(f"{text!r} is not possible. Allowed: {allowed}.") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not possible. Allowed: {allowed}."
+        ) from None
 
 
 def _columns(text: str) -> dict[str, str]:
@@ -77,8 +81,12 @@ def _columns(text: str) -> dict[str, str]:
     for part in text.split(","):
         role, _, name = part.partition("=")
         if role not in COLUMNS or not name:
-            allowed = f"names of columns, such as id=nr,right=ok, of {', '.join(COLUMNS)}"
-            raise argparse.ArgumentTypeError(f"{part!r} is not possible. Allowed: {allowed}.")
+            allowed = (
+                f"names of columns, such as id=nr,right=ok, of {', '.join(COLUMNS)}"
+            )
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is not possible. Allowed: {allowed}."
+            )
         columns[role] = name
     return columns
 
@@ -133,10 +141,14 @@ _OF_RUNS = (
     | _OF_SEARCHES
     | _flags_of(EvaluationSettings)
 )
-_SETTINGS = _OF_RUNS | _OF_TOLERANCE | _flags_of(TimingSettings) | _flags_of(ExportSettings)
+_SETTINGS = (
+    _OF_RUNS | _OF_TOLERANCE | _flags_of(TimingSettings) | _flags_of(ExportSettings)
+)
 
 RUN_FLAGS = (*_OF_RUNS, "--method", "--data-dir")
-SEARCH_FLAGS = tuple(flag for flag in RUN_FLAGS if flag not in ("--sparsity", "--stop-early"))
+SEARCH_FLAGS = tuple(
+    flag for flag in RUN_FLAGS if flag not in ("--sparsity", "--stop-early")
+)
 TOLERANCE_FLAGS = tuple(_OF_TOLERANCE)
 
 
@@ -208,9 +220,12 @@ _OTHERS: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": f"write the whole result as JSON; {STDOUT}: standard output, with the table on standard error",
     },
-    "--quiet": _SWITCH | {"help": "show no progress: only the result, warnings and errors"},
-    "--fail-beyond": _SWITCH | {"help": f"exit with {EXIT_BEYOND} if a model is beyond the limits"},
-    "--markdown": _SWITCH | {"help": "print Markdown, for a pull request or a job summary"},
+    "--quiet": _SWITCH
+    | {"help": "show no progress: only the result, warnings and errors"},
+    "--fail-beyond": _SWITCH
+    | {"help": f"exit with {EXIT_BEYOND} if a model is beyond the limits"},
+    "--markdown": _SWITCH
+    | {"help": "print Markdown, for a pull request or a job summary"},
     "judge --fail-unless-within": _SWITCH
     | {
         "help": f"exit with {EXIT_BEYOND} unless every model is within the limit on every task judged"
@@ -228,9 +243,13 @@ _OTHERS: dict[str, dict[str, Any]] = {
     | {
         "help": "a GGUF file of the dense model with full weights; for --form gguf of a model in safetensors"
     },
-    "--to": _FOLDER | {"help": "folder to create; must not exist (one in the data folder)"},
+    "--to": _FOLDER
+    | {"help": "folder to create; must not exist (one in the data folder)"},
     "export": _FOLDER | {"help": "a folder written by `sparsedash export`"},
-    "run": {"metavar": "RUN", "help": "its key or the beginning of it, see `sparsedash runs`"},
+    "run": {
+        "metavar": "RUN",
+        "help": "its key or the beginning of it, see `sparsedash runs`",
+    },
     "new": _FILE | {"help": f"the file to write, {SUFFIX} at its end"},
     "packed": _FILE | {"help": "a file written by `sparsedash pack`"},
     "dense": {
@@ -270,14 +289,19 @@ _OTHERS: dict[str, dict[str, Any]] = {
     },
     "--questions": _FILE
     | {"help": "write every question with both answers and what became of it, as CSV"},
-    "what": {"choices": ["check"], "help": f"check the scheduler in {SCHEDULER} and its machines"},
+    "what": {
+        "choices": ["check"],
+        "help": f"check the scheduler in {SCHEDULER} and its machines",
+    },
 }
 """Flags that are no settings, and arguments; one command's own form of a flag comes after the
 command's name.
 """
 
 
-def add_flags(parser: argparse.ArgumentParser, command: str, flags: Iterable[str]) -> None:
+def add_flags(
+    parser: argparse.ArgumentParser, command: str, flags: Iterable[str]
+) -> None:
     """Add the flags and arguments of a command."""
     for flag in flags:
         if flag in _SETTINGS:
@@ -295,7 +319,9 @@ def _add_setting(parser: argparse.ArgumentParser, command: str, row: FieldRow) -
         parser.add_argument(row.flag, action=_Noted, nargs=0, default=False, help=about)
         return
     if row.kind == "choice":
-        about = ". ".join(filter(None, [f"{row.label}: {', '.join(row.options)}", row.help]))
+        about = ". ".join(
+            filter(None, [f"{row.label}: {', '.join(row.options)}", row.help])
+        )
     if row.kind == "reference" and row.name != "model":
         about = f"{_names(OFFERED[row.title])} or file:PATH"
     if row.kind == "lines":
@@ -325,7 +351,8 @@ def _add_setting(parser: argparse.ArgumentParser, command: str, row: FieldRow) -
 def run_from_flags(arguments: argparse.Namespace) -> RunSettings:
     """The run that the flags describe. Raises SettingsError."""
     return RunSettings(
-        **_request(arguments) | {"sparsities_permille": parse_percents(arguments.sparsity)},
+        **_request(arguments)
+        | {"sparsities_permille": parse_percents(arguments.sparsity)},
         methods=_methods(_split(arguments.method), arguments),
         heal_steps=(arguments.heal_steps,),
     )
@@ -337,7 +364,9 @@ def quantised_from_flags(settings: R, arguments: argparse.Namespace) -> R:
     types = get_args(Quantisation)
     for name in names:
         if name not in types:
-            raise SettingsError("--quantise", name, f"one or several of {', '.join(types)}")
+            raise SettingsError(
+                "--quantise", name, f"one or several of {', '.join(types)}"
+            )
     return replace(settings, quantise=tuple(kind for kind in types if kind in names))
 
 
@@ -396,7 +425,9 @@ def _as_recommended(settings: R, shape: ModelShape, arguments: argparse.Namespac
     named = named_flags(arguments)
     reason = "best, as this model has no channels but those of its experts"
     # Two names may mean the same.
-    names = list(dict.fromkeys(method_meant(name, shape) for name in _split(arguments.method)))
+    names = list(
+        dict.fromkeys(method_meant(name, shape) for name in _split(arguments.method))
+    )
     if "--method" not in named:
         reason = "recommended"
         names = [usual_method(shape)]
@@ -422,7 +453,9 @@ def _as_recommended(settings: R, shape: ModelShape, arguments: argparse.Namespac
 def require_startable(settings: RunSettings | FindSettings, store: Store) -> None:
     """Raise SparseDashError with every reason why the run cannot start."""
     inspect_config(settings.model, store)
-    if problems := run_problems(settings, store.folder, named_model(settings.model, store)):
+    if problems := run_problems(
+        settings, store.folder, named_model(settings.model, store)
+    ):
         raise SparseDashError(" ".join(problems))
 
 
@@ -444,14 +477,18 @@ def _uses(settings: RunSettings, flag: str, *, heals: bool) -> bool:
     if flag in _OF_CALIBRATION:
         return settings.reads_text or heals
     if flag == "--sparsity":
-        return any(spec.permille in settings.sparsities_permille for spec in settings.points)
+        return any(
+            spec.permille in settings.sparsities_permille for spec in settings.points
+        )
     if flag in ("--heal", "--heal-steps"):
         return any(method.is_structured for method in settings.methods)
     row = _OF_METHODS.get(flag)
     return row is None or any(method.uses(row.name) for method in settings.methods)
 
 
-def _values(arguments: argparse.Namespace, settings: "type[DataclassInstance]") -> dict[str, Any]:
+def _values(
+    arguments: argparse.Namespace, settings: "type[DataclassInstance]"
+) -> dict[str, Any]:
     """The values of the flags that belong to these settings, by the names of the settings."""
     values = dict[str, Any]()
     for flag, row in _flags_of(settings).items():
@@ -467,20 +504,29 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
     about_passages = _values(arguments, EvaluationSettings)
     tasks = tuple(_split(",".join(about_passages.pop("tasks", ()))))
     evaluation = EvaluationSettings(**about_passages, tasks=tasks)
-    return _values(arguments, RunSettings) | {"calibration": calibration, "evaluation": evaluation}
+    return _values(arguments, RunSettings) | {
+        "calibration": calibration,
+        "evaluation": evaluation,
+    }
 
 
-def _methods(names: Sequence[str], arguments: argparse.Namespace) -> tuple[MethodSettings, ...]:
+def _methods(
+    names: Sequence[str], arguments: argparse.Namespace
+) -> tuple[MethodSettings, ...]:
     """The named methods as the flags change them. Raises SettingsError."""
     values = _values(arguments, MethodSettings)
     budget = values.pop("budget")
     # What is not named is as in the preset.
-    named = [_OF_METHODS[flag].name for flag in named_flags(arguments) if flag in _OF_METHODS]
+    named = [
+        _OF_METHODS[flag].name for flag in named_flags(arguments) if flag in _OF_METHODS
+    ]
     methods = []
     for name in names:
         preset = presets.method_named(name)
         changes = {
-            field: values[field] for field in named if field in values and preset.uses(field)
+            field: values[field]
+            for field in named
+            if field in values and preset.uses(field)
         }
         methods.append(replace(preset, **changes))
     return with_budget(methods, budget)

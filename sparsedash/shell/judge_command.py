@@ -62,7 +62,12 @@ from sparsedash.storage.answers.logit_files import (
     printed_divergence,
     read_logit_file,
 )
-from sparsedash.storage.local_machine import local_path, path_kind, writable_file, write_atomically
+from sparsedash.storage.local_machine import (
+    local_path,
+    path_kind,
+    writable_file,
+    write_atomically,
+)
 
 
 def judge_command(arguments: argparse.Namespace) -> Work:
@@ -77,13 +82,19 @@ def judge_command(arguments: argparse.Namespace) -> Work:
     divergence = _divergence(dense, paths, arguments.size, tolerance)
     if divergence is not None:
         parts, document = divergence
-        write(markdown_lines(parts) if arguments.markdown else text_lines(parts), document)
+        write(
+            markdown_lines(parts) if arguments.markdown else text_lines(parts), document
+        )
         return _exit_code(arguments, document["verdict"])
     if arguments.size:
-        raise CorpusError("--size stands beside llama.cpp's figures only, not beside answers.")
+        raise CorpusError(
+            "--size stands beside llama.cpp's figures only, not beside answers."
+        )
     models = _answers_by_name(dense, paths, arguments.columns)
     if arguments.cluster:
-        models = {name: clustered(sets, arguments.cluster) for name, sets in models.items()}
+        models = {
+            name: clustered(sets, arguments.cluster) for name, sets in models.items()
+        }
     (baseline, *_) = models
     judged = judge_models(
         models[baseline],
@@ -98,7 +109,9 @@ def judge_command(arguments: argparse.Namespace) -> Work:
     print_warnings(idle_limits(results, tolerance))
     if len(judged) == 1:
         (name,) = judged
-        slices = slice_tasks([result.pair for result in results], tolerance, arguments.slices)
+        slices = slice_tasks(
+            [result.pair for result in results], tolerance, arguments.slices
+        )
         document = judge_document(name, results, tolerance)
         document["slices"] = slice_documents(slices)
         parts = [
@@ -140,7 +153,9 @@ def _divergence(
     n_cut_by_name = dict[str, int]()
     if is_logit_file(dense):
         if not paths:
-            raise CorpusError("A base file of llama.cpp is compared with those of other models.")
+            raise CorpusError(
+                "A base file of llama.cpp is compared with those of other models."
+            )
         base = read_logit_file(dense)
         names = _names(dense, paths)[1:]
         blocks_by_name = {}
@@ -157,7 +172,9 @@ def _divergence(
         figures = []
         for name, figures_by_name in zip(names, printed, strict=True):
             if figures_by_name is None:
-                raise CorpusError(f"{name} holds no figures that llama-perplexity printed.")
+                raise CorpusError(
+                    f"{name} holds no figures that llama-perplexity printed."
+                )
             figures.append(printed_figures(figures_by_name))
         # A perplexity of the base model is of its text.
         text = ""
@@ -191,7 +208,9 @@ def _token_blocks(base: LogitFile, path: Path) -> tuple[list[TokenDivergences], 
     its file cuts off. Raises CorpusError.
     """
     if not is_logit_file(path):
-        raise CorpusError(f"{path.name} is no base file of llama.cpp, as {base.path.name} is.")
+        raise CorpusError(
+            f"{path.name} is no base file of llama.cpp, as {base.path.name} is."
+        )
     rows_by_chunk = dict[int, list[TokenDivergences]]()
     n_cut = 0
     for rows in paired_rows(base, read_logit_file(path)):
@@ -222,7 +241,8 @@ def _answers_by_name(
         models = read_models(dense, columns)
         if len(models) < 2:
             raise CorpusError(
-                f"{dense.name} holds one model's answers.", "Name those of another model as well."
+                f"{dense.name} holds one model's answers.",
+                "Name those of another model as well.",
             )
         return models
     models = {}

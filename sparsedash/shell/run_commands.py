@@ -17,9 +17,19 @@ from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.run_answer import answer_figures, estimate_words
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, run_results
-from sparsedash.reporting.task_words import idle_limits, task_remarks, task_rows, tasks_sentence
+from sparsedash.reporting.task_words import (
+    idle_limits,
+    task_remarks,
+    task_rows,
+    tasks_sentence,
+)
 from sparsedash.reporting.verdicts import early_stopping_words
-from sparsedash.reporting.wording import newer_words, record_names, revision_words, source_note
+from sparsedash.reporting.wording import (
+    newer_words,
+    record_names,
+    revision_words,
+    source_note,
+)
 from sparsedash.schema.errors import JobError, SettingsError, SparseDashError
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.pair_records import ContinuationSettings, Timing, TimingSettings
@@ -30,7 +40,12 @@ from sparsedash.service.estimates import MAX_MINUTES, healing_steps, run_workloa
 from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.machine_speed import MachineSpeed
 from sparsedash.service.model_lookup import named_model
-from sparsedash.service.run_checks import RequestRules, count_passages, lacks_text, run_problems
+from sparsedash.service.run_checks import (
+    RequestRules,
+    count_passages,
+    lacks_text,
+    run_problems,
+)
 from sparsedash.service.stored_results import ResultCache, StoredResults
 from sparsedash.shell import terminal
 from sparsedash.shell.file_commands import short_run_key
@@ -89,7 +104,9 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     return terminal.EXIT_BEYOND if arguments.fail_beyond and "beyond" in verdicts else 0
 
 
-def _healing_steps(settings: RunSettings, store: Store, arguments: argparse.Namespace) -> int:
+def _healing_steps(
+    settings: RunSettings, store: Store, arguments: argparse.Namespace
+) -> int:
     """Steps that --heal-steps names, or that --heal MINUTES takes here. Raises SettingsError."""
     minutes = float(arguments.heal)
     n_steps = int(arguments.heal_steps)
@@ -97,7 +114,9 @@ def _healing_steps(settings: RunSettings, store: Store, arguments: argparse.Name
         raise SettingsError("--heal", minutes, f"0 to {MAX_MINUTES:,} minutes")
     if minutes and n_steps:
         raise SettingsError(
-            "--heal", message="--heal and --heal-steps say the same.", advice="Give one of them."
+            "--heal",
+            message="--heal and --heal-steps say the same.",
+            advice="Give one of them.",
         )
     if not minutes:
         return n_steps
@@ -162,7 +181,9 @@ def revision_lines(run: Run, store: Store) -> list[str]:
 def _still_stored(result: T | None) -> T:
     """What was stored a moment ago. Raises JobError where it was deleted meanwhile."""
     if result is None:
-        raise JobError("Results of this run were deleted while it ran.", "Run it again.")
+        raise JobError(
+            "Results of this run were deleted while it ran.", "Run it again."
+        )
     return result
 
 
@@ -172,12 +193,16 @@ def stored_run_document(
     """The results of a stored run, and its document."""
     stored = StoredResults(store)
     results = _still_stored(run_results(stored, run, tolerance))
-    records = [_still_stored(store.get(Record, model.record.key)) for model in results.models]
+    records = [
+        _still_stored(store.get(Record, model.record.key)) for model in results.models
+    ]
     rules = RequestRules(
         lacks=partial(lacks_text, store=store, hub=HubReach()),
         n_passages=partial(count_passages, data_dir=store.folder),
         problems=partial(
-            run_problems, data_dir=store.folder, named=named_model(run.settings.model, store)
+            run_problems,
+            data_dir=store.folder,
+            named=named_model(run.settings.model, store),
         ),
     )
     document = run_document(results, records[0], records[1:], next_step(results, rules))
@@ -185,7 +210,9 @@ def stored_run_document(
     for model, record in zip(models, records, strict=True):
         continuations = []
         for prompt in run.settings.prompts:
-            request = ContinuationSettings(left=record.key, right=record.key, prompt=prompt)
+            request = ContinuationSettings(
+                left=record.key, right=record.key, prompt=prompt
+            )
             continuation = stored.continuation(request)
             continuations.append(continuation.left if continuation else None)
         model["continuations"] = continuations
@@ -226,7 +253,8 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
     settings = run_from_flags(arguments)
     if len(settings.points) != 1:
         raise SparseDashError(
-            "Only one model can be timed.", "Name one --method and one --sparsity above 0."
+            "Only one model can be timed.",
+            "Name one --method and one --sparsity above 0.",
         )
     if not settings.points[0].pruning.is_structured:
         raise SparseDashError(
@@ -251,7 +279,10 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
         family = named.family if named else None
         if problem := llama_cpp_problem(settings.model, family, settings.methods):
             raise SettingsError(
-                "--runtime", request.runtime, "torch for this model", f"Reason: {problem}."
+                "--runtime",
+                request.runtime,
+                "torch for this model",
+                f"Reason: {problem}.",
             )
     yield
     run, timings = _timed_run(settings, request, store, arguments.quiet)
@@ -305,5 +336,9 @@ def _timed_run(
         run = pipeline.run(settings, store, bar, model_cache)
         requests = [replace(request, dense=run.dense, sparse=key) for key in run.sparse]
         if request.runtime == "torch":
-            return run, [time_models(requests[-1], store, ModelPairCache(model_cache), bar)]
-        return run, [time_files(request, store, model_cache, bar) for request in requests]
+            return run, [
+                time_models(requests[-1], store, ModelPairCache(model_cache), bar)
+            ]
+        return run, [
+            time_files(request, store, model_cache, bar) for request in requests
+        ]

@@ -49,15 +49,25 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_BAD_ARGUMENTS, f"{self.prog}: {one_line(message)}\n")
 
 
-def result_writer(arguments: argparse.Namespace) -> Callable[[Iterable[str], dict[str, Any]], None]:
+def result_writer(
+    arguments: argparse.Namespace,
+) -> Callable[[Iterable[str], dict[str, Any]], None]:
     """A function that prints the lines of a result and writes its document into the file of --json.
 
     Raises SettingsError where that file cannot be written.
     """
-    file = writable_file(arguments.json, "--json") if isinstance(arguments.json, Path) else None
+    file = (
+        writable_file(arguments.json, "--json")
+        if isinstance(arguments.json, Path)
+        else None
+    )
 
     def write(lines: Iterable[str], document: dict[str, Any]) -> None:
-        text = "" if arguments.json is None else json.dumps(document, indent=1, allow_nan=False)
+        text = (
+            ""
+            if arguments.json is None
+            else json.dumps(document, indent=1, allow_nan=False)
+        )
         # The file first: it stays, whatever becomes of the output; and the other way round.
         try:
             if file is not None:
@@ -99,7 +109,9 @@ def silence_libraries() -> None:
 def one_line(text: str) -> str:
     """The text in one line of bounded length, with control characters spelt out."""
     plain = text.replace("\u00a0", " ")
-    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in plain)
+    shown = "".join(
+        letter if letter.isprintable() else repr(letter)[1:-1] for letter in plain
+    )
     return shown if len(shown) <= LONGEST_LINE else f"{shown[:LONGEST_LINE]} …"
 
 
@@ -112,18 +124,38 @@ def run_table(results: RunResults) -> Iterator[str]:
     budgets = list(BUDGETS)
     if not any(results.removed(model, "kv-cache") for model in results.models):
         budgets.remove("kv-cache")
-    title = "" if settings.budget == "channels" else f"% of the {BUDGET_TITLES[settings.budget]}"
+    title = (
+        ""
+        if settings.budget == "channels"
+        else f"% of the {BUDGET_TITLES[settings.budget]}"
+    )
     removed = wording.budget_titles(settings.methods)["channels"]
-    names: dict[str, str] = {"channels": removed if "MLP" not in removed else "channels"}
+    names: dict[str, str] = {
+        "channels": removed if "MLP" not in removed else "channels"
+    }
     heads = [names.get(budget, budget) for budget in budgets]
-    rows = [[title, *heads, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
+    rows = [
+        [
+            title,
+            *heads,
+            "last word",
+            "last token",
+            "word ppl",
+            "broke",
+            "fixed",
+            "verdict",
+        ]
+    ]
     for model in results.models:
         record = model.record
         word = record.last_word
         token = record.last_token
         row = [results.names[record.key]]
         row += [f"{100 * results.removed(model, budget):.1f} %" for budget in budgets]
-        row += [f"{word.right} of {word.total}", f"{100 * token.right / token.total:.1f} %"]
+        row += [
+            f"{word.right} of {word.total}",
+            f"{100 * token.right / token.total:.1f} %",
+        ]
         row.append(wording.perplexity(record.word_perplexity))
         if record.pruned:
             pairs = model.comparison
@@ -154,7 +186,9 @@ def prompt_lines(stored: Results, results: RunResults) -> Iterator[str]:
         yield ""
 
 
-def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> Iterator[str]:
+def align_columns(
+    rows: Sequence[Sequence[str]], numbers: bool = False
+) -> Iterator[str]:
     """The rows as lines with aligned columns. numbers: all but the first to the right."""
     rows = [list(map(one_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -202,7 +236,10 @@ class ProgressBar:
         if not sys.stderr.isatty():
             if title not in self._titles:
                 counted = step.total and step.unit != "steps"
-                print(f"{title}: {step.total:,} {step.unit}" if counted else title, file=sys.stderr)
+                print(
+                    f"{title}: {step.total:,} {step.unit}" if counted else title,
+                    file=sys.stderr,
+                )
                 self._titles.append(title)
             return
         if [title] != self._titles:
@@ -210,7 +247,9 @@ class ProgressBar:
 
             self._close_bar()
             self._titles = [title]
-            self._bar = tqdm(total=step.total, desc=title, unit=f" {step.unit}", leave=False)
+            self._bar = tqdm(
+                total=step.total, desc=title, unit=f" {step.unit}", leave=False
+            )
         self._bar.total = step.total
         self._bar.update(step.done - self._bar.n)
         if step.stage == "heal":

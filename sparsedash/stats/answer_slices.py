@@ -89,19 +89,23 @@ def slice_tasks(
                     parts.append(replace(pair, questions=questions))
     if unknown := [name for name in names if name not in known]:
         raise CorpusError(
-            f"No question has a field {unknown[0]}.", f"Fields are: {', '.join(sorted(known))}."
+            f"No question has a field {unknown[0]}.",
+            f"Fields are: {', '.join(sorted(known))}.",
         )
     results = judge_tasks(parts, tolerance)
     raw = [_difference_p(losses, places) for _, places, losses in sliced]
     adjusted = iter(holm([p for p in raw if p is not None]))
     slices = []
-    for (name, places, losses), result, p_value in zip(sliced, results, raw, strict=True):
+    for (name, places, losses), result, p_value in zip(
+        sliced, results, raw, strict=True
+    ):
         n_outside = len(losses.values) - len(places)
         slices.append(
             Slice(
                 name=name,
                 result=result,
-                rest_loss=(losses.broke - losses.fixed - losses.lost_in(places)) / n_outside,
+                rest_loss=(losses.broke - losses.fixed - losses.lost_in(places))
+                / n_outside,
                 p_value=None if p_value is None else next(adjusted),
             )
         )
@@ -114,14 +118,18 @@ def _groups(pair: TaskPair) -> dict[str, dict[str, list[int]]]:
     for i, (question, _) in enumerate(pair.questions):
         for field, value in question.fields.items():
             groups.setdefault(field, {}).setdefault(f"{field}: {value}", []).append(i)
-    groups = {field: places for field, places in groups.items() if len(places) <= _MAX_VALUES}
+    groups = {
+        field: places for field, places in groups.items() if len(places) <= _MAX_VALUES
+    }
     lengths = [len(question.context) for question, _ in pair.questions]
     by_length = dict[str, list[int]]()
     bounds = _quarters(lengths)
     for i, length in enumerate(lengths):
         upper = next(bound for bound in bounds if length <= bound)
         by_length.setdefault(f"{LENGTH}: up to {upper:,} characters", []).append(i)
-    groups[LENGTH] = dict(sorted(by_length.items(), key=lambda entry: lengths[entry[1][0]]))
+    groups[LENGTH] = dict(
+        sorted(by_length.items(), key=lambda entry: lengths[entry[1][0]])
+    )
     return groups
 
 
@@ -129,7 +137,10 @@ def _quarters(lengths: Sequence[int]) -> list[int]:
     """The upper ends of four parts with about as many lengths each; fewer where many are equal."""
     ordered = sorted(lengths)
     last = len(ordered) - 1
-    ends = [ordered[last * part // _PARTS_OF_LENGTH] for part in range(1, _PARTS_OF_LENGTH + 1)]
+    ends = [
+        ordered[last * part // _PARTS_OF_LENGTH]
+        for part in range(1, _PARTS_OF_LENGTH + 1)
+    ]
     return sorted(set(ends))
 
 
@@ -150,8 +161,12 @@ class _TaskLosses(NamedTuple):
 
 
 def _losses(pair: TaskPair) -> _TaskLosses:
-    values = [int(bool(one.right)) - int(bool(two.right)) for one, two in pair.questions]
-    clusters = [one.cluster or f"question {i}" for i, (one, _) in enumerate(pair.questions)]
+    values = [
+        int(bool(one.right)) - int(bool(two.right)) for one, two in pair.questions
+    ]
+    clusters = [
+        one.cluster or f"question {i}" for i, (one, _) in enumerate(pair.questions)
+    ]
     return _TaskLosses(
         values=values,
         clusters=clusters if len(set(clusters)) < len(clusters) else [],
@@ -194,7 +209,9 @@ def _exact_p(broke: int, fixed: int, n: int, n_slice: int, lost: int) -> float:
         n_unflipped = n - broke - fixed
         for in_fixed in range(max(0, n_open - n_unflipped), min(fixed, n_open) + 1):
             if abs(in_broke - in_fixed - expected) >= far:
-                log_rest = _log_ways(fixed, in_fixed) + _log_ways(n_unflipped, n_open - in_fixed)
+                log_rest = _log_ways(fixed, in_fixed) + _log_ways(
+                    n_unflipped, n_open - in_fixed
+                )
                 p_value += exp(log_broke + log_rest - whole)
     return min(1.0, p_value)
 

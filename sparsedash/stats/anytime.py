@@ -92,7 +92,9 @@ def log_e_value(broke: int, fixed: int, n_passages: int, mean: float) -> float:
     return top + log(float(np.exp(heights - top).sum()))
 
 
-def decide_difference(broke: int, fixed: int, n_passages: int, n_comparisons: int) -> Decision:
+def decide_difference(
+    broke: int, fixed: int, n_passages: int, n_comparisons: int
+) -> Decision:
     """Whether these passages show a difference, or one that is close to none, or leave it open.
 
     n_comparisons: of the same run; either decision allows for all of them.
@@ -107,7 +109,9 @@ def decide_difference(broke: int, fixed: int, n_passages: int, n_comparisons: in
     return "close" if is_close else "open"
 
 
-def bisect_boundary(holds: Callable[[float], bool], inside: float, outside: float) -> float:
+def bisect_boundary(
+    holds: Callable[[float], bool], inside: float, outside: float
+) -> float:
     """The last number from inside to outside for which it holds, to 1e-6."""
     if holds(outside):
         return outside

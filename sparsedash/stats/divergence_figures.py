@@ -141,7 +141,9 @@ def judge_perplexity(
     return losses
 
 
-def printed_figures(printed: Mapping[str, tuple[float, float | None]]) -> DivergenceFigures:
+def printed_figures(
+    printed: Mapping[str, tuple[float, float | None]],
+) -> DivergenceFigures:
     """The figures of what llama-perplexity printed, by its names; probabilities there are percent.
     Raises CorpusError where one is missing.
     """
@@ -150,7 +152,9 @@ def printed_figures(printed: Mapping[str, tuple[float, float | None]]) -> Diverg
         if name not in printed:
             raise CorpusError(f"The output of llama-perplexity has no line {name}.")
         value, error = printed[name]
-        return Estimate(value=value * unit, error=None if error is None else error * unit)
+        return Estimate(
+            value=value * unit, error=None if error is None else error * unit
+        )
 
     quantiles: dict[float, float | None] = {0.5: estimate("Median KLD").value}
     for q in KL_QUANTILES[1:]:
@@ -161,7 +165,9 @@ def printed_figures(printed: Mapping[str, tuple[float, float | None]]) -> Diverg
         kl_max=estimate("Maximum KLD").value,
         delta=estimate("Mean Δp", 0.01),
         delta_rms=estimate("RMS Δp", 0.01),
-        delta_quantiles={q: estimate(f"{100 * q:.1f}% Δp", 0.01).value for q in DELTA_QUANTILES},
+        delta_quantiles={
+            q: estimate(f"{100 * q:.1f}% Δp", 0.01).value for q in DELTA_QUANTILES
+        },
         same_top=estimate("Same top p", 0.01),
         ratio=estimate("Mean PPL(Q)/PPL(base)"),
         perplexity=estimate("Mean PPL(Q)").value,

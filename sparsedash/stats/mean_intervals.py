@@ -53,7 +53,9 @@ def mean_interval(moments: Moments, alpha: float) -> tuple[float, float]:
     return _ends(
         moments,
         lambda sample: (
-            student_quantile(1 - alpha / 2, sample.n - 1) * sample.deviation / sqrt(sample.n)
+            student_quantile(1 - alpha / 2, sample.n - 1)
+            * sample.deviation
+            / sqrt(sample.n)
         ),
     )
 
@@ -68,7 +70,9 @@ def anytime_mean_interval(moments: Moments, alpha: float) -> tuple[float, float]
 
     def radius(sample: Moments) -> float:
         grown = sample.n * tuned + 1
-        return sample.deviation * sqrt(2 * grown / (sample.n**2 * tuned) * log(sqrt(grown) / alpha))
+        return sample.deviation * sqrt(
+            2 * grown / (sample.n**2 * tuned) * log(sqrt(grown) / alpha)
+        )
 
     (low, high) = _ends(moments, radius)
     fixed = mean_interval(moments, alpha)
@@ -128,7 +132,12 @@ def student_quantile(p: float, degrees: int) -> float:
     else:
         y = (
             (
-                1 / (((degrees + 6) / (degrees * y) - 0.089 * d - 0.822) * (degrees + 2) * 3)
+                1
+                / (
+                    ((degrees + 6) / (degrees * y) - 0.089 * d - 0.822)
+                    * (degrees + 2)
+                    * 3
+                )
                 + 0.5 / (degrees + 4)
             )
             * y
@@ -182,7 +191,9 @@ see docs/adr/0007.
 
 def median_error_ratio(errors: Sequence[float], usual: Sequence[float]) -> float | None:
     """Median ratio over the layers whose usual error is not zero, or None."""
-    ratios = [error / base for error, base in zip(errors, usual, strict=False) if base > 0]
+    ratios = [
+        error / base for error, base in zip(errors, usual, strict=False) if base > 0
+    ]
     return median(ratios) if ratios else None
 
 
@@ -192,4 +203,6 @@ def layer_mismatch(made: Pruned) -> float | None:
     On held-out calibration text, since an overfit is another matter; where none was held out, on
     the fitted text.
     """
-    return median_error_ratio(made.passage_errors, made.held_out_errors or made.layer_errors)
+    return median_error_ratio(
+        made.passage_errors, made.held_out_errors or made.layer_errors
+    )

@@ -9,7 +9,12 @@ from math import log10
 from sparsedash.schema.records import Record
 from sparsedash.schema.tolerance_settings import ALPHA
 from sparsedash.stats.anytime import bisect_boundary
-from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
+from sparsedash.stats.mean_intervals import (
+    Moments,
+    anytime_mean_interval,
+    mean_interval,
+    moments,
+)
 from sparsedash.stats.significance import holm, shared_outcomes
 from sparsedash.stats.tolerance import MIN_PASSAGES
 
@@ -54,7 +59,9 @@ def likelihood_differences(
     anytime = []
     for first, second in pairs:
         outcomes = shared_outcomes(first, second)
-        falls.append(moments([one.log_likelihood - two.log_likelihood for one, two in outcomes]))
+        falls.append(
+            moments([one.log_likelihood - two.log_likelihood for one, two in outcomes])
+        )
         anytime.append(first.stopping is not None or second.stopping is not None)
     p_values = list(map(mean_p_value, falls, anytime))
     n_compared = max(n_compared, len(pairs))
@@ -80,7 +87,11 @@ def likelihood_differences(
 
 
 def _interval(moments: Moments, alpha: float, anytime: bool) -> tuple[float, float]:
-    return anytime_mean_interval(moments, alpha) if anytime else mean_interval(moments, alpha)
+    return (
+        anytime_mean_interval(moments, alpha)
+        if anytime
+        else mean_interval(moments, alpha)
+    )
 
 
 def mean_p_value(moments: Moments, anytime: bool = False) -> float:

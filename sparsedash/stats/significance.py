@@ -64,7 +64,9 @@ def accuracy_interval(record: Record) -> tuple[float, float]:
     return share_interval(score.right, score.total, anytime=record.stopping is not None)
 
 
-def share_interval(count: int, total: int, anytime: bool = False) -> tuple[float, float]:
+def share_interval(
+    count: int, total: int, anytime: bool = False
+) -> tuple[float, float]:
     """95 % interval of a share of at least one: Wilson's, or an anytime-valid one."""
     if not anytime:
         return wilson_interval(count, total)
@@ -89,7 +91,9 @@ def compare_verdicts(
         fixed=fixed,
         both_wrong=counts[False, False],
         difference=(fixed - broke) / n,
-        interval=anytime_interval(broke, fixed, n) if anytime else paired_interval(broke, fixed, n),
+        interval=anytime_interval(broke, fixed, n)
+        if anytime
+        else paired_interval(broke, fixed, n),
         p_value=anytime_p(broke, fixed) if anytime else mcnemar(broke, fixed),
         anytime=anytime,
     )
@@ -117,7 +121,11 @@ def wilson_interval(right: int, total: int, z: float = Z_95) -> tuple[float, flo
     """
     share = right / total
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z * sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / (1 + z * z / total)
+    half = (
+        z
+        * sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+        / (1 + z * z / total)
+    )
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
@@ -145,7 +153,9 @@ def paired_interval(
     return bisect_boundary(holds, observed, -1.0), bisect_boundary(holds, observed, 1.0)
 
 
-def unpaired_interval(dense: tuple[int, int], sparse: tuple[int, int]) -> tuple[float, float]:
+def unpaired_interval(
+    dense: tuple[int, int], sparse: tuple[int, int]
+) -> tuple[float, float]:
     """Interval of sparse minus dense accuracy when only totals are known, not which passages
     flipped.
 
@@ -174,5 +184,7 @@ def holm(p_values: Sequence[float], n_compared: int = 0) -> list[float]:
     adjusted = [0.0] * len(p_values)
     highest = 0.0
     for position, i in enumerate(order):
-        adjusted[i] = highest = max(highest, min(1.0, (n_comparisons - position) * p_values[i]))
+        adjusted[i] = highest = max(
+            highest, min(1.0, (n_comparisons - position) * p_values[i])
+        )
     return adjusted

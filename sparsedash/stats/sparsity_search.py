@@ -44,9 +44,14 @@ def channel_steps(
     width = max(widths)
     most_kept = (width - 1) // multiple * multiple
     reached = {
-        round(1000 * mlp_share * (1 - kept / width)) for kept in range(most_kept, 0, -multiple)
+        round(1000 * mlp_share * (1 - kept / width))
+        for kept in range(most_kept, 0, -multiple)
     }
-    return tuple(sorted(permille for permille in reached if 1 <= permille <= MAX_SPARSITY_PERMILLE))
+    return tuple(
+        sorted(
+            permille for permille in reached if 1 <= permille <= MAX_SPARSITY_PERMILLE
+        )
+    )
 
 
 def most_trials(n_steps: int) -> int:
@@ -77,7 +82,9 @@ def search_bounds(n_steps: int, within: Sequence[tuple[int, bool]]) -> tuple[int
     that is not within.
     """
     high = min((place for place, inside in within if not inside), default=n_steps)
-    low = max((place for place, inside in within if inside and place < high), default=-1)
+    low = max(
+        (place for place, inside in within if inside and place < high), default=-1
+    )
     return low, high
 
 

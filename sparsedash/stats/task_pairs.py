@@ -43,7 +43,9 @@ def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
         ("filters", (dense.filter, other.filter)),
     ):
         if all(values) and len(set(values)) > 1:
-            raise CorpusError(f"{task} was judged by different {what}: {' and '.join(values)}.")
+            raise CorpusError(
+                f"{task} was judged by different {what}: {' and '.join(values)}."
+            )
     for answers in (dense, other):
         if answers.kind != "rolling":
             known_direction(task, answers.measure, answers.higher_is_better)
@@ -64,7 +66,10 @@ def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
         ("prompt", attrgetter("prompt_hash")),
         ("expected answer", attrgetter("target_hash")),
         ("kind of answer", attrgetter("kind", "n_bytes", "n_words")),
-        ("text of the choices", lambda question: [choice.text for choice in question.choices]),
+        (
+            "text of the choices",
+            lambda question: [choice.text for choice in question.choices],
+        ),
     ):
         n = sum(property_of(one) != property_of(two) for one, two in pairs)
         if n:
@@ -76,16 +81,22 @@ def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
         dense=dense,
         other=other,
         questions=tuple(pairs),
-        n_repeated=max(len(dense.questions) - len(by_dense), len(other.questions) - len(by_other)),
+        n_repeated=max(
+            len(dense.questions) - len(by_dense), len(other.questions) - len(by_other)
+        ),
         n_alone=len(by_dense.keys() ^ by_other.keys()),
     )
 
 
-def _by_document(answers: QuestionSet, in_parts: bool) -> dict[tuple[str, str], AnsweredQuestion]:
+def _by_document(
+    answers: QuestionSet, in_parts: bool
+) -> dict[tuple[str, str], AnsweredQuestion]:
     """Questions by part and hash of the document, the first of each."""
     questions: dict[tuple[str, str], AnsweredQuestion] = {}
     for question in answers.questions:
-        questions.setdefault((question.part if in_parts else "", question.doc_hash), question)
+        questions.setdefault(
+            (question.part if in_parts else "", question.doc_hash), question
+        )
     return questions
 
 
@@ -139,7 +150,9 @@ def pairs_of(
             notes.append(f"{task} is not judged: only one model answered it.")
             continue
         try:
-            task_pairs, task_notes = pair_tasks(pool_parts(of_dense), pool_parts(of_other))
+            task_pairs, task_notes = pair_tasks(
+                pool_parts(of_dense), pool_parts(of_other)
+            )
         except CorpusError as error:
             notes.append(f"{task} is not judged. {error}")
             continue

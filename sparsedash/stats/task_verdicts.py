@@ -8,7 +8,15 @@ is wrong is at most alpha, 5 %, for all tasks that are judged together, of one m
 Holm's steps. Why: see docs/adr/0049.
 """
 
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence, Set
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Iterable,
+    Mapping,
+    Sequence,
+    Set,
+)
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from math import exp, inf, log, sqrt
@@ -107,7 +115,10 @@ class JudgedAnswers(NamedTuple):
 
 
 def judge_tasks(
-    pairs: Sequence[TaskPair], tolerance: Tolerance, alpha: float = ALPHA, n_missing: int = 0
+    pairs: Sequence[TaskPair],
+    tolerance: Tolerance,
+    alpha: float = ALPHA,
+    n_missing: int = 0,
 ) -> list[TaskResult]:
     """The verdicts on all tasks, of one model or several, together; in the order given.
 
@@ -154,11 +165,14 @@ def judge_together(
     """
     if run.find is not None:
         return {
-            record: list(judge(list(of_one), TRIAL_ALPHA, 0)) for record, of_one in tasks.items()
+            record: list(judge(list(of_one), TRIAL_ALPHA, 0))
+            for record, of_one in tasks.items()
         }
     n_missing = max(0, run.n_compared - len(tasks)) * max(n_tasks, default=0)
     results = iter(judge(list(chain.from_iterable(tasks.values())), ALPHA, n_missing))
-    return {record: list(islice(results, len(of_one))) for record, of_one in tasks.items()}
+    return {
+        record: list(islice(results, len(of_one))) for record, of_one in tasks.items()
+    }
 
 
 def is_unanswered(run: Run, record: str, judged: Container[str]) -> bool:
@@ -194,15 +208,22 @@ def judge_run(
     n_tasks = list[int]()
     for record in run.sparse:
         if record in complete:
-            pairs[record], notes[record] = pairs_of(complete[run.dense], complete[record])
+            pairs[record], notes[record] = pairs_of(
+                complete[run.dense], complete[record]
+            )
             n_tasks.append(sum(_not_judged(pair) is None for pair in pairs[record]))
     judged = judge_together(
         run,
         pairs,
         n_tasks,
-        lambda together, alpha, n_missing: judge_tasks(together, tolerance, alpha, n_missing),
+        lambda together, alpha, n_missing: judge_tasks(
+            together, tolerance, alpha, n_missing
+        ),
     )
-    return {record: JudgedAnswers(results, notes[record]) for record, results in judged.items()}
+    return {
+        record: JudgedAnswers(results, notes[record])
+        for record, results in judged.items()
+    }
 
 
 def own_limit(task: TaskLosses, tolerance: Tolerance) -> float | None:
@@ -235,7 +256,10 @@ def task_losses(pair: TaskPair) -> TaskLosses:
 
 
 def judge_losses(
-    tasks: Sequence[TaskLosses], tolerance: Tolerance, alpha: float = ALPHA, n_missing: int = 0
+    tasks: Sequence[TaskLosses],
+    tolerance: Tolerance,
+    alpha: float = ALPHA,
+    n_missing: int = 0,
 ) -> list[Loss | None]:
     """The losses of all tasks judged together, in the order given; None where one is not judged.
 
@@ -300,7 +324,9 @@ def _flips(pair: TaskPair) -> tuple[int, int]:
 def _moved(one: AnsweredQuestion, two: AnsweredQuestion) -> bool:
     if one.right is not False or two.right is not False:
         return False
-    return one.chosen != two.chosen if len(one.choices) > 1 else one.answer != two.answer
+    return (
+        one.chosen != two.chosen if len(one.choices) > 1 else one.answer != two.answer
+    )
 
 
 def task_score(questions: Sequence[AnsweredQuestion]) -> float:
@@ -326,7 +352,9 @@ def _loss_moments(pair: TaskPair) -> Moments:
     ]
     n_words = sum(words for _, words in falls)
     mean = sum(fall for fall, _ in falls) / n_words
-    losses = moments([mean + (fall - mean * words) * n / n_words for fall, words in falls])
+    losses = moments(
+        [mean + (fall - mean * words) * n / n_words for fall, words in falls]
+    )
     # Few documents, or all with the same change, do not say how much others differ.
     differ = losses.deviation > _ALIKE * abs(losses.mean) or losses.mean == 0
     return losses if n >= MIN_PASSAGES and differ else replace(losses, deviation=inf)
@@ -346,7 +374,10 @@ def _cluster_moments(pair: TaskPair, losses: Moments) -> Moments | None:
         return None
     scale = len(sums) / n
     return moments(
-        [losses.mean + (lost - losses.mean * size) * scale for lost, size in sums.values()]
+        [
+            losses.mean + (lost - losses.mean * size) * scale
+            for lost, size in sums.values()
+        ]
     )
 
 
@@ -361,7 +392,10 @@ def _not_judged(pair: TaskPair) -> NotJudged | None:
         # What is to be avoided is no ability that guessing could feign: a biased model can become
         # more so.
         return None
-    chance = sum(1 / len(one.choices) for one, _ in pair.questions if len(one.choices) > 1) / n
+    chance = (
+        sum(1 / len(one.choices) for one, _ in pair.questions if len(one.choices) > 1)
+        / n
+    )
     return "chance" if wilson_interval(n_right, n)[0] <= chance else None
 
 

@@ -17,7 +17,12 @@ from sparsedash.schema.find_settings import TrialVerdict
 from sparsedash.schema.records import Outcome, Record
 from sparsedash.schema.tolerance_settings import ALPHA, LossMeasure, Tolerance
 from sparsedash.stats.anytime import anytime_interval, bisect_boundary
-from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
+from sparsedash.stats.mean_intervals import (
+    Moments,
+    anytime_mean_interval,
+    mean_interval,
+    moments,
+)
 from sparsedash.stats.significance import paired_interval, shared_outcomes
 
 Verdict = TrialVerdict
@@ -105,7 +110,11 @@ class ToleranceVerdict:
     @property
     def losses(self) -> tuple[Loss, ...]:
         """Losses on the passages by every measure that counts, the more sensitive one first."""
-        return (self.perplexity,) if self.accuracy is None else (self.perplexity, self.accuracy)
+        return (
+            (self.perplexity,)
+            if self.accuracy is None
+            else (self.perplexity, self.accuracy)
+        )
 
     @property
     def verdict(self) -> Verdict:
@@ -117,13 +126,17 @@ class ToleranceVerdict:
         """
         if any(loss.verdict == "beyond" for loss in (*self.losses, *self.tasks)):
             return "beyond"
-        decided = all(loss.verdict == "within" for loss in (self.perplexity, *self.tasks))
+        decided = all(
+            loss.verdict == "within" for loss in (self.perplexity, *self.tasks)
+        )
         return "within" if decided and not self.unanswered else "undecided"
 
     @property
     def deciding(self) -> tuple[Loss, ...]:
         """The losses with this verdict."""
-        return tuple(loss for loss in (*self.losses, *self.tasks) if loss.verdict == self.verdict)
+        return tuple(
+            loss for loss in (*self.losses, *self.tasks) if loss.verdict == self.verdict
+        )
 
     @property
     def too_few(self) -> bool:
@@ -142,21 +155,35 @@ class ToleranceVerdict:
             or any(loss.verdict == "undecided" for loss in self.tasks)
         ):
             return None
-        deciding = [self.perplexity, *(loss for loss in self.losses[1:] if loss.value > loss.most)]
-        return min((loss.needed for loss in deciding if loss.needed is not None), default=None)
+        deciding = [
+            self.perplexity,
+            *(loss for loss in self.losses[1:] if loss.value > loss.most),
+        ]
+        return min(
+            (loss.needed for loss in deciding if loss.needed is not None), default=None
+        )
 
 
 def record_losses(dense: Record, sparse: Record) -> Losses:
     """Losses of the sparse model on the passages that both answered."""
-    stoppings = [record.stopping for record in (dense, sparse) if record.stopping is not None]
-    planned = next((stopping.alpha for stopping in stoppings if stopping.alpha is not None), None)
+    stoppings = [
+        record.stopping for record in (dense, sparse) if record.stopping is not None
+    ]
+    planned = next(
+        (stopping.alpha for stopping in stoppings if stopping.alpha is not None), None
+    )
     return passage_losses(
-        shared_outcomes(dense, sparse), anytime=bool(stoppings) and planned is None, alpha=planned
+        shared_outcomes(dense, sparse),
+        anytime=bool(stoppings) and planned is None,
+        alpha=planned,
     )
 
 
 def passage_losses(
-    pairs: Sequence[tuple[Outcome, Outcome]], *, anytime: bool = False, alpha: float | None = None
+    pairs: Sequence[tuple[Outcome, Outcome]],
+    *,
+    anytime: bool = False,
+    alpha: float | None = None,
 ) -> Losses:
     """Losses on passages, each answered by the dense and the sparse model.
 
@@ -195,7 +222,9 @@ def judge_all(
         )
     )
     return [
-        next(judged) if model.alpha is None else _judge_by_holm([model], model.alpha, tolerance)[0]
+        next(judged)
+        if model.alpha is None
+        else _judge_by_holm([model], model.alpha, tolerance)[0]
         for model in models
     ]
 
@@ -211,7 +240,9 @@ def lost_accuracy_interval(model: Losses, alpha: float) -> tuple[float, float]:
     return lost_share_interval(broke, fixed, n, alpha)
 
 
-def lost_share_interval(broke: int, fixed: int, n: int, alpha: float) -> tuple[float, float]:
+def lost_share_interval(
+    broke: int, fixed: int, n: int, alpha: float
+) -> tuple[float, float]:
     """Interval of the share of n right answers that was lost, n fixed before any was seen.
 
     Either end is that with one more passage that was fixed, or that broke: see `mean_interval`.
@@ -226,7 +257,9 @@ def _judge_by_holm(
     models: Sequence[Losses], alpha: float, tolerance: Tolerance, n_missing: int = 0
 ) -> list[ToleranceVerdict]:
     measures: list[tuple[LossMeasure, ...]] = [
-        ("word perplexity", "accuracy") if model.n_right >= MIN_RIGHT else ("word perplexity",)
+        ("word perplexity", "accuracy")
+        if model.n_right >= MIN_RIGHT
+        else ("word perplexity",)
         for model in models
     ]
     waiting = list[tuple[int, LossMeasure]]()
@@ -250,7 +283,10 @@ def _judge_by_holm(
 
 
 def judge_in_steps(
-    waiting: Sequence[K], alpha: float, judge: Callable[[K, float], Loss], n_missing: int = 0
+    waiting: Sequence[K],
+    alpha: float,
+    judge: Callable[[K, float], Loss],
+    n_missing: int = 0,
 ) -> dict[K, Loss]:
     """Losses by Holm's steps: see `judge_all`. judge: the loss of one with its share of alpha.
     n_missing: as undecided.
@@ -266,7 +302,9 @@ def judge_in_steps(
     return losses
 
 
-def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Tolerance) -> Loss:
+def _loss(
+    model: Losses, measure: LossMeasure, alpha: float, tolerance: Tolerance
+) -> Loss:
     estimate, (low, high) = _estimate(model, measure, alpha)
     wider = 1.0
     if model.anytime:
@@ -401,7 +439,9 @@ _MIN_GAP = 1e-9
 """Nats, or a share, between a mean and its limit below which no number of passages decides."""
 
 
-def _passages_to_decide(moments: Moments, most: float, alpha: float, wider: float) -> int | None:
+def _passages_to_decide(
+    moments: Moments, most: float, alpha: float, wider: float
+) -> int | None:
     """Passages after which the interval would lie on one side of the limit, four times of five."""
     gap = abs(most - moments.mean)
     if moments.n < 2 or not isfinite(moments.deviation * wider) or gap < _MIN_GAP:
@@ -409,8 +449,14 @@ def _passages_to_decide(moments: Moments, most: float, alpha: float, wider: floa
     z = wider * NormalDist().inv_cdf(1 - alpha / 2) + _Z_POWER
     # How much one more passage like the most extreme widens the interval, which shrinks with their
     # number.
-    reach = moments.highest - moments.mean if moments.mean < most else moments.mean - moments.lowest
+    reach = (
+        moments.highest - moments.mean
+        if moments.mean < most
+        else moments.mean - moments.lowest
+    )
     n = (z * moments.deviation / gap) ** 2
     for _ in range(_STEPS if n > 0 else 0):
-        n = ((z * sqrt(moments.deviation**2 + reach**2 / n) + reach / sqrt(n)) / gap) ** 2
+        n = (
+            (z * sqrt(moments.deviation**2 + reach**2 / n) + reach / sqrt(n)) / gap
+        ) ** 2
     return max(MIN_PASSAGES if moments.mean < most else 2, ceil(n))

@@ -96,7 +96,9 @@ class StageCheckpoint:
         self, key: str, pack: Callable[[T], bytes], unpack: Callable[[bytes], T]
     ) -> Callable[[int, Callable[[], T]], T]:
         """`get_or_make` for parts that differ by their numbers alone."""
-        return lambda number, make: self.get_or_make(f"{key}/{number}", make, pack, unpack)
+        return lambda number, make: self.get_or_make(
+            f"{key}/{number}", make, pack, unpack
+        )
 
     def discard_pending(self) -> None:
         """Forget the parts that are not written yet."""

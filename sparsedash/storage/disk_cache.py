@@ -54,7 +54,9 @@ _USED_AT = "max(access_time, store_time)"
 _OURS = "FROM Cache WHERE raw = 1"
 KEYS = f"SELECT key {_OURS} AND key >= ? AND key < ? ORDER BY rowid"
 USED_SINCE = f"SELECT total({_N_BYTES}) {_OURS} AND ifnull(tag, '') NOT LIKE ? AND {_USED_AT} >= ?"
-ENTRIES = f"SELECT key, {_N_BYTES}, {_USED_AT}, coalesce(tag, '') {_OURS} ORDER BY rowid"
+ENTRIES = (
+    f"SELECT key, {_N_BYTES}, {_USED_AT}, coalesce(tag, '') {_OURS} ORDER BY rowid"
+)
 
 
 class DamagedEntry(StoreError):  # noqa: N818 - it names what an entry is
@@ -102,7 +104,9 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         Raises StoreError on any other type.
         """
         if type(value) is not bytes:
-            raise StoreError(f"A value in the store is bytes, not {type(value).__name__}.")
+            raise StoreError(
+                f"A value in the store is bytes, not {type(value).__name__}."
+            )
         digest = _digest(key, value)
         if len(value) < self.min_file_size:
             return super().store(digest + value, False, key)
@@ -121,7 +125,10 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
     def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:
         """The bytes. Raises DamagedEntry on a pickle, any other value, and a missing file."""
         try:
-            is_plain = mode in (diskcache.core.MODE_RAW, diskcache.core.MODE_BINARY) and not read
+            is_plain = (
+                mode in (diskcache.core.MODE_RAW, diskcache.core.MODE_BINARY)
+                and not read
+            )
             data = (
                 super().fetch(
                     mode,
@@ -135,7 +142,9 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         except (FileNotFoundError, TypeError, ValueError) as error:
             raise DamagedEntry("The file of an entry is gone.") from error
         if type(data) is not bytes:
-            raise DamagedEntry("The store holds a value that this program did not write.")
+            raise DamagedEntry(
+                "The store holds a value that this program did not write."
+            )
         return data
 
 
@@ -178,7 +187,9 @@ def sweep_orphans(cache: Any) -> None:
     before = time.time() - _HOUR_S
     with suppress(OSError):
         old = [file for file in folder.rglob("*.val") if file.stat().st_mtime < before]
-        rows = cache._sql("SELECT filename FROM Cache WHERE filename IS NOT NULL").fetchall()
+        rows = cache._sql(
+            "SELECT filename FROM Cache WHERE filename IS NOT NULL"
+        ).fetchall()
         for file in old:
             if (str(file.relative_to(folder)),) not in rows:
                 file.unlink(missing_ok=True)
@@ -224,7 +235,9 @@ def cache_advice(error: Exception, folder: Path) -> str:
     """Advice on a failure. folder: the data folder."""
     if is_busy(error):
         return "Another process keeps it locked. Close any database tool or backup that uses it."
-    if isinstance(error, sqlite3.DatabaseError) and any(words in str(error) for words in _DAMAGED):
+    if isinstance(error, sqlite3.DatabaseError) and any(
+        words in str(error) for words in _DAMAGED
+    ):
         return "Its file is damaged. Stop the server, move the file away, and start again; its contents are lost."
     room = free_in_words(error, folder) if is_full(error) else ""
     return f"See whether the disk is full and whether the folder may be written to. {room}".strip()

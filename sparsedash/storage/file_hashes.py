@@ -30,7 +30,9 @@ def fingerprint(reference: str) -> str:
     if reference.startswith(FILE):
         path = file_of(reference, Path()) or path
     try:
-        return _stamps(sorted(path.iterdir()) if path_kind(path) == "folder" else [path])
+        return _stamps(
+            sorted(path.iterdir()) if path_kind(path) == "folder" else [path]
+        )
     except OSError:
         return ""
 
@@ -66,10 +68,14 @@ def hash_file(file: Path, store: Store) -> str:
 
 def files_identity(folder: Path, store: Store) -> str:
     """The sha256 of all files that make a model in this folder: names and contents."""
-    return identity_of((file.name, hash_file(file, store)) for file in _identifying_files(folder))
+    return identity_of(
+        (file.name, hash_file(file, store)) for file in _identifying_files(folder)
+    )
 
 
-def file_hashes_of(settings: RunSettings | FindSettings, store: Store) -> dict[str, str]:
+def file_hashes_of(
+    settings: RunSettings | FindSettings, store: Store
+) -> dict[str, str]:
     """Hashes of all local files that a run or a search reads, by the references that name them.
 
     Without those that cannot be read, of which the run says why.

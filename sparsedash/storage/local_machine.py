@@ -94,7 +94,9 @@ def data_folder() -> Path:
     """The folder that SPARSEDASH_DATA_DIR names, else our own among the user's application data."""
     if named := os.environ.get("SPARSEDASH_DATA_DIR"):
         return local_path(named)
-    return local_path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "sparsedash"
+    return (
+        local_path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "sparsedash"
+    )
 
 
 class FolderSize(NamedTuple):
@@ -207,7 +209,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 _SELF = Path("/proc/self")
-_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 """Of this process's container, by the two versions of the kernel's interface."""
 
 
@@ -301,7 +306,9 @@ def keep_freed() -> None:
     A forward pass allocates and frees tensors all the time, and the system clears every new page
     (`benchmarks/freed_memory.py` at 49c381f5). Settings of the environment are not overruled.
     """
-    if _mallopt and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+    if _mallopt and not any(
+        name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ
+    ):
         _mallopt(_M_MMAP_THRESHOLD, _MAX_BYTES)
         _mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 

@@ -48,7 +48,11 @@ def model_config(reference: str) -> Mapping[str, Any] | None:
     reference: a folder's path, or OWNER/NAME[@REVISION] of a hub model that was downloaded before.
     """
     folder = local_path(reference)
-    path = folder / "config.json" if path_kind(folder) == "folder" else _cached_config(reference)
+    path = (
+        folder / "config.json"
+        if path_kind(folder) == "folder"
+        else _cached_config(reference)
+    )
     if path is None or path_kind(path) != "file":
         return None
     with suppress(OSError, ValueError, RecursionError):
@@ -147,7 +151,9 @@ def drop_unpacked(name: str, store: Store) -> None:
             delete_folder(folder)
             store.forget(store_keys.unpacked_files_note(name))
     except Timeout as error:
-        raise StoreError(f"{name} is being unpacked.", "Wait until that is done.") from error
+        raise StoreError(
+            f"{name} is being unpacked.", "Wait until that is done."
+        ) from error
     except OSError as error:
         raise StoreError(f"{folder} could not be deleted: {error.strerror}.") from error
 
@@ -173,7 +179,9 @@ def require_new(folder: Path) -> None:
         # Of names that no file can have, `exists` says no as well.
         is_possible = b"\0" not in os.fsencode(name)
         if folder.exists() or folder.is_symlink():
-            raise ExportError(f"{folder} already exists.", "Name another folder, or delete it.")
+            raise ExportError(
+                f"{folder} already exists.", "Name another folder, or delete it."
+            )
         above = next(parent for parent in folder.absolute().parents if parent.exists())
         if is_possible and above.is_dir() and os.access(above, os.W_OK):
             return
@@ -183,7 +191,9 @@ def require_new(folder: Path) -> None:
 
 def require_export_room(folder: Path, n_bytes: int) -> None:
     """Raise ExportError unless so many bytes, and a margin, are free on the folder's disk."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = next(
+        path for path in (folder, *folder.absolute().parents) if path.exists()
+    )
     free = shutil.disk_usage(existing).free
     if free < n_bytes + _MARGIN_BYTES:
         raise ExportError(
@@ -264,7 +274,10 @@ def is_being_written(folder: Path) -> bool:
         return False
     lock = folder / _LOCK
     try:
-        if not lock.exists() and 0 <= time.time() - folder.stat().st_mtime < _UNLOCKED_S:
+        if (
+            not lock.exists()
+            and 0 <= time.time() - folder.stat().st_mtime < _UNLOCKED_S
+        ):
             return True
         with FileLock(lock, timeout=0):
             return False

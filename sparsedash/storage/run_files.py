@@ -38,7 +38,14 @@ _ADVICE = "Export the run again on the machine that made it."
 
 Part = Run | Record | Passages | QuestionSet | FindResult | Continuation
 P = TypeVar("P", Record, Passages, QuestionSet)
-_KINDS: tuple[type[Part], ...] = (Run, Record, Passages, QuestionSet, FindResult, Continuation)
+_KINDS: tuple[type[Part], ...] = (
+    Run,
+    Record,
+    Passages,
+    QuestionSet,
+    FindResult,
+    Continuation,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +78,8 @@ def read_run_file(data: bytes) -> RunFile:
     magic, _, checksum = header[:_MAX_HEADER].decode(errors="replace").rpartition(" ")
     if magic != _MAGIC:
         raise StoreError(
-            "This is not a run file of this version.", f"Choose one that ends in {SUFFIX}."
+            "This is not a run file of this version.",
+            f"Choose one that ends in {SUFFIX}.",
         )
     digest = hashlib.sha256()
     contents = _Contents()
@@ -132,7 +140,11 @@ class _Contents:
 
     def is_complete(self, run: Run) -> bool:
         """Whether the parts are those of this one run and no others."""
-        if self._n_runs > 1 or run.made_on or self._records.keys() != {run.dense, *run.sparse}:
+        if (
+            self._n_runs > 1
+            or run.made_on
+            or self._records.keys() != {run.dense, *run.sparse}
+        ):
             return False
         for key, record in self._records.items():
             if record.model_identity != run.model_identity:
@@ -142,13 +154,17 @@ class _Contents:
             if record.n_answers > self._n_passages.get(record.passages_key, -1):
                 return False
         return (
-            self._n_passages.keys() == {record.passages_key for record in self._records.values()}
+            self._n_passages.keys()
+            == {record.passages_key for record in self._records.values()}
             and self._answers == set(chain.from_iterable(run.answers.values()))
             and self._prompts.keys() <= run.continuations.keys()
             and set(self._prompts.values()) <= set(run.settings.prompts)
             and self.searches <= {run.key}
             and all(
-                map(_KEY.fullmatch, (run.key, *self._records, *self._n_passages, *self._answers))
+                map(
+                    _KEY.fullmatch,
+                    (run.key, *self._records, *self._n_passages, *self._answers),
+                )
             )
         )
 
@@ -183,7 +199,8 @@ def _parts_in(store: Store, run: Run) -> Iterator[Part]:
         part = store.get(kind, key)
         if part is None:
             raise StoreError(
-                "Some results of this run are no longer in the data folder.", "Run it again."
+                "Some results of this run are no longer in the data folder.",
+                "Run it again.",
             )
         return part
 
@@ -215,7 +232,9 @@ def _lines(packed: bytes) -> Iterator[tuple[bytes, Part]]:
                 for part in from_lines(line.decode(errors="replace"), _KINDS):
                     yield line, part
     except (OSError, EOFError, zlib.error) as error:
-        raise StoreError("This file is damaged: it cannot be unpacked.", _ADVICE) from error
+        raise StoreError(
+            "This file is damaged: it cannot be unpacked.", _ADVICE
+        ) from error
 
 
 def _require_small(line_bytes: int, file_bytes: int, problem: str) -> None:

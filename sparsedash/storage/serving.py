@@ -28,7 +28,9 @@ _USUAL_PORTS = {("https", 443), ("http", 80)}
 _LONGEST_NAME = 200
 
 
-class HeaderLogin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class HeaderLogin(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
     """A proxy that names the user.
 
     name: of the header. proxies: the only addresses it is accepted from.
@@ -127,7 +129,9 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def allows_user(self, user: str) -> bool:
         """Whether this user is allowed at all."""
-        return self.users is None or self.administers(user) or _matches(user, self.users)
+        return (
+            self.users is None or self.administers(user) or _matches(user, self.users)
+        )
 
     def offers(self, model: str) -> bool:
         """Whether this hub model is allowed."""
@@ -146,7 +150,9 @@ def user_name(name: str) -> str | None:
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name.lower(), pattern.strip().lower()) for pattern in patterns)
+    return any(
+        fnmatchcase(name.lower(), pattern.strip().lower()) for pattern in patterns
+    )
 
 
 VARIABLE = "SPARSEDASH_SERVE"
@@ -179,5 +185,8 @@ def _read(path: Path) -> Serving:
     except ValueError as error:
         allowed = f"a TOML file as docs/deployment.md describes it ({error})"
     raise SettingsError(
-        VARIABLE, str(path), allowed, "docs/deployment.md has an example under “Serving others”."
+        VARIABLE,
+        str(path),
+        allowed,
+        "docs/deployment.md has an example under “Serving others”.",
     )

@@ -44,7 +44,9 @@ def note_look_up(store: Store, config: Mapping[str, Any], found: LookedUp) -> No
 
 def _config_note(config: Mapping[str, Any]) -> NoteName:
     # Another version of the library may know another type, or compute it otherwise.
-    return store_keys.looked_up_note(digest(config), f"{_transformers_version()}-{_PROOF_VERSION}")
+    return store_keys.looked_up_note(
+        digest(config), f"{_transformers_version()}-{_PROOF_VERSION}"
+    )
 
 
 @cache

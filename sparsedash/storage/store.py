@@ -132,7 +132,11 @@ class Store:
 
     def damaged_keys(self, kind: type[R]) -> list[str]:
         """Keys of the damaged records of a kind that were set aside and not computed again."""
-        return [key for key in self._keys(DAMAGED + _name(kind, "")) if not self.has(kind, key)]
+        return [
+            key
+            for key in self._keys(DAMAGED + _name(kind, ""))
+            if not self.has(kind, key)
+        ]
 
     def keys(self, kind: type[R]) -> list[str]:
         """The keys of all records of a kind, oldest first."""
@@ -141,7 +145,10 @@ class Store:
     def _keys(self, prefix: str) -> list[str]:
         # A range of the index: a prefix would have every entry looked at.
         end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        return [name.removeprefix(prefix) for (name,) in self._select("records", KEYS, prefix, end)]
+        return [
+            name.removeprefix(prefix)
+            for (name,) in self._select("records", KEYS, prefix, end)
+        ]
 
     def drop(self, kind: type[R], key: str) -> None:
         """Delete the record, if it exists, and one of this name that was set aside."""
@@ -315,19 +322,23 @@ def claim_data_folder(folder: Path) -> None:
     note = folder / f"layout-{LAYOUT}"
     if path_kind(folder) == "file":
         raise StoreError(
-            f"{folder} is a file.", "Name a folder with --data-dir or SPARSEDASH_DATA_DIR."
+            f"{folder} is a file.",
+            "Name a folder with --data-dir or SPARSEDASH_DATA_DIR.",
         )
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         names = [entry.name for entry in folder.iterdir()]
         if names and not note.exists():
-            if any(name.startswith(("records", "jobs.sqlite", "layout-")) for name in names):
+            if any(
+                name.startswith(("records", "jobs.sqlite", "layout-")) for name in names
+            ):
                 raise StoreError(
                     f"The data folder {folder} was written by another version of SparseDash in another layout.",
                     "Name another folder with --data-dir or SPARSEDASH_DATA_DIR, or delete this one.",
                 )
             raise StoreError(
-                f"The folder {folder} is not a data folder.", "Name an empty or a new one."
+                f"The folder {folder} is not a data folder.",
+                "Name an empty or a new one.",
             )
         mode = folder.stat().st_mode
         closed = 0o2770 if mode & 0o2070 == 0o2070 else 0o700

@@ -34,7 +34,9 @@ TEXT_KINDS = (".jsonl", ".txt", ".parquet")
 
 _SLICED = re.compile(r"(.+?)(?:\[(\d*):(\d*)\])?", re.DOTALL)
 # No slash and no leading dot can pass, so that no name leads out of the folder of uploads.
-_UPLOADED = re.compile(r"(?P<file>[\w-]+\.(?:jsonl|txt|parquet))@(?P<hash>[0-9a-f]{32})")
+_UPLOADED = re.compile(
+    r"(?P<file>[\w-]+\.(?:jsonl|txt|parquet))@(?P<hash>[0-9a-f]{32})"
+)
 
 
 def names_file(reference: str) -> bool:
@@ -120,7 +122,13 @@ def json_lines(path: Path) -> Iterator[str]:
             text = json.loads(line)["text"]
             # A string with half a character cannot be encoded.
             text.encode()
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise CorpusError(
                 f"Line {number} of {path.name} is not a JSON object with a text field.",
                 'Write one object a line: {"text": "..."}.',
@@ -137,9 +145,13 @@ def _lines(path: Path) -> Iterator[str]:
                     raise _too_large(path)
                 yield line
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{path.name} is not text in UTF-8.", "Save it as UTF-8.") from error
+        raise CorpusError(
+            f"{path.name} is not text in UTF-8.", "Save it as UTF-8."
+        ) from error
     except OSError as error:
-        raise CorpusError(f"{path.name} could not be read: {first_line(error)}.") from error
+        raise CorpusError(
+            f"{path.name} could not be read: {first_line(error)}."
+        ) from error
 
 
 def _column(path: Path) -> Iterator[str]:
@@ -153,7 +165,9 @@ def _column(path: Path) -> Iterator[str]:
             about = file.metadata
             schema = file.metadata.schema
             column = [schema.column(i).path for i in range(len(schema))].index("text")
-            groups = (about.row_group(i).column(column) for i in range(about.num_row_groups))
+            groups = (
+                about.row_group(i).column(column) for i in range(about.num_row_groups)
+            )
             # By the file's own header; each distinct value counts once.
             if sum(group.total_uncompressed_size for group in groups) > MAX_TEXT_BYTES:
                 raise _too_large(path)
@@ -167,13 +181,15 @@ def _column(path: Path) -> Iterator[str]:
                     yield text
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         raise CorpusError(
-            f"{path.name} could not be read: {first_line(error)}.", "It needs a column named text."
+            f"{path.name} could not be read: {first_line(error)}.",
+            "It needs a column named text.",
         ) from error
 
 
 def _too_large(path: Path) -> CorpusError:
     return CorpusError(
-        f"{path.name} holds more than {MAX_TEXT_BYTES // 2**20} MB of text.", "Use a part of it."
+        f"{path.name} holds more than {MAX_TEXT_BYTES // 2**20} MB of text.",
+        "Use a part of it.",
     )
 
 
@@ -209,7 +225,9 @@ class TextCount:
         fewest: MIN_UPLOADED of an upload, where each text must be a passage; less of a file,
         which may be longer than what a run reads of it.
         """
-        rule = "A passage has two words or more, the last is the gap; repeats count once."
+        rule = (
+            "A passage has two words or more, the last is the gap; repeats count once."
+        )
         if self.n_passages < fewest:
             unit = "passages" if self.n_passages > 1 else "passage"
             return f"gives {self.n_passages or 'no'} {unit}; {fewest} or more needed. {rule}"
@@ -283,7 +301,9 @@ def named_text_count(reference: str, data_dir: Path) -> TextCount | None:
 
 
 @lru_cache(maxsize=64)
-def _count_file(path: Path, start: int | None, stop: int | None, stamp: str) -> TextCount:
+def _count_file(
+    path: Path, start: int | None, stop: int | None, stamp: str
+) -> TextCount:
     """The count of a part of a file, cached until its stamp changes. Raises CorpusError."""
     if path.suffix != ".parquet":
         return count_texts(islice(texts_of(path), start, stop))
@@ -294,7 +314,9 @@ def _count_file(path: Path, start: int | None, stop: int | None, stamp: str) -> 
 
 
 @lru_cache(maxsize=64)
-def _parquet_count(path: Path, start: int | None, stop: int | None, _stamp: str) -> TextCount | str:
+def _parquet_count(
+    path: Path, start: int | None, stop: int | None, _stamp: str
+) -> TextCount | str:
     """The count of a part of a Parquet file, or why it cannot be read, from a process of its own.
 
     A file may unpack to far more than its header says, and what is unpacked at once has no limit.
@@ -396,7 +418,9 @@ class Uploads:
             # It may be deleted meanwhile.
             with suppress(OSError):
                 if path.is_file() and file_of(reference, self._data_dir) is not None:
-                    uploads.append((path.stat().st_mtime, reference, path.stat().st_size))
+                    uploads.append(
+                        (path.stat().st_mtime, reference, path.stat().st_size)
+                    )
         return {reference: size for _, reference, size in sorted(uploads, reverse=True)}
 
     def drop(self, reference: str, in_use: Collection[str]) -> None:
@@ -422,7 +446,9 @@ class Uploads:
             raise CorpusError(f"{path.name} could not be deleted: {error}.") from error
 
 
-def texts_read(request: Mapping[str, Any], record: Callable[[str], Record | None]) -> set[str]:
+def texts_read(
+    request: Mapping[str, Any], record: Callable[[str], Record | None]
+) -> set[str]:
     """References of the texts that a job with these settings may read, and those that its models
     were calibrated on.
 

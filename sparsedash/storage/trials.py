@@ -55,7 +55,12 @@ def run_trial(problem: Callable[[], str], n_bytes: int, seconds: int) -> None:
 
         n_bytes += _address_bytes()
         seconds += ceil(process_time())
-        for limit, most in ("AS", n_bytes), ("CPU", seconds), ("FSIZE", n_bytes), ("CORE", 0):
+        for limit, most in (
+            ("AS", n_bytes),
+            ("CPU", seconds),
+            ("FSIZE", n_bytes),
+            ("CORE", 0),
+        ):
             with suppress(ValueError, OSError):
                 resource.setrlimit(getattr(resource, f"RLIMIT_{limit}"), (most, most))
     try:

@@ -6,7 +6,13 @@ from dataclasses import replace
 from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.store_keys import judged_answers_note
-from sparsedash.schema.user_records import Choices, OwnPrompts, Prompts, RunMark, RunMarks
+from sparsedash.schema.user_records import (
+    Choices,
+    OwnPrompts,
+    Prompts,
+    RunMark,
+    RunMarks,
+)
 from sparsedash.storage.serving import LOCAL
 from sparsedash.storage.store import Store
 
@@ -111,7 +117,9 @@ class UserData:
         White space becomes single spaces, the end of a long name goes.
         """
         # No file can hold half of a surrogate pair.
-        plain = " ".join(name.encode(errors="replace").decode().split())[:LONGEST_NAME].rstrip()
+        plain = " ".join(name.encode(errors="replace").decode().split())[
+            :LONGEST_NAME
+        ].rstrip()
         self._mark([run], lambda mark: replace(mark, name=plain))
 
     def pin_runs(self, runs: Iterable[str], pinned: bool) -> None:
@@ -144,6 +152,8 @@ class UserData:
         def changed(kept: Prompts | None) -> Prompts:
             earlier = kept.asked if kept else ()
             tail = tuple(known for known in earlier if known.key() != prompt.key())
-            return Prompts(key=key, asked=(head + tail)[:MAX_PROMPTS], owner=self._owner)
+            return Prompts(
+                key=key, asked=(head + tail)[:MAX_PROMPTS], owner=self._owner
+            )
 
         self._store.change(Prompts, key, changed)

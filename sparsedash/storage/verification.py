@@ -79,7 +79,9 @@ def verify(store: Store, on_step: OnStep) -> Verification:
         fault = check.look(progress.advance)
         n_checked[check.kind] += 1
         if fault:
-            damaged.append(Damage(kind=check.kind, name=check.name, what=fault, entry=check.entry))
+            damaged.append(
+                Damage(kind=check.kind, name=check.name, what=fault, entry=check.entry)
+            )
     return Verification(
         key=VerifySettings().key(),
         started_at=started_at,
@@ -105,7 +107,9 @@ class _Progress:
         self.done += n_bytes
         total = max(1, self.total // 10**6)
         done = self.done // 10**6
-        self.on_step(Step("verify", done, total, unit="megabytes", message=self.message))
+        self.on_step(
+            Step("verify", done, total, unit="megabytes", message=self.message)
+        )
 
 
 def _entry_fault(store: Store, shelf: Shelf, entry: CacheEntry, read: OnBytes) -> str:
@@ -147,7 +151,14 @@ def _files(store: Store) -> Iterator[tuple[Checked, str, Path, str, Path | None,
                 export = located_export(from_json(Export, data.decode()), store.folder)
                 folder = Path(export.folder)
                 for name, digest in export.files.items() if is_there(export) else ():
-                    yield "export", str(folder / name), folder / name, digest, folder, key
+                    yield (
+                        "export",
+                        str(folder / name),
+                        folder / name,
+                        digest,
+                        folder,
+                        key,
+                    )
 
 
 def _file_fault(file: Path, digest: str, folder: Path | None, read: OnBytes) -> str:
@@ -165,4 +176,8 @@ def _file_fault(file: Path, digest: str, folder: Path | None, read: OnBytes) -> 
         return "it is missing" if folder is not None and folder.is_dir() else ""
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
-    return "" if whole.hexdigest().startswith(digest) else "its content is not what was written"
+    return (
+        ""
+        if whole.hexdigest().startswith(digest)
+        else "its content is not what was written"
+    )

@@ -163,7 +163,10 @@ the keyboard.
 
 
 def draw_steps(
-    key: str, steps: Sequence[Step], position: str, kind: Literal["secondary", "tertiary"]
+    key: str,
+    steps: Sequence[Step],
+    position: str,
+    kind: Literal["secondary", "tertiary"],
 ) -> None:
     """Draw buttons to what comes before and after, and the position in words."""
     with widgets.row(f"{key}s"):
@@ -198,7 +201,9 @@ _RUNS_RULE = (
 )
 
 
-def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ()) -> None:
+def choose_tolerance(
+    rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ()
+) -> None:
     """Draw the button that opens the fields of the tolerance, and of each task judged by accuracy.
 
     rule: what the verdicts mean by it. results: of the tasks.
@@ -217,11 +222,15 @@ def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ())
         for task, limit in judged.items():
             label = f"{widget_label(task)}, points lost at most"
             changed = partial(_with_task, allowed, task)
-            _limit_field(row, label, f"limit-{task}", limit or allowed.points, 0.5, changed)
+            _limit_field(
+                row, label, f"limit-{task}", limit or allowed.points, 0.5, changed
+            )
         widgets.note(rule)
 
 
-def tolerance_fields(allowed: Tolerance, names: Sequence[str] = ("ratio", "points")) -> bool:
+def tolerance_fields(
+    allowed: Tolerance, names: Sequence[str] = ("ratio", "points")
+) -> bool:
     """Draw these fields of the tolerance: the ratio of word perplexity, the points of accuracy.
 
     Returns whether their values are possible; one that is not stays in its field, over the reason.
@@ -232,7 +241,9 @@ def tolerance_fields(allowed: Tolerance, names: Sequence[str] = ("ratio", "point
         value = getattr(allowed, row.name)
         step = 0.05 if row.name == "ratio" else 0.5
         changed = partial(_with_limit, allowed, row.name)
-        fields.append(_limit_field(row, row.label, f"tolerance-{row.name}", value, step, changed))
+        fields.append(
+            _limit_field(row, row.label, f"tolerance-{row.name}", value, step, changed)
+        )
     return all(fields)
 
 
@@ -270,7 +281,9 @@ def _limit_field(
     return problem is None
 
 
-def _set_limit(row: FieldRow, key: str, changed: Callable[[float], Mapping[str, str]]) -> None:
+def _set_limit(
+    row: FieldRow, key: str, changed: Callable[[float], Mapping[str, str]]
+) -> None:
     if not row.problem(st.session_state[key]):
         set_query(changed(st.session_state[key]))
 

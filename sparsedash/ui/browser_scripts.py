@@ -12,7 +12,12 @@ from sparsedash.reporting.html import Html, element, escape, join, visible
 
 _NOTICES, _CHARTS, _TYPED, _BACK = (
     Path(__file__).with_name(name).read_text(encoding="utf-8")
-    for name in ("browser_notices.js", "chart_files.js", "typed_choice.js", "back_steps.js")
+    for name in (
+        "browser_notices.js",
+        "chart_files.js",
+        "typed_choice.js",
+        "back_steps.js",
+    )
 )
 _MENU = """(() => {
   const mark = () => document.querySelectorAll(".st-key-menu a").forEach((link) =>
@@ -98,7 +103,9 @@ def confirm_typed_choices() -> None:
 
 def _run(script: str, *inside: Html, **attributes: str) -> None:
     # Not a word of a script is foreign: texts stand in attributes, escaped.
-    markup = element("div", join(*inside), Html(f"<script>{script}</script>"), **attributes)
+    markup = element(
+        "div", join(*inside), Html(f"<script>{script}</script>"), **attributes
+    )
     st.html(markup, unsafe_allow_javascript=True)
 
 

@@ -10,7 +10,13 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting.html import Html, Table, element, escape, paragraph
-from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, end_of, mark_divergence
+from sparsedash.reporting.record_pair import (
+    KIND_OF,
+    KINDS,
+    Kind,
+    end_of,
+    mark_divergence,
+)
 from sparsedash.reporting.task_report import (
     answer_text,
     questions_by_kind,
@@ -51,7 +57,9 @@ def show_questions(backend: Backend) -> None:
     names = {key: shown.names[key] for key in shown.judged}
     chosen = next(iter(names))
     if len(names) > 1:
-        chosen = address_bar.select(RIGHT, "Model", names, chosen, along=_FORGET, noun="model")
+        chosen = address_bar.select(
+            RIGHT, "Model", names, chosen, along=_FORGET, noun="model"
+        )
     titles = shown.names[shown.baseline], shown.names[chosen]
     _show(shown.judged[chosen], names[chosen], titles, place)
     with widgets.row():
@@ -60,7 +68,9 @@ def show_questions(backend: Backend) -> None:
 
 def show_run_questions(backend: Backend, run: Run) -> None:
     """Draw the questions of a run's tasks, of the sparse model that the address names."""
-    judged = task_answers.named_answers(run, backend.answers.of_run(run, current_tolerance()))
+    judged = task_answers.named_answers(
+        run, backend.answers.of_run(run, current_tolerance())
+    )
     if not judged:
         widgets.opening("There are no answers to the tasks yet.")
         widgets.note("The run adds them model by model. Resume it if it has ended.")
@@ -75,7 +85,9 @@ def show_run_questions(backend: Backend, run: Run) -> None:
         widgets.link("overview", "Back to all tasks", run=run.key, **{RIGHT: name})
 
 
-def _show(judged: JudgedAnswers, name: str, titles: tuple[str, str], place: DeltaGenerator) -> None:
+def _show(
+    judged: JudgedAnswers, name: str, titles: tuple[str, str], place: DeltaGenerator
+) -> None:
     """name: of the model in sentences. titles: above both answers. place: of the opening
     sentence.
     """
@@ -83,7 +95,11 @@ def _show(judged: JudgedAnswers, name: str, titles: tuple[str, str], place: Delt
     choosing, filtering, slicing = st.columns(3)
     with choosing:
         task = address_bar.select(
-            TASK, "Task", {name: name for name in by_task}, next(iter(by_task)), along=_FORGET
+            TASK,
+            "Task",
+            {name: name for name in by_task},
+            next(iter(by_task)),
+            along=_FORGET,
         )
     result = by_task[task]
     with place:
@@ -103,7 +119,12 @@ def _show(judged: JudgedAnswers, name: str, titles: tuple[str, str], place: Delt
     if len(options) > 1:
         with slicing:
             chosen = address_bar.select(
-                SLICE, "Slice", options, "", along={KIND: "", QUESTION: ""}, noun="slice"
+                SLICE,
+                "Slice",
+                options,
+                "",
+                along={KIND: "", QUESTION: ""},
+                noun="slice",
             )
     searched = st.text_input(
         "Search in the questions and answers",
@@ -118,7 +139,8 @@ def _show(judged: JudgedAnswers, name: str, titles: tuple[str, str], place: Delt
         kinds[kind] = [
             i
             for i in places
-            if (not chosen or chosen in slices[i]) and _holds(result.pair.questions[i], searched)
+            if (not chosen or chosen in slices[i])
+            and _holds(result.pair.questions[i], searched)
         ]
         if kinds[kind]:
             counted[kind] = f"{KINDS[kind]} · {len(kinds[kind]):,}"
@@ -136,7 +158,9 @@ def _show(judged: JudgedAnswers, name: str, titles: tuple[str, str], place: Delt
 _CHANGED: tuple[Kind, ...] = ("broke", "fixed")
 
 
-def _changes(result: TaskResult, slices: Sequence[Sequence[str]]) -> Counter[tuple[str, Kind]]:
+def _changes(
+    result: TaskResult, slices: Sequence[Sequence[str]]
+) -> Counter[tuple[str, Kind]]:
     """How many answers of each slice are of each kind. slices: those of every question."""
     changes = Counter[tuple[str, Kind]]()
     for names, (dense, sparse) in zip(slices, result.pair.questions, strict=True):
@@ -146,11 +170,17 @@ def _changes(result: TaskResult, slices: Sequence[Sequence[str]]) -> Counter[tup
     return changes
 
 
-def _holds(questions: tuple[AnsweredQuestion, AnsweredQuestion], searched: str | None) -> bool:
+def _holds(
+    questions: tuple[AnsweredQuestion, AnsweredQuestion], searched: str | None
+) -> bool:
     """Whether a question or one of its answers holds the text, in letters of any case."""
     if not searched:
         return True
-    texts = [questions[0].context, target_text(questions[0]), *map(answer_text, questions)]
+    texts = [
+        questions[0].context,
+        target_text(questions[0]),
+        *map(answer_text, questions),
+    ]
     return any(searched.casefold() in text.casefold() for text in texts)
 
 
@@ -162,7 +192,9 @@ def _slices(question: AnsweredQuestion) -> list[str]:
     return [f"{name}: {value}" for name, value in question.fields.items()]
 
 
-def _show_question(result: TaskResult, places: list[int], titles: tuple[str, str]) -> None:
+def _show_question(
+    result: TaskResult, places: list[int], titles: tuple[str, str]
+) -> None:
     """titles: of the two models."""
     number = address_bar.query_value(QUESTION)
     place = places.index(int(number) - 1) if number in map(_number, places) else 0
@@ -178,7 +210,9 @@ def _show_question(result: TaskResult, places: list[int], titles: tuple[str, str
             ("Previous", "chevron_left", query(place - 1), "K"),
             ("Next", "chevron_right", query(place + 1), "J"),
         ]
-        address_bar.draw_steps("step", steps, f"{place + 1:,} of {len(places):,}", "secondary")
+        address_bar.draw_steps(
+            "step", steps, f"{place + 1:,} of {len(places):,}", "secondary"
+        )
         questions = result.pair.questions[places[place]]
         _show_texts(f"Question {places[place] + 1:,}", questions, titles)
     with listing:
@@ -197,19 +231,27 @@ def _number(position: int) -> str:
     return str(position + 1)
 
 
-def _row(position: int, questions: tuple[AnsweredQuestion, AnsweredQuestion]) -> tuple[str, str]:
+def _row(
+    position: int, questions: tuple[AnsweredQuestion, AnsweredQuestion]
+) -> tuple[str, str]:
     """The question's number, and its cells: the expected answer, "✓" or "✕" with the wrong one for
     each model; of a document its beginning and both log-likelihoods.
     """
     dense = questions[0]
     if dense.right is None:
         nats = [f"*{question.log_likelihood:,.1f} nats*" for question in questions]
-        return f"{position + 1:,}", f"**{short_cell(target_text(dense))}** {' '.join(nats)}"
+        return (
+            f"{position + 1:,}",
+            f"**{short_cell(target_text(dense))}** {' '.join(nats)}",
+        )
     answers = [
         "*✓*" if question.right else f"*✕ {short_cell(answer_text(question))}*"
         for question in questions
     ]
-    return f"{position + 1:,}", f"**{short_cell(target_text(dense))}** {' '.join(answers)}"
+    return (
+        f"{position + 1:,}",
+        f"**{short_cell(target_text(dense))}** {' '.join(answers)}",
+    )
 
 
 def _show_texts(
@@ -239,12 +281,16 @@ def _show_texts(
         widgets.show_table(_choices(questions, titles))
 
 
-def _answers(questions: tuple[AnsweredQuestion, AnsweredQuestion], titles: tuple[str, str]) -> Html:
+def _answers(
+    questions: tuple[AnsweredQuestion, AnsweredQuestion], titles: tuple[str, str]
+) -> Html:
     """Both answers with their verdicts; of written ones a mark where they diverge."""
     dense = questions[0]
     if dense.right is None:
         texts = [
-            escape(f"{question.log_likelihood:,.1f} nats over {quantity(question.n_bytes, 'byte')}")
+            escape(
+                f"{question.log_likelihood:,.1f} nats over {quantity(question.n_bytes, 'byte')}"
+            )
             for question in questions
         ]
     elif dense.choices:

@@ -23,10 +23,19 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.expert_use import expert_uses, removed_choices
-from sparsedash.stats.mean_intervals import MISMATCH_ALARM, layer_mismatch, median_error_ratio
+from sparsedash.stats.mean_intervals import (
+    MISMATCH_ALARM,
+    layer_mismatch,
+    median_error_ratio,
+)
 from sparsedash.ui import frame, widgets
 from sparsedash.ui.browser_scripts import show_chart
-from sparsedash.ui.chosen_run import ChosenRun, choose_record, link_to_export, show_incomplete
+from sparsedash.ui.chosen_run import (
+    ChosenRun,
+    choose_record,
+    link_to_export,
+    show_incomplete,
+)
 from sparsedash.ui.compare_views import choose_run
 from sparsedash.ui.loss_charts import run_chart_file, show_kinds
 
@@ -34,9 +43,7 @@ OVERFITTED = 2.0
 """From this many times the error on calibration text, held-out error counts as overfitting."""
 
 
-_NOT_REFITTED = (
-    "{:,} of {:,} kept experts were not refitted: too few calibration tokens reached them."
-)
+_NOT_REFITTED = "{:,} of {:,} kept experts were not refitted: too few calibration tokens reached them."
 _ONE_NOT_REFITTED = (
     "{} of {:,} kept experts was not refitted: too few calibration tokens reached it."
 )
@@ -92,7 +99,9 @@ def show_layers_of(
         widgets.note(healing)
     if pruned.quantised:
         quantised = pruned.quantised
-        types = wording.first_upper(tensor_types(quantised.tensors, quantised.fell_back))
+        types = wording.first_upper(
+            tensor_types(quantised.tensors, quantised.fell_back)
+        )
         widgets.note(f"{types}. All losses of layers are those before.")
     with st.expander("The numbers as a table"):
         widgets.show_table(_layers_table(pruned, stem))
@@ -137,9 +146,7 @@ def layers_sentence(pruned: Pruned) -> str:
         times = f"half of the layers lose at least {mismatch:.1f} times as much on the passages"
         if not pruned.held_out_errors:
             return f"The calibration text is too short, or unlike the passages: {times} as on it."
-        return (
-            f"The calibration text is unlike the passages: {times} as on held-out calibration text."
-        )
+        return f"The calibration text is unlike the passages: {times} as on held-out calibration text."
     fitted = _of_cut(pruned, pruned.layer_errors)
     held_out = median_error_ratio(_of_cut(pruned, pruned.held_out_errors), fitted)
     if held_out is not None and held_out >= OVERFITTED:
@@ -190,7 +197,9 @@ def hidden_losses(pruned: Pruned) -> str:
 
 def _cut(pruned: Pruned) -> list[int]:
     """The layers that something was removed from, where that differs; else all."""
-    narrower = [i for i, (kept, dense) in enumerate(pruned.kept_of_dense) if kept < dense]
+    narrower = [
+        i for i, (kept, dense) in enumerate(pruned.kept_of_dense) if kept < dense
+    ]
     return narrower or list(range(len(pruned.widths)))
 
 
@@ -211,7 +220,9 @@ def _basis(record: Record, pruned: Pruned) -> str:
     """The basis of the sentence: the model, how it was pruned, and the text it was fitted to."""
     name = wording.model_name(pruned.spec, named=True)
     read_text = pruned.spec.reads_text or pruned.layer_errors
-    calibrated = wording.calibration_words(pruned.calibration) if read_text else wording.NO_TEXT
+    calibrated = (
+        wording.calibration_words(pruned.calibration) if read_text else wording.NO_TEXT
+    )
     return f"{wording.reference_title(record.model)} · {name} · {calibrated} · {record.dtype}"
 
 
@@ -235,12 +246,16 @@ def _layers_table(pruned: Pruned, stem: str) -> Table:
                 kept,
                 {f"{column_name}_kept": n_kept, f"{column_name}_dense": dense},
             ),
-            Cell("Removed", wording.percent(removed), {"removed_percent": 100 * removed}),
+            Cell(
+                "Removed", wording.percent(removed), {"removed_percent": 100 * removed}
+            ),
         ]
         for name, errors in losses.items():
             if errors:
                 column = f"{name.lower().replace(' ', '_').replace('-', '_')}_percent"
-                row.append(Cell(name, wording.percent(errors[i]), {column: 100 * errors[i]}))
+                row.append(
+                    Cell(name, wording.percent(errors[i]), {column: 100 * errors[i]})
+                )
         if pruned.lost_without and pruned.layer_errors:
             without = pruned.lost_without[i]
             recovered = ""
@@ -267,14 +282,20 @@ def _numbers(pruned: Pruned) -> list[Html]:
     """Figure cards of medians over the layers that were cut."""
     fitted = _of_cut(pruned, pruned.layer_errors)
     without = _of_cut(pruned, pruned.lost_without)
-    recovered = [1 - error / raw for raw, error in zip(without, fitted, strict=False) if raw > 0]
+    recovered = [
+        1 - error / raw for raw, error in zip(without, fitted, strict=False) if raw > 0
+    ]
     held_out = median_error_ratio(_of_cut(pruned, pruned.held_out_errors), fitted)
     on_passages = median_error_ratio(_of_cut(pruned, pruned.passage_errors), fitted)
     ratios = {}
     if held_out:
-        ratios["layer_errors"] = f"{held_out:.2f}{wording.NBSP}× as much on held-out text"
+        ratios["layer_errors"] = (
+            f"{held_out:.2f}{wording.NBSP}× as much on held-out text"
+        )
     if on_passages:
-        ratios["passage_errors"] = f"{on_passages:.2f}{wording.NBSP}× that on calibration text"
+        ratios["passage_errors"] = (
+            f"{on_passages:.2f}{wording.NBSP}× that on calibration text"
+        )
     if recovered:
         share = wording.percent(median(recovered), 0)
         ratios["lost_without"] = f"compensation recovered {share} of it"
@@ -282,9 +303,15 @@ def _numbers(pruned: Pruned) -> list[Html]:
     for name, field in _LOSSES.items():
         errors = _of_cut(pruned, getattr(pruned, field))
         if errors and not (field == "held_out_errors" and fitted):
-            bounds = f"from {wording.percent(min(errors))} to {wording.percent(max(errors))}"
+            bounds = (
+                f"from {wording.percent(min(errors))} to {wording.percent(max(errors))}"
+            )
             basis = f"median of {_cut_words(pruned)}; {bounds}"
-            ratio = f"{ratios[field]}; median of each layer's own" if field in ratios else ""
+            ratio = (
+                f"{ratios[field]}; median of each layer's own"
+                if field in ratios
+                else ""
+            )
             middle = wording.percent(median(errors))
             drawn.append(card(name, middle, basis, ratio, css="sd-sparse"))
     if pruned.method.removes_experts:
@@ -298,7 +325,9 @@ def _removed_experts(pruned: Pruned) -> str:
     """How many experts were removed of how many, in all layers."""
     n_kept = sum(kept for kept, _ in pruned.kept_of_dense)
     n_dense = sum(dense for _, dense in pruned.kept_of_dense)
-    return f"of the dense router; {n_dense - n_kept:,} of {n_dense:,} experts are removed"
+    return (
+        f"of the dense router; {n_dense - n_kept:,} of {n_dense:,} experts are removed"
+    )
 
 
 def _show_experts(results: RunResults, record: Record, stem: str) -> None:
@@ -329,7 +358,9 @@ def _show_experts(results: RunResults, record: Record, stem: str) -> None:
         widgets.note(template.format(pruned.few_tokens, n_kept))
     with st.expander("The experts of a layer as a table"):
         layers = [index for index, layer in enumerate(experts) if layer]
-        chosen = st.selectbox("Layer", layers, format_func=_layer_number, key="experts-of")
+        chosen = st.selectbox(
+            "Layer", layers, format_func=_layer_number, key="experts-of"
+        )
         widgets.show_table(layer_experts_table(experts, chosen or layers[0], stem))
 
 

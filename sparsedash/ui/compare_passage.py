@@ -33,7 +33,13 @@ from sparsedash.reporting.job_status import (
     stage_facts,
 )
 from sparsedash.reporting.passage_analysis import change_words, first_choices
-from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, SIDES, Pair, end_of, mark_divergence
+from sparsedash.reporting.record_pair import (
+    DIVERGENCE_SIGN,
+    SIDES,
+    Pair,
+    end_of,
+    mark_divergence,
+)
 from sparsedash.reporting.run_reports import sampling_words
 from sparsedash.reporting.wording import (
     and_join,
@@ -77,7 +83,14 @@ _SETTINGS: dict[str, tuple[Any, ...]] = {
         _DRAWS,
     ),
     "seed": ("Seed", 0, _ROWS["seed"].high, 0, 1, "Another seed samples other words."),
-    "n_tokens": ("Tokens to write", 1, _ROWS["n_tokens"].high, _ROWS["n_tokens"].default, 1, None),
+    "n_tokens": (
+        "Tokens to write",
+        1,
+        _ROWS["n_tokens"].high,
+        _ROWS["n_tokens"].default,
+        1,
+        None,
+    ),
 }
 """Label, limits, default, step and help of the fields."""
 _SHOWN_CHARACTERS = 2_000
@@ -105,12 +118,19 @@ def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
     about = f"Both models continue the passage by {request.n_tokens} tokens, greedily."
     submit = partial(backend.submit, request)
     widgets.action_button(
-        "Continue with both models", submit, key="continue", icon="edit_note", help=about
+        "Continue with both models",
+        submit,
+        key="continue",
+        icon="edit_note",
+        help=about,
     )
 
 
 def _show_written(
-    backend: Backend, pair: Pair, request: ContinuationSettings, names: Mapping[str, str]
+    backend: Backend,
+    pair: Pair,
+    request: ContinuationSettings,
+    names: Mapping[str, str],
 ) -> None:
     """Draw what was or is being written.
 
@@ -133,7 +153,9 @@ def _show_written(
         remark = "⊘ Stopped early: the texts are incomplete." if stored.stopped else ""
         if stored.n_unread:
             cut = quantity(stored.n_unread, "token")
-            widgets.note(f"The prompt is longer than the context: its first {cut} were not read.")
+            widgets.note(
+                f"The prompt is longer than the context: its first {cut} were not read."
+            )
     if remark:
         with widgets.row():
             widgets.note(remark)
@@ -149,7 +171,9 @@ def _show_written(
 
 
 @widgets.fragment(_POLL_S)
-def _watch_writing(backend: Backend, pair: Pair, others: Sequence[str], job_id: int) -> None:
+def _watch_writing(
+    backend: Backend, pair: Pair, others: Sequence[str], job_id: int
+) -> None:
     """All texts as far as they are. Reruns the page when the job has ended."""
     job = backend.job(job_id)
     if not job.live:
@@ -164,7 +188,11 @@ def _watch_writing(backend: Backend, pair: Pair, others: Sequence[str], job_id: 
         with widgets.row():
             widgets.show(element("p", escape(progress), css="sd-progress"))
             widgets.action_button(
-                "Stop", cancel, key=f"stop-{job.id}", icon="stop_circle", disabled=job.stopping
+                "Stop",
+                cancel,
+                key=f"stop-{job.id}",
+                icon="stop_circle",
+                disabled=job.stopping,
             )
         _draw_growing(pair, others, job)
     browser_scripts.announce(job_announcement(backend, job))
@@ -174,7 +202,10 @@ def _draw_growing(pair: Pair, others: Sequence[str], job: Job) -> None:
     """All texts under their models' names, with a sign in place of one to come."""
     texts = job.progress.texts or ("", "")
     _draw_texts(
-        pair, others, [escape(text.strip() or "…") for text in texts], "sd-written sd-growing"
+        pair,
+        others,
+        [escape(text.strip() or "…") for text in texts],
+        "sd-written sd-growing",
     )
 
 
@@ -197,10 +228,14 @@ def _draw_written(pair: Pair, others: Sequence[str], texts: Sequence[str]) -> No
     widgets.remark(f"{DIVERGENCE_SIGN} marks where a text diverges from {reference}.")
 
 
-def _draw_texts(pair: Pair, others: Sequence[str], texts: Sequence[Html], css: str) -> None:
+def _draw_texts(
+    pair: Pair, others: Sequence[str], texts: Sequence[Html], css: str
+) -> None:
     first, second, *more = (element("p", text, css=css) for text in texts)
     waiting = element("p", escape("…"), css="sd-written sd-growing")
-    widgets.show(pair.beside(first, second, dict(zip_longest(others, more, fillvalue=waiting))))
+    widgets.show(
+        pair.beside(first, second, dict(zip_longest(others, more, fillvalue=waiting)))
+    )
 
 
 def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
@@ -260,11 +295,17 @@ def _prompt_fields(others: Collection[str]) -> None:
     """Draw the fields of a prompt. others: models of the run beside the two."""
     about = "All models continue it at the same time."
     st.text_area(
-        "Prompt", key=_PROMPT, height=100, placeholder="The old harbour was quiet, and", help=about
+        "Prompt",
+        key=_PROMPT,
+        height=100,
+        placeholder="The old harbour was quiet, and",
+        help=about,
     )
     if others:
         about = "Off: only the two that are compared. These start first; each other one starts once it is rebuilt."
-        st.toggle(f"All {len(others) + 2} models of the run", value=True, key=_ALL, help=about)
+        st.toggle(
+            f"All {len(others) + 2} models of the run", value=True, key=_ALL, help=about
+        )
     with st.expander("More settings"):
         for column, (name, row) in zip(st.columns(3), _SETTINGS.items(), strict=True):
             label, low, high, usual, step, help_text = row
@@ -294,8 +335,12 @@ def _show_prompt(
     blind: bool,
 ) -> None:
     """Draw a prompt and its continuations; blind: with hidden sides until they are judged."""
-    text = element("p", escape(end_of(request.prompt, _SHOWN_CHARACTERS)), css="sd-passage")
-    widgets.show(text, paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small"))
+    text = element(
+        "p", escape(end_of(request.prompt, _SHOWN_CHARACTERS)), css="sd-passage"
+    )
+    widgets.show(
+        text, paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small")
+    )
     of_prompt = sides(backend, pair, request.key(), blind)
     _show_written(backend, of_prompt, request, names)
     stored = backend.continuation(request)
@@ -381,7 +426,8 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
         return
     drawn, choices = first_choices(pair, position)
     widgets.show(
-        paragraph(change_words(-pair.fall(position), dense.target), css="sd-change"), drawn
+        paragraph(change_words(-pair.fall(position), dense.target), css="sd-change"),
+        drawn,
     )
     widgets.offer_table(choices)
     texts = [answer.text for answer in dense.tokens]
@@ -389,7 +435,9 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
         widgets.show_table(_tokens_table(pair, outcomes, texts))
 
 
-def _tokens_table(pair: Pair, outcomes: tuple[Outcome, Outcome], texts: Sequence[str]) -> Table:
+def _tokens_table(
+    pair: Pair, outcomes: tuple[Outcome, Outcome], texts: Sequence[str]
+) -> Table:
     """The likelihood and rank of each token of the right word, by both models."""
     rows = [[text] for text in texts]
     data: list[dict[str, Value]] = [{"token": text} for text in texts]
@@ -418,7 +466,9 @@ def _answer(outcome: Outcome, hidden: bool) -> Html:
     text = escape(readable(outcome.answer))
     if hidden:
         return element("p", text, css="sd-word")
-    sign, word, css = ("✓", "right", "sd-right") if right else ("✕", "wrong", "sd-wrong")
+    sign, word, css = (
+        ("✓", "right", "sd-right") if right else ("✕", "wrong", "sd-wrong")
+    )
     ranks = and_join([f"{t.rank:,}" for t in outcome.tokens])
     rank = f"{plural(len(outcome.tokens), 'rank')} {ranks}"
     verdict = element(
@@ -507,12 +557,19 @@ def _strip_table(pair: Pair, largest: Sequence[TokenDivergence], n: int) -> Tabl
         f"The {len(largest)} largest of {n:,} tokens: KL({pair.left_name} ‖ {pair.right_name}) of the two "
         "predictions, in nats. 0: identical. Swap the models for the other direction."
     )
-    head = ["Token", "Nats", f"{pair.left_name} predicts", f"{pair.right_name} predicts"]
+    head = [
+        "Token",
+        "Nats",
+        f"{pair.left_name} predicts",
+        f"{pair.right_name} predicts",
+    ]
     rows = []
     data = []
     for place in largest:
         nats = f"{place.nats:.2f}"
-        rows.append([_quoted(place.text), nats, _quoted(place.left), _quoted(place.right)])
+        rows.append(
+            [_quoted(place.text), nats, _quoted(place.left), _quoted(place.right)]
+        )
         values: dict[str, Value] = {
             "token": place.text,
             "kl_nats": place.nats,
@@ -525,7 +582,11 @@ def _strip_table(pair: Pair, largest: Sequence[TokenDivergence], n: int) -> Tabl
 
 
 def _quoted(text: str) -> str:
-    return quoted(visible(text.replace("\n", "⏎")[:60])) if text else "a part of a character"
+    return (
+        quoted(visible(text.replace("\n", "⏎")[:60]))
+        if text
+        else "a part of a character"
+    )
 
 
 def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None:
@@ -540,9 +601,14 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
         if kind:
             return _row(pair, position)
         number = f"{pair.left.outcomes[position].index + 1:,}"
-        return number, f"**{short_cell(passages.contexts[position])}**" if passages else ""
+        return (
+            number,
+            f"**{short_cell(passages.contexts[position])}**" if passages else "",
+        )
 
-    show_rows("rows" if kind else "rows-hidden", heads, len(positions), row, at, shown.query)
+    show_rows(
+        "rows" if kind else "rows-hidden", heads, len(positions), row, at, shown.query
+    )
 
 
 def _row(pair: Pair, position: int) -> tuple[str, str]:

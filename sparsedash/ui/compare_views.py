@@ -12,9 +12,17 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting import record_pair
-from sparsedash.reporting.charts.bar_charts import changes_chart, changes_words, clicked_bar
+from sparsedash.reporting.charts.bar_charts import (
+    changes_chart,
+    changes_words,
+    clicked_bar,
+)
 from sparsedash.reporting.html import element, file_name, paragraph, widget_label
-from sparsedash.reporting.passage_analysis import change_ranges, count_by_range, group_losses
+from sparsedash.reporting.passage_analysis import (
+    change_ranges,
+    count_by_range,
+    group_losses,
+)
 from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, Order, Pair
 from sparsedash.reporting.run_answer import run_ending, still_to_come
 from sparsedash.reporting.run_reports import comparison_words
@@ -115,14 +123,18 @@ def choose_run(backend: Backend, runs: Sequence[Run], chosen: str) -> None:
     )
 
 
-def choose_pair(backend: Backend, results: RunResults, runs: Sequence[Run]) -> Pair | None:
+def choose_pair(
+    backend: Backend, results: RunResults, runs: Sequence[Run]
+) -> Pair | None:
     """Draw the choices of two records over the same passages, also of other runs; None where a
     chosen one is lost.
 
     Unless the address names others: dense, and the sparse one that the run's answer names.
     """
     run = results.run
-    choices = {choice.address: choice for choice in record_pair.record_choices(run, runs)}
+    choices = {
+        choice.address: choice for choice in record_pair.record_choices(run, runs)
+    }
     names = {address: choice.name for address, choice in choices.items()}
     addresses = {choice.key: address for address, choice in choices.items()}
     headline = results.headline.key if results.headline is not None else run.sparse[-1]
@@ -151,7 +163,9 @@ def search_passages(chosen: Pair, passages: Passages | None) -> Sequence[int]:
     """Draw the search. Returns the passages that contain its text; all of them while it is
     empty.
     """
-    searched = st.text_input("Search", key="search", bind=BOUND, max_chars=200, type="search")
+    searched = st.text_input(
+        "Search", key="search", bind=BOUND, max_chars=200, type="search"
+    )
     return chosen.holding(searched or "", passages)
 
 
@@ -177,7 +191,9 @@ def current_passage(shown: Shown) -> int | None:
             "search": "clear the search",
         }
         others = "".join(
-            f", or {words}" for name, words in undo.items() if address_bar.query_value(name)
+            f", or {words}"
+            for name, words in undo.items()
+            if address_bar.query_value(name)
         )
         widgets.note(f"No passage matches. Choose another kind{others}.")
         return None
@@ -206,7 +222,9 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
     helps: dict[Kind, str] = {"all": "All passages: the other four kinds together"}
     for verdicts, kind in KIND_OF.items():
         words = ["right" if verdict else "wrong" for verdict in verdicts]
-        helps[kind] = widget_label(f"{pair.left_name} {words[0]}, {pair.right_name} {words[1]}")
+        helps[kind] = widget_label(
+            f"{pair.left_name} {words[0]}, {pair.right_name} {words[1]}"
+        )
     for kind, places in by_kind.items():
         # The style sheet knows the chosen one by its icon: one of another type would be new, and
         # lose the focus.
@@ -252,7 +270,9 @@ class ChangeFilter:
         title = f"{pair.left_name} and {pair.right_name}: change of the right word"
         basis = picture_basis(results.run, results.tolerance, frame.zone())
         self.file = ChartFile(f"{pair.stem}-changes", title, [basis])
-        self.changes = [-pair.fall(position) for position in range(len(pair.left.outcomes))]
+        self.changes = [
+            -pair.fall(position) for position in range(len(pair.left.outcomes))
+        ]
         self.ranges = change_ranges(self.changes)
         addresses = [changes.address for changes in self.ranges]
         named = address_bar.query_value(CHANGE)
@@ -264,28 +284,41 @@ class ChangeFilter:
             return positions
         low = self.ranges[self.chosen].low
         high = self.ranges[self.chosen].high
-        return [position for position in positions if low <= self.changes[position] < high]
+        return [
+            position for position in positions if low <= self.changes[position] < high
+        ]
 
     def draw(self, positions: Sequence[int], kind: Kind) -> None:
         """Draw the histogram of these passages, whose bars can be pressed, and a select box."""
-        counts = count_by_range([self.changes[position] for position in positions], self.ranges)
+        counts = count_by_range(
+            [self.changes[position] for position in positions], self.ranges
+        )
         words = [changes.words for changes in self.ranges]
         key = f"changes-{self.chosen}"
         along = {"filter": kind, "passage": ""}
         bounds = tuple(changes.high for changes in self.ranges[:-1])
-        chart = changes_chart(bounds, tuple(counts), tuple(words), self.chosen, frame.theme())
+        chart = changes_chart(
+            bounds, tuple(counts), tuple(words), self.chosen, frame.theme()
+        )
         press = partial(self._press, key, along)
         show_chart(chart, self.file, changes_words(counts, words), key, press)
         options = {"": f"Any change · {len(positions):,}"}
         for changes, n in zip(self.ranges, counts, strict=True):
             options[changes.address] = f"{changes.words.capitalize()} · {n:,}"
         address_bar.select(
-            CHANGE, "Show passages of", options, "", along=along, noun="range of changes"
+            CHANGE,
+            "Show passages of",
+            options,
+            "",
+            along=along,
+            noun="range of changes",
         )
 
     def _press(self, key: str, along: Mapping[str, str]) -> None:
         """Filter by the bar that was pressed; no longer if it was pressed before."""
-        bar = clicked_bar(st.session_state[key]["selection"]["points"], len(self.ranges))
+        bar = clicked_bar(
+            st.session_state[key]["selection"]["points"], len(self.ranges)
+        )
         if bar is not None:
             address = "" if bar == self.chosen else self.ranges[bar].address
             address_bar.set_query({CHANGE: address, **along})
@@ -299,7 +332,9 @@ _EXPLANATION = (
 
 def can_be_compared(backend: Backend, run: Run | None) -> bool:
     """Whether the dense model and a sparse one have answered."""
-    return run is not None and bool(run.sparse) and backend.record(run.dense) is not None
+    return (
+        run is not None and bool(run.sparse) and backend.record(run.dense) is not None
+    )
 
 
 def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
@@ -312,8 +347,12 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
     )
     if job is not None and job.live:
         widgets.opening(still_to_come(job, "No answers to compare yet."))
-        widgets.empty(what, "It appears once the dense model and one sparse model are evaluated.")
-        job_panel.watch_job(backend, job, lambda: can_be_compared(backend, backend.run(chosen.key)))
+        widgets.empty(
+            what, "It appears once the dense model and one sparse model are evaluated."
+        )
+        job_panel.watch_job(
+            backend, job, lambda: can_be_compared(backend, backend.run(chosen.key))
+        )
         widgets.link("overview", "See this run", run=chosen.key)
         return
     if job is not None and (chosen.in_address or (run is not None and run.sparse)):
@@ -330,7 +369,8 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
         widgets.opening("Nothing to compare yet.")
         widgets.empty(what)
         widgets.link(
-            "overview", "See the runs" if backend.runs() else "Run the built-in model first"
+            "overview",
+            "See the runs" if backend.runs() else "Run the built-in model first",
         )
     job_panel.mention_other_runs(backend, chosen.key)
 
@@ -364,23 +404,27 @@ def note_offered(shown: Shown, n_searched: int) -> None:
     )
 
 
-def show_verdict(backend: Backend, results: RunResults, pair: Pair, about: DeltaGenerator) -> None:
+def show_verdict(
+    backend: Backend, results: RunResults, pair: Pair, about: DeltaGenerator
+) -> None:
     """Open the page with the verdict on the right model; `about`: more, after the passages."""
     sentence, lost, basis = comparison_words(results, pair)
     widgets.opening(sentence)
     with about, st.expander("Behind the verdict"):
         if lost:
             widgets.show(paragraph(lost))
-        measured = f" · {measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
-        against = (
-            f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, results.run)}"
+        measured = (
+            f" · {measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
         )
+        against = f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, results.run)}"
         widgets.show(paragraph(against, css="sd-basis"))
         widgets.note(basis)
         widgets.remark(_EXPLANATION)
 
 
-def show_question(backend: Backend, run: Run, pair: Pair, about: DeltaGenerator) -> None:
+def show_question(
+    backend: Backend, run: Run, pair: Pair, about: DeltaGenerator
+) -> None:
     """Open the blind page with its question; `about`: the answers so far, after the passages."""
     widgets.opening("Which answer is better?")
     chosen = list(backend.user_data.choices(pair.left.key, pair.right.key).values())
@@ -430,7 +474,9 @@ def sides(backend: Backend, pair: Pair, subject: str, blind: bool) -> Pair:
     )
 
 
-def judge_blind(backend: Backend, pair: Pair, subject: str, *, by_key: bool = False) -> None:
+def judge_blind(
+    backend: Backend, pair: Pair, subject: str, *, by_key: bool = False
+) -> None:
     """Draw three buttons while the sides are hidden; else the choice and its undoing.
 
     by_key: each button has a key of the keyboard, which a page has for one of its subjects.
@@ -458,14 +504,19 @@ def judge_blind(backend: Backend, pair: Pair, subject: str, *, by_key: bool = Fa
         return
     chosen = backend.user_data.choices(pair.left.key, pair.right.key).get(subject)
     if chosen is None:
-        widgets.note("This was shown with the models' names before, so it cannot be judged blind.")
+        widgets.note(
+            "This was shown with the models' names before, so it cannot be judged blind."
+        )
         return
     name = pair.left_name if chosen == pair.left.key else pair.right_name
     answer = f"{name} was chosen as better." if chosen else "Both were called the same."
     with widgets.row():
         widgets.note(f"Judged blind: {answer}")
         widgets.action_button(
-            "Undo this choice", partial(choices, None), key=f"back-{subject}", kind="tertiary"
+            "Undo this choice",
+            partial(choices, None),
+            key=f"back-{subject}",
+            kind="tertiary",
         )
 
 
@@ -520,12 +571,23 @@ def offer_files(
     parquet = "application/vnd.apache.parquet"
     with st.popover("Download", icon=":material/download:"):
         _offer(pair, "Report, one HTML file", "report.html", "text/html", report)
-        _offer(pair, f"{shown}, CSV", f"{name}.csv", "text/csv", partial(view_file, "csv"))
-        _offer(pair, f"{shown}, parquet", f"{name}.parquet", parquet, partial(view_file, "parquet"))
+        _offer(
+            pair, f"{shown}, CSV", f"{name}.csv", "text/csv", partial(view_file, "csv")
+        )
+        _offer(
+            pair,
+            f"{shown}, parquet",
+            f"{name}.parquet",
+            parquet,
+            partial(view_file, "parquet"),
+        )
         if passages is None:
             return
         n_samples = quantity(len(passages.contexts), "sample")
-        sides = {"left": (pair.left_name, pair.left), "right": (pair.right_name, pair.right)}
+        sides = {
+            "left": (pair.left_name, pair.left),
+            "right": (pair.right_name, pair.right),
+        }
         for side, (record_name, record) in sides.items():
             title = record_pair.side_title(record_name, record)
             _offer(

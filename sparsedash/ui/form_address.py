@@ -54,7 +54,9 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
     search = isinstance(settings, FindSettings)
     run = settings.run((1,), (1,)) if isinstance(settings, FindSettings) else settings
     usual = MethodSettings()
-    widths = {method.width_multiple for method in run.methods if method.uses("width_multiple")}
+    widths = {
+        method.width_multiple for method in run.methods if method.uses("width_multiple")
+    }
     steps = max(run.heal_steps)
     beside = (steps,) if search else (0, steps)
     methods = [
@@ -63,7 +65,11 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
     ]
     named = {preset.settings: preset.name for preset in METHODS}
     custom = [method for method in methods if method not in named]
-    if len(custom) > 1 or len(widths) > 1 or run.heal_steps != tuple(dict.fromkeys(beside)):
+    if (
+        len(custom) > 1
+        or len(widths) > 1
+        or run.heal_steps != tuple(dict.fromkeys(beside))
+    ):
         return None
     width = widths.pop() if widths else usual.width_multiple
     query: Query = {
@@ -88,13 +94,18 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
         return query if custom else query | {"with": named[methods[0]]}
     query["goal"] = SWEEP
     for key, presets in PRESETS.items():
-        query[key] = [preset.name for preset in presets if preset.settings in methods] or ""
+        query[key] = [
+            preset.name for preset in presets if preset.settings in methods
+        ] or ""
     return query
 
 
 def _setting_values(settings: "DataclassInstance") -> dict[str, str]:
     """The values of the settings with a row, by their keys; none of those that are off."""
-    values = {row.key: getattr(settings, row.name) for row in field_rows(type(settings)).values()}
+    values = {
+        row.key: getattr(settings, row.name)
+        for row in field_rows(type(settings)).values()
+    }
     return {
         key: _text(value)
         for key, value in values.items()

@@ -95,7 +95,9 @@ def setting_field(row: FieldRow) -> Any:
             )
             return chosen or row.default
         case _:
-            number, step, shown = (int, 1, None) if row.kind == "whole" else (float, 0.01, "%.3g")
+            number, step, shown = (
+                (int, 1, None) if row.kind == "whole" else (float, 0.01, "%.3g")
+            )
             # Without limits: Streamlit keeps a value beyond them to itself, and a run would start
             # with the former one.
             value = st.number_input(
@@ -126,7 +128,9 @@ def setting_fields(rows: Sequence[FieldRow], n_columns: int = 1) -> dict[str, An
     return values
 
 
-def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -> str | None:
+def reference_field(
+    backend: Backend, row: FieldRow, usual: str | None = None
+) -> str | None:
     """Draw the field of a model or a text, and what the catalog says of it. Returns None where it
     cannot be used.
 
@@ -171,10 +175,17 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
             kinds = [kind.removeprefix(".") for kind in TEXT_KINDS]
             about = f"{_UPLOAD_HELP} {_who()} can choose it, and delete it."
             if usable and usable.startswith(UPLOAD):
-                widgets.show(element("p", _gives(backend, field, usable), css="sd-hint"))
+                widgets.show(
+                    element("p", _gives(backend, field, usable), css="sd-hint")
+                )
             keep = partial(_keep_upload, backend, row)
             file_popover(
-                "Upload a text", "A file of texts", kinds, f"{row.key}-upload", about, keep
+                "Upload a text",
+                "A file of texts",
+                kinds,
+                f"{row.key}-upload",
+                about,
+                keep,
             )
         return usable
 
@@ -184,7 +195,9 @@ def _usable_reference(backend: Backend, row: FieldRow, name: str) -> str:
     # One from the address of this page may be an address itself.
     reference = hub_reference(name.strip())
     if not reference:
-        raise SparseDashError("Choose a model." if row.title == "model" else "Choose a text.")
+        raise SparseDashError(
+            "Choose a model." if row.title == "model" else "Choose a text."
+        )
     row.check(reference)
     problem = backend.reference_problem(cast(ReferenceField, row.title), reference)
     if problem:
@@ -226,7 +239,9 @@ def _gives(backend: Backend, field: ReferenceField, reference: str) -> Html:
 
 
 @contextmanager
-def expander(label: str, key: str, names: Sequence[str], opened: bool = False) -> Iterator[None]:
+def expander(
+    label: str, key: str, names: Sequence[str], opened: bool = False
+) -> Iterator[None]:
     """An expander that is open at first where the address has a value for one of these fields, or
     if `opened`.
 
@@ -270,10 +285,14 @@ def show_problem(key: str, error: SparseDashError) -> None:
     marked = ", ".join(f".st-key-{key} [data-testid={field}" for field in fields)
     wrong = error.message
     message = element(
-        "p", escape(f"{wrong} {error.advice}".strip()), css="sd-field-error", role="alert"
+        "p",
+        escape(f"{wrong} {error.advice}".strip()),
+        css="sd-field-error",
+        role="alert",
     )
     widgets.show(
-        Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"), message
+        Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"),
+        message,
     )
 
 
@@ -319,7 +338,9 @@ def file_popover(
         )
 
 
-def _take_file(file: UploadedFile, keep: Callable[[UploadedFile], None], refusal: str) -> None:
+def _take_file(
+    file: UploadedFile, keep: Callable[[UploadedFile], None], refusal: str
+) -> None:
     """Hand a file on, and forget it. refusal: where the session keeps why it was refused."""
     try:
         keep(file)
@@ -328,7 +349,9 @@ def _take_file(file: UploadedFile, keep: Callable[[UploadedFile], None], refusal
     finally:
         # Streamlit keeps two copies of a file for as long as the session lasts.
         context = get_script_run_ctx(suppress_warning=True)
-        if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
+        if context is not None and isinstance(
+            context.uploaded_file_mgr, MemoryUploadedFileManager
+        ):
             context.uploaded_file_mgr.remove_file(
                 session_id=context.session_id, file_id=file.file_id
             )
@@ -346,12 +369,16 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
     # The label stays the same: another one would make another expander, which is closed.
     if (
         not kept
-        or not (shown := st.expander("Uploaded texts", key="uploads", on_change="rerun")).open
+        or not (
+            shown := st.expander("Uploaded texts", key="uploads", on_change="rerun")
+        ).open
     ):
         return
     with shown:
         rules = serving_rules()
-        room = wording.size(MAX_TOTAL_BYTES if rules is None else rules.quota.upload_mb * 1_000_000)
+        room = wording.size(
+            MAX_TOTAL_BYTES if rules is None else rules.quota.upload_mb * 1_000_000
+        )
         used = wording.size(sum(kept.values()))
         widgets.remark(
             # An administrator sees the uploads of all.
@@ -363,7 +390,9 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
         for reference, n_bytes in kept.items():
             with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
                 widgets.show(
-                    paragraph(f"{wording.reference_title(reference)}, {wording.size(n_bytes)}")
+                    paragraph(
+                        f"{wording.reference_title(reference)}, {wording.size(n_bytes)}"
+                    )
                 )
                 question = f"Delete this text of {wording.size(n_bytes)}? This cannot be undone. Results stay."
                 widgets.delete_button(
@@ -402,7 +431,9 @@ class StartCheck(NamedTuple):
     doubts: tuple[str, ...] = ()
 
 
-def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None) -> StartCheck:
+def show_estimate(
+    backend: Backend, settings: RunSettings | FindSettings | None
+) -> StartCheck:
     """Draw the estimate: memory, what is wrong, and behind a button the rest."""
     if settings is None:
         widgets.note("Fix the highlighted fields.")
@@ -417,13 +448,18 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
     doubts = []
     takes = "seconds"
     if not is_stored:
-        takes = f"about {wording.duration_words(duration.total_s)}" if duration.total_s else ""
+        takes = (
+            f"about {wording.duration_words(duration.total_s)}"
+            if duration.total_s
+            else ""
+        )
         facts["Time"] = _time(duration)
         if isinstance(settings, FindSettings) and facts["Time"].startswith("about"):
             facts["Time"] += ", less where trials stop early"
         if len(duration.parts) > 1:
             facts["By stage"] = ", ".join(
-                f"{name} {wording.duration_words(seconds)}" for name, seconds in duration.parts
+                f"{name} {wording.duration_words(seconds)}"
+                for name, seconds in duration.parts
             )
         if disk is not None:
             facts["Disk"] = wording.disk_words(disk.takes)
@@ -448,7 +484,9 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
             f"{what}: the run is likely to run out of it. A smaller model or bfloat16 takes less."
         )
     if is_hub_id(settings.model) and backend.named_model(settings.model) is None:
-        doubts.append("The model is not on this machine; its size is not known before it is here.")
+        doubts.append(
+            "The model is not on this machine; its size is not known before it is here."
+        )
     if (duration.total_s or 0) > _LONG_S:
         doubts.append(f"It takes {takes}.")
     for text in doubts:
@@ -485,7 +523,9 @@ def _time(duration: Duration) -> str:
     if duration.unknown:
         parts = " and ".join(duration.unknown)
         return f"{about}, and {parts}, which has not been measured here yet"
-    return f"{about}, estimated from this machine's speed" if duration.counted else about
+    return (
+        f"{about}, estimated from this machine's speed" if duration.counted else about
+    )
 
 
 def _memory(memory: Memory) -> str:
@@ -499,7 +539,9 @@ def _memory(memory: Memory) -> str:
         return wording.least_memory_words(least)
     if measured is None:
         return "not known yet"
-    unknown = ", and more for the backward pass" if memory.backward and not least else ""
+    unknown = (
+        ", and more for the backward pass" if memory.backward and not least else ""
+    )
     return f"about {wording.size(measured)}{unknown}"
 
 
@@ -521,7 +563,9 @@ def usual_tasks(text: str) -> tuple[str, ...]:
     """Tasks beside these passages until the user chooses others: the built-in ones where more than
     a look is wanted.
     """
-    decides = any(text == its_text for name, its_text in _SIZES.items() if name != "Quick look")
+    decides = any(
+        text == its_text for name, its_text in _SIZES.items() if name != "Quick look"
+    )
     return DECIDING_TASKS if decides else ()
 
 
@@ -567,7 +611,9 @@ def _fill_in_size() -> None:
         st.session_state.update({_TEXT: text, _N_PASSAGES: None})
 
 
-def _caption(backend: Backend, text: str, settings: RunSettings | FindSettings | None) -> str:
+def _caption(
+    backend: Backend, text: str, settings: RunSettings | FindSettings | None
+) -> str:
     """ "402 passages, about 38 min": at most six words."""
     passages = f"{_N_TEXTS[text]:,} passages"
     if backend.lacks_text(text):
@@ -587,7 +633,9 @@ def _caption(backend: Backend, text: str, settings: RunSettings | FindSettings |
 
 def _n_uploaded(backend: Backend, reference: str) -> int:
     """Passages of a text that the user uploaded; 0 where there are none, or it is another text."""
-    if not reference.startswith(UPLOAD) or backend.reference_problem("evaluation text", reference):
+    if not reference.startswith(UPLOAD) or backend.reference_problem(
+        "evaluation text", reference
+    ):
         return 0
     with suppress(SparseDashError):
         count = named_text_count(reference, backend.data_dir)
@@ -595,7 +643,9 @@ def _n_uploaded(backend: Backend, reference: str) -> int:
     return 0
 
 
-def detectable_words(backend: Backend, settings: RunSettings | FindSettings | None) -> str:
+def detectable_words(
+    backend: Backend, settings: RunSettings | FindSettings | None
+) -> str:
     """The smallest loss that the chosen passages show to be beyond the limit; nothing of an unknown
     number.
     """

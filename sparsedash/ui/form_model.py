@@ -27,7 +27,9 @@ def model_field(backend: Backend, row: FieldRow) -> str | None:
     with st.container():
         if model is not None:
             _show_model_facts(backend, model)
-    widgets.popover("Suggested models", "suggested", partial(_suggest_models, row.key), "lists")
+    widgets.popover(
+        "Suggested models", "suggested", partial(_suggest_models, row.key), "lists"
+    )
     return model
 
 
@@ -39,12 +41,19 @@ def _suggest_models(field: str) -> None:
             st.session_state[field] = st.session_state[key]
 
     for group in dict.fromkeys(choice.group for choice in MODELS if choice.group):
-        titles = {choice.name: choice.title for choice in MODELS if choice.group == group}
+        titles = {
+            choice.name: choice.title for choice in MODELS if choice.group == group
+        }
         key = f"suggested-{group}"
         chosen = st.session_state[field]
         st.session_state[key] = chosen if chosen in titles else None
         st.pills(
-            group, titles, format_func=titles.__getitem__, key=key, on_change=choose, args=(key,)
+            group,
+            titles,
+            format_func=titles.__getitem__,
+            key=key,
+            on_change=choose,
+            args=(key,),
         )
 
 
@@ -71,7 +80,9 @@ def _show_model_facts(backend: Backend, model: str) -> None:
     named = backend.named_model(model)
     if named is None:
         where = "Not on this machine yet. " if is_hub_id(model) else ""
-        form_fields.show_hint(f"{where}Family, memory and time are known once it has been read.")
+        form_fields.show_hint(
+            f"{where}Family, memory and time are known once it has been read."
+        )
         if is_hub_id(model):
             widgets.action_button(
                 "Look it up on the hub",
@@ -95,7 +106,9 @@ def _show_model_facts(backend: Backend, model: str) -> None:
         form_fields.show_hint(f"{family}{named.problem}")
         return
     if shape is None:
-        form_fields.show_hint(f"{family}Sizes, memory and time are known once it has been read.")
+        form_fields.show_hint(
+            f"{family}Sizes, memory and time are known once it has been read."
+        )
         return
     hint = (
         f"{family}{_blocks_words(shape)}, {wording.weights_of(shape, shape.whole)}, "
@@ -103,9 +116,7 @@ def _show_model_facts(backend: Backend, model: str) -> None:
     )
     if shape.n_beside:
         tower = wording.weights(shape.n_beside)
-        hint += (
-            f" Only its language model is pruned: the {tower} weights beside it stay as they are."
-        )
+        hint += f" Only its language model is pruned: the {tower} weights beside it stay as they are."
     form_fields.show_hint(hint)
 
 

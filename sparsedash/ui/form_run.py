@@ -83,7 +83,12 @@ _RUN = field_rows(RunSettings)
 _METHOD = field_rows(MethodSettings)
 _CALIBRATION = field_rows(CalibrationSettings)
 _EVALUATION = field_rows(EvaluationSettings)
-_ROWS = [*_RUN.values(), *_CALIBRATION.values(), *_EVALUATION.values(), *_METHOD.values()]
+_ROWS = [
+    *_RUN.values(),
+    *_CALIBRATION.values(),
+    *_EVALUATION.values(),
+    *_METHOD.values(),
+]
 _AT_MOST = replace(
     _EVALUATION["n_passages"],
     label="Passages, at most",
@@ -196,7 +201,11 @@ class FormValues:
 
     def _fields_of(self, rows: Mapping[str, FieldRow]) -> dict[str, Any]:
         """The values of these settings, by their names."""
-        return {row.name: self.by_key[row.key] for row in rows.values() if row.key in self.by_key}
+        return {
+            row.name: self.by_key[row.key]
+            for row in rows.values()
+            if row.key in self.by_key
+        }
 
 
 class _Places(NamedTuple):
@@ -247,7 +256,9 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
                 settings = _quantised(settings, form.kinds)
     form_fields.evaluation_size_field(backend, places.sizes, settings)
     with places.passages:
-        form_fields.show_hint(*filter(None, [form_fields.detectable_words(backend, settings)]))
+        form_fields.show_hint(
+            *filter(None, [form_fields.detectable_words(backend, settings)])
+        )
     browser_scripts.confirm_typed_choices()
     return settings
 
@@ -270,7 +281,9 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
         label_visibility="collapsed",
     )
     is_search = goal == SEARCH
-    tolerance = parse_limits(st.query_params.get(LIMITS, "")) if is_search else Tolerance()
+    tolerance = (
+        parse_limits(st.query_params.get(LIMITS, "")) if is_search else Tolerance()
+    )
     sparsities: tuple[int, ...] | None = RunSettings.sparsities_permille
     with st.container():
         if is_search:
@@ -293,17 +306,25 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
         budget_row = _METHOD["budget"]
         budget = choose_budget(budget_row.key, budget_row.label, budget_row.default)
         presets = _preset_fields(is_search, shape)
-        label = "Use a method of your own instead" if is_search else "Add a method of your own"
+        label = (
+            "Use a method of your own instead"
+            if is_search
+            else "Add a method of your own"
+        )
         custom = _custom_method_fields(label)
         widgets.show(element("div", _methods_table().html, css="sd-wrapped"))
     values: dict[str, Any] = {"model": model, "sparsity": sparsities}
     corpus = _CALIBRATION["corpus"]
     # The text of the built-in model is there already.
     usual_text = BUILTIN_MIXED if model == BUILTIN_MODEL else SELF
-    with form_fields.other_passages_expander(corpus.key, _RUN["prompts"].key, _AT_MOST.key):
+    with form_fields.other_passages_expander(
+        corpus.key, _RUN["prompts"].key, _AT_MOST.key
+    ):
         values["text"] = form_fields.reference_field(backend, _EVALUATION["corpus"])
         about_passages = st.container()
-        values |= form_fields.setting_fields([_AT_MOST if is_search else _EVALUATION["n_passages"]])
+        values |= form_fields.setting_fields(
+            [_AT_MOST if is_search else _EVALUATION["n_passages"]]
+        )
         values |= _task_fields(backend, form_fields.usual_tasks(values["text"] or ""))
         if is_search and not tolerance_fields(tolerance, ("points",)):
             is_possible = False
@@ -323,7 +344,9 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
         by_key=values,
         shape=shape,
     )
-    return form, _Places(about_passages, about_run, about_methods, healing, quantising, sizes)
+    return form, _Places(
+        about_passages, about_run, about_methods, healing, quantising, sizes
+    )
 
 
 def _methods_table() -> Table:
@@ -394,7 +417,9 @@ def _healed(
         steps = backend.healing_steps(minutes, planned_run(settings))
     except SparseDashError as error:
         if backend.is_measuring():
-            form_fields.show_hint("Measuring how fast this machine is, for the number of steps.")
+            form_fields.show_hint(
+                "Measuring how fast this machine is, for the number of steps."
+            )
             form_fields.wait_for_rates(backend)
         else:
             form_fields.show_problem(_HEAL, error)
@@ -429,7 +454,8 @@ def _healing_field() -> tuple[int, int] | None:
     if parts is not None and int(parts[1]) <= MAX_MINUTES:
         return int(parts[1]), 0
     problem = SparseDashError(
-        f"Enter up to {MAX_MINUTES:,} minutes, or steps.", "For example “6 min” or “800 steps”."
+        f"Enter up to {MAX_MINUTES:,} minutes, or steps.",
+        "For example “6 min” or “800 steps”.",
     )
     form_fields.show_problem(_HEAL, problem)
     return None
@@ -465,11 +491,15 @@ def _quantised(
     """The request with quantised models, of which the number is drawn; None where it cannot have
     any, which is said.
     """
-    quantised = form_fields.validated(QUANTISE, lambda: replace(settings, quantise=tuple(kinds)))
+    quantised = form_fields.validated(
+        QUANTISE, lambda: replace(settings, quantise=tuple(kinds))
+    )
     if quantised is not None:
         planned = planned_run(quantised)
         n_more = planned.n_sparse - planned_run(settings).n_sparse
-        models = f"dense and {wording.quantity(n_more // len(kinds) - 1, 'sparse model')}"
+        models = (
+            f"dense and {wording.quantity(n_more // len(kinds) - 1, 'sparse model')}"
+        )
         if isinstance(settings, FindSettings):
             models = "dense and the answer"
         types = wording.and_join([kind.upper() for kind in kinds])
@@ -509,7 +539,9 @@ def _sparsity_field() -> tuple[int, ...] | None:
     text = st.text_input(row.label, first, key=row.key, bind=BOUND, help=row.help) or ""
     sparsities = form_fields.validated(
         row.key,
-        lambda: RunSettings(sparsities_permille=parse_percents(text)).sparsities_permille,
+        lambda: (
+            RunSettings(sparsities_permille=parse_percents(text)).sparsities_permille
+        ),
     )
     if any(0 < permille < 10 for permille in sparsities or ()):
         form_fields.show_hint("In percent: 50 is half of them.")
@@ -589,7 +621,9 @@ def _prompt_field(backend: Backend) -> dict[str, Any]:
     return {row.key: prompts}
 
 
-def _preset_fields(search: bool, shape: ModelShape | None) -> tuple[MethodSettings, ...]:
+def _preset_fields(
+    search: bool, shape: ModelShape | None
+) -> tuple[MethodSettings, ...]:
     """Draw the presets: one for a search; else those that remove channels or layers or zero
     weights, to race them. shape: of the model, whose impossible methods are not offered.
     """
@@ -597,9 +631,16 @@ def _preset_fields(search: bool, shape: ModelShape | None) -> tuple[MethodSettin
     if search:
         form_fields.follow_usual("with", usual)
         chosen = [st.session_state.get("with"), st.query_params.get("with")]
-        names = _offered([method for method in METHODS if method.searchable], shape, chosen)
+        names = _offered(
+            [method for method in METHODS if method.searchable], shape, chosen
+        )
         name = st.selectbox(
-            "Method", names, index=names.index(usual), key="with", bind=BOUND, filter_mode=None
+            "Method",
+            names,
+            index=names.index(usual),
+            key="with",
+            bind=BOUND,
+            filter_mode=None,
         )
         return (method_named(method_meant(name or usual, shape)),)
 
@@ -610,7 +651,9 @@ def _preset_fields(search: bool, shape: ModelShape | None) -> tuple[MethodSettin
     names += _preset_pills(
         "Methods that remove experts, or channels of them", EXPERTS, usual, shape
     )
-    names += _preset_pills("Methods that set single weights to zero", MASKS, usual, shape)
+    names += _preset_pills(
+        "Methods that set single weights to zero", MASKS, usual, shape
+    )
     form_fields.show_hint(_MASKS)
     meant = dict.fromkeys(method_meant(name, shape) for name in names)
     return tuple(map(method_named, meant))
@@ -623,7 +666,9 @@ def _offered(
     return [
         method.name
         for method in methods
-        if method.name in chosen or shape is None or removal_error(method.settings, shape) is None
+        if method.name in chosen
+        or shape is None
+        or removal_error(method.settings, shape) is None
     ]
 
 
@@ -642,7 +687,13 @@ def _preset_pills(
     if not names:
         return []
     return st.pills(
-        title, names, selection_mode="multi", default=usual_names, key=key, bind=BOUND, help=about
+        title,
+        names,
+        selection_mode="multi",
+        default=usual_names,
+        key=key,
+        bind=BOUND,
+        help=about,
     )
 
 
@@ -656,7 +707,11 @@ def _keep_method() -> None:
     chosen = list(chain.from_iterable(state.get(key) or () for key in PRESETS))
     kept: dict[str, Any] = {}
     if state["goal"] == SEARCH:
-        names = [method.name for method in METHODS if method.searchable and method.name in chosen]
+        names = [
+            method.name
+            for method in METHODS
+            if method.searchable and method.name in chosen
+        ]
         kept["with"] = names[0] if names else state.get("usual-with", DEFAULT_METHOD)
     elif (searched := state.get("with")) and searched not in chosen:
         for key, presets in PRESETS.items():
@@ -680,12 +735,20 @@ def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
         for row in _METHOD.values():
             # In a place of its own each, as `reference_field`.
             with st.container():
-                idle = row.name == "schedule" and values.get(_METHOD["rounds"].key, 1) == 1
-                if row.name not in elsewhere and uses_parameter(row.name, **chosen) and not idle:
+                idle = (
+                    row.name == "schedule" and values.get(_METHOD["rounds"].key, 1) == 1
+                )
+                if (
+                    row.name not in elsewhere
+                    and uses_parameter(row.name, **chosen)
+                    and not idle
+                ):
                     values[row.key] = form_fields.setting_field(row)
     if _refused(_METHOD.values(), values):
         return None
-    by_name = {row.name: values[row.key] for row in _METHOD.values() if row.key in values}
+    by_name = {
+        row.name: values[row.key] for row in _METHOD.values() if row.key in values
+    }
     method = form_fields.validated(OWN, lambda: MethodSettings(**by_name))
     if method is None:
         return None
@@ -713,7 +776,9 @@ def _show_sweep(settings: RunSettings) -> None:
         if sparsities_permille != settings.sparsities_permille:
             percents = wording.sparsity_percents(sparsities_permille)
             form_fields.show_hint(f"{title}: {percents}, which its pattern decides.")
-        elif (share := wording.share_of(method)) != f"of the {BUDGET_TITLES[settings.budget]}":
+        elif (
+            share := wording.share_of(method)
+        ) != f"of the {BUDGET_TITLES[settings.budget]}":
             form_fields.show_hint(f"{title}: shares {share}.")
 
 

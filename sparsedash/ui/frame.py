@@ -60,7 +60,11 @@ def page(title: str) -> Backend:
             opened = _seen_by(opened, login.current_user(), rules)
         if _ANNOUNCED not in st.session_state:
             # Not by the times at which jobs ended: the clock may be set meanwhile.
-            ended = {(job.id, job.attempt) for job in opened.jobs(_JOBS_ANNOUNCED) if not job.live}
+            ended = {
+                (job.id, job.attempt)
+                for job in opened.jobs(_JOBS_ANNOUNCED)
+                if not job.live
+            }
             st.session_state[_ANNOUNCED] = ended
         _announce_endings(opened)
         return opened

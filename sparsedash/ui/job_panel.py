@@ -9,14 +9,29 @@ import streamlit as st
 
 from sparsedash.jobs.job import Job, Move, Priority, queue_order, resume_advice
 from sparsedash.reporting import job_status, wording
-from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible, widget_label
+from sparsedash.reporting.html import (
+    Html,
+    element,
+    escape,
+    join,
+    paragraph,
+    visible,
+    widget_label,
+)
 from sparsedash.reporting.record_pair import ADDRESS_LENGTH, record_choices
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.progress import ignore
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Preflight
-from sparsedash.ui import address_bar, browser_scripts, frame, login, navigation, widgets
+from sparsedash.ui import (
+    address_bar,
+    browser_scripts,
+    frame,
+    login,
+    navigation,
+    widgets,
+)
 from sparsedash.ui.form_address import form_address
 from sparsedash.ui.widgets import JOB_S
 
@@ -39,7 +54,9 @@ _PRIORITIES: dict[Priority, str] = {
 }
 
 
-def draw_job(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job] = ()) -> None:
+def draw_job(
+    backend: Backend, job: Job, brief: bool = False, *, queue: Sequence[Job] = ()
+) -> None:
     """Draw the job as it is now, with its buttons.
 
     brief: on the page of its results: without details and links there, and as high once it is done
@@ -71,7 +88,9 @@ def draw_job(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence
                 measurements = partial(_show_measurements, backend, job, forecast)
                 widgets.popover("What it took", f"took-{job.id}", measurements)
             if job.started_at is not None:
-                widgets.popover("Log", f"log-{job.id}", partial(_show_log, backend, job))
+                widgets.popover(
+                    "Log", f"log-{job.id}", partial(_show_log, backend, job)
+                )
 
 
 def _head(backend: Backend, job: Job) -> Html:
@@ -83,7 +102,9 @@ def _head(backend: Backend, job: Job) -> Html:
         escape(f" {word}"),
         css=f"sd-state sd-state-{job.state}",
     )
-    name = element("span", escape(job_status.job_name(backend, job)), css="sd-job-title")
+    name = element(
+        "span", escape(job_status.job_name(backend, job)), css="sd-job-title"
+    )
     return element("div", state, name, css="sd-job-head")
 
 
@@ -108,7 +129,9 @@ def _draw_waiting(backend: Backend, job: Job, queue: Sequence[Job]) -> None:
         border=True, key=f"job-{job.id}", horizontal=True, vertical_alignment="center"
     ):
         details = _details(backend, job)
-        line = element("div", _head(backend, job), paragraph(about, css="sd-muted sd-small"))
+        line = element(
+            "div", _head(backend, job), paragraph(about, css="sd-muted sd-small")
+        )
         widgets.show(element("div", line, css="sd-job sd-waiting", title=details))
         _draw_buttons(backend, job, brief=False, queue=queue)
 
@@ -124,7 +147,9 @@ def _progress_lines(
     if took_s is not None:
         times.append(f"took {wording.duration_words(took_s)}")
         if forecast is not None and forecast.duration.total_s is not None:
-            times.append(f"{wording.duration_words(forecast.duration.total_s)} estimated")
+            times.append(
+                f"{wording.duration_words(forecast.duration.total_s)} estimated"
+            )
     times += filter(None, [job_status.attempt_words(job)])
     facts = ""
     match job.state:
@@ -134,11 +159,17 @@ def _progress_lines(
         case "running":
             share, whole = job_status.job_progress_words(backend, job)
             name, more = job_status.job_activity(job)
-            stage = join(element("b", escape(name)), escape(f" · {more}" if more else ""))
+            stage = join(
+                element("b", escape(name)), escape(f" · {more}" if more else "")
+            )
             facts = job_status.stage_facts(job)
         case "done" if steady:
             share = 1.0
-            whole = "Done" if took_s is None else f"Done in {wording.duration_words(took_s)}"
+            whole = (
+                "Done"
+                if took_s is None
+                else f"Done in {wording.duration_words(took_s)}"
+            )
             stage = escape(" · ".join(times))
         case _:
             return [paragraph(" · ".join(times), css="sd-muted sd-small")]
@@ -161,13 +192,18 @@ def _progress_lines(
     ]
 
 
-def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job]) -> None:
+def _draw_buttons(
+    backend: Backend, job: Job, brief: bool, queue: Sequence[Job]
+) -> None:
     may_stop = backend.may_stop(job)
     if job.live:
         stopping = job.cancel_requested_at is not None
         if may_stop:
             widgets.action_button(
-                "Cancel", lambda: backend.cancel(job.id), key=f"cancel-{job.id}", disabled=stopping
+                "Cancel",
+                lambda: backend.cancel(job.id),
+                key=f"cancel-{job.id}",
+                disabled=stopping,
             )
     elif job.state != "done":
         widgets.action_button(
@@ -290,7 +326,9 @@ def _show_measurements(backend: Backend, job: Job, forecast: Preflight) -> None:
             f"Not measured: parts were reused from earlier runs ({', '.join(run.cached)})."
         )
     else:
-        widgets.show(job_status.measured_against_estimate(run, job.all_s, forecast).html)
+        widgets.show(
+            job_status.measured_against_estimate(run, job.all_s, forecast).html
+        )
 
 
 def _show_log(backend: Backend, job: Job) -> None:

@@ -59,7 +59,9 @@ _ABOUT = (
     "acceptable loss, which cost too much, and every question with both answers."
 )
 _DELETED = "The answer files that you judged last were deleted."
-_ADD_FILES = "Add the answers of two models or more. Nothing is computed and no model is loaded."
+_ADD_FILES = (
+    "Add the answers of two models or more. Nothing is computed and no model is loaded."
+)
 
 
 class Opened(NamedTuple):
@@ -129,7 +131,9 @@ def show_judged_last(backend: Backend, opening: DeltaGenerator) -> None:
             return
         board = _board(shown)
         widgets.opening(board.sentence)
-        choose_tolerance(RULE, chain.from_iterable(part.results for part in shown.judged.values()))
+        choose_tolerance(
+            RULE, chain.from_iterable(part.results for part in shown.judged.values())
+        )
     _show_board(board)
     widgets.link("overview", "Ranking, slices and questions", **shown.address)
     offer_to_open_answers(backend)
@@ -147,12 +151,16 @@ def show_answers(backend: Backend) -> None:
             widgets.opening("How do models compare on your tasks?")
             if shown.problem is not None:
                 widgets.failure(shown.problem.message, shown.problem.advice)
-        advice = _ADD_FILES if backend.administers else "An administrator opens the files."
+        advice = (
+            _ADD_FILES if backend.administers else "An administrator opens the files."
+        )
         widgets.empty(_ABOUT, advice)
         return
     backend.user_data.keep_judged_answers(tuple({shown.baseline: "", **shown.models}))
     with limits:
-        choose_tolerance(RULE, chain.from_iterable(part.results for part in shown.judged.values()))
+        choose_tolerance(
+            RULE, chain.from_iterable(part.results for part in shown.judged.values())
+        )
     if len(shown.judged) == 1:
         (chosen,) = shown.judged
     else:
@@ -185,7 +193,9 @@ def _show_all(shown: Opened, opening: DeltaGenerator) -> None:
     """Draw what ranks several models, and the table of models by tasks. opening: the place of the
     first sentence.
     """
-    judged = {shown.names[key]: answers for key, answers in (shown.judged or {}).items()}
+    judged = {
+        shown.names[key]: answers for key, answers in (shown.judged or {}).items()
+    }
     ranking = rank_models(judged, shown.names[shown.baseline])
     board = _board(shown)
     with opening:
@@ -225,7 +235,9 @@ def _show_ranking(ranking: Ranking) -> None:
 
 
 def _show_slices(answers: JudgedAnswers) -> None:
-    slices = slice_tasks([result.pair for result in answers.results], current_tolerance())
+    slices = slice_tasks(
+        [result.pair for result in answers.results], current_tolerance()
+    )
     if not slices:
         return
     widgets.section("Slices")

@@ -45,7 +45,9 @@ _WORDMARK, _STYLE = (
 
 def current_user() -> str:
     """The user of the page that is drawn; empty on a server without logins."""
-    return LOCAL if serving_rules() is None else unquote(st.context.headers[USER_HEADER])
+    return (
+        LOCAL if serving_rules() is None else unquote(st.context.headers[USER_HEADER])
+    )
 
 
 def draw_user() -> None:
@@ -54,9 +56,15 @@ def draw_user() -> None:
     if rules is None:
         return
     with st.container(
-        horizontal=True, horizontal_alignment="right", vertical_alignment="center", key="visitor"
+        horizontal=True,
+        horizontal_alignment="right",
+        vertical_alignment="center",
+        key="visitor",
     ):
-        st.html(element("p", escape(current_user()), css="sd-muted sd-small"), width="content")
+        st.html(
+            element("p", escape(current_user()), css="sd-muted sd-small"),
+            width="content",
+        )
         if rules.login == "oidc":
             st.button(
                 "Log out",
@@ -69,7 +77,9 @@ def draw_user() -> None:
 
 def private_media_type(kind: str) -> str:
     """The media type of a download, marked for the current user, as its address is."""
-    return kind if serving_rules() is None else f"{kind}; {_MARK}={_mark(current_user())}"
+    return (
+        kind if serving_rules() is None else f"{kind}; {_MARK}={_mark(current_user())}"
+    )
 
 
 def unmarked_media_type(media_type: str, user: str) -> tuple[str, bool]:
@@ -107,17 +117,28 @@ def _by_cookie(connection: HTTPConnection, rules: Serving) -> str | None:
 
     def signed(name: str) -> bytes | None:
         value = connection.cookies.get(name)
-        return None if value is None else decode_signed_value(secret, name, value.encode("latin-1"))
+        return (
+            None
+            if value is None
+            else decode_signed_value(secret, name, value.encode("latin-1"))
+        )
 
     try:
         user = json.loads(get_cookie_with_chunks(signed, USER_COOKIE_NAME) or "{}")
     except (ValueError, TypeError):
         return None
-    expected = {"is_logged_in": True, "origin": rules.origin, "provider": rules.oidc.provider}
+    expected = {
+        "is_logged_in": True,
+        "origin": rules.origin,
+        "provider": rules.oidc.provider,
+    }
     if not isinstance(user, dict) or not expected.items() <= user.items():
         return None
     # Some providers say it as a string.
-    if rules.oidc.claim == "email" and str(user.get("email_verified")).lower() == "false":
+    if (
+        rules.oidc.claim == "email"
+        and str(user.get("email_verified")).lower() == "false"
+    ):
         return None
     name = user.get(rules.oidc.claim)
     return name if isinstance(name, str) else None
@@ -126,7 +147,8 @@ def _by_cookie(connection: HTTPConnection, rules: Serving) -> str | None:
 def redirect_to_provider(rules: Serving) -> Response:
     """Redirect to the login provider, by Streamlit's route for it."""
     return RedirectResponse(
-        f"/auth/login?provider={encode_provider_token(rules.oidc.provider)}", status_code=302
+        f"/auth/login?provider={encode_provider_token(rules.oidc.provider)}",
+        status_code=302,
     )
 
 
@@ -140,14 +162,21 @@ def login_page(rules: Serving, wanted: str) -> Response:
     if len(wanted) <= _LONGEST_WANTED:
         secure = rules.origin.startswith("https:")
         response.set_cookie(
-            _WANTED, wanted, max_age=_WANTED_S, httponly=True, samesite="lax", secure=secure
+            _WANTED,
+            wanted,
+            max_age=_WANTED_S,
+            httponly=True,
+            samesite="lax",
+            secure=secure,
         )
     return response
 
 
 def no_access_page(rules: Serving, user: str) -> Response:
     """The page for a user who has logged in and is not on the list."""
-    text = f"You are logged in as {user}, who has no access here. Ask the administrator."
+    text = (
+        f"You are logged in as {user}, who has no access here. Ask the administrator."
+    )
     link = ("/auth/logout", "Log out") if rules.login == "oidc" else None
     return _page("You have no access.", text, link, status=403)
 
@@ -156,7 +185,11 @@ def redirect_after_login(connection: HTTPConnection) -> Response | None:
     """Redirect to the address asked for before the login; None where there was none."""
     wanted = connection.cookies.get(_WANTED, "")
     # Two slashes, or one of the other kind, would lead to another host.
-    if connection.url.path != "/" or not wanted.startswith("/") or wanted[1:2] in ("/", "\\"):
+    if (
+        connection.url.path != "/"
+        or not wanted.startswith("/")
+        or wanted[1:2] in ("/", "\\")
+    ):
         return None
     response = RedirectResponse(wanted, status_code=302)
     response.delete_cookie(_WANTED)

@@ -23,7 +23,12 @@ from sparsedash.reporting.charts.tradeoff_chart import (
     tradeoff_words,
 )
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
-from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, run_gains
+from sparsedash.reporting.deployment import (
+    GAIN_PHASES,
+    GAIN_TITLES,
+    GainName,
+    run_gains,
+)
 from sparsedash.reporting.html import file_name, paragraph, widget_label
 from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.run_headline import basis_words, headline
@@ -45,7 +50,10 @@ _FEW = 2
 _SPARSITY = "sparsity"
 _AS_RUN = "run"
 _ALL = "all"
-_AXES = {_SPARSITY: "Sparsity", **{name: GAIN_TITLES[name] for name in get_args(GainName)}}
+_AXES = {
+    _SPARSITY: "Sparsity",
+    **{name: GAIN_TITLES[name] for name in get_args(GainName)},
+}
 _FORMATS = {_AS_RUN: "As in the run", **{name: name for name in get_args(Dtype)}}
 _TORCH = "torch"
 _RUNTIMES = {name: name for name in get_args(Runtime)}
@@ -126,7 +134,9 @@ def show_tradeoff_chart(
     return pressed
 
 
-def show_caption(key: str, of: str, caption: Sequence[str], more: Sequence[str]) -> None:
+def show_caption(
+    key: str, of: str, caption: Sequence[str], more: Sequence[str]
+) -> None:
     """Draw the caption of a chart or table, and a "?" that opens the rest, a paragraph each. of:
     "chart: flips".
     """
@@ -146,7 +156,9 @@ def show_caption(key: str, of: str, caption: Sequence[str], more: Sequence[str])
 def open_comparison(address: Mapping[str, str] | None) -> None:
     """Go to a clicked model's answers next to the dense model's; stay where none was clicked."""
     if address:
-        st.switch_page("pages/compare.py", query_params={**address, **navigation.tolerance_query()})
+        st.switch_page(
+            "pages/compare.py", query_params={**address, **navigation.tolerance_query()}
+        )
 
 
 def choose_highlight(labels: Collection[str]) -> None:
@@ -160,7 +172,9 @@ def choose_highlight(labels: Collection[str]) -> None:
         )
 
 
-def choose_axis(labels: Collection[str], settings: RunSettings) -> tuple[GainName | None, Budget]:
+def choose_axis(
+    labels: Collection[str], settings: RunSettings
+) -> tuple[GainName | None, Budget]:
     """Draw the choices of the axis that loss is plotted against, and of the highlighted line.
 
     Returns the gain, or None for sparsity, and the budget whose shares that is. settings: of the
@@ -193,11 +207,17 @@ def choose_share(usual: Budget, methods: Sequence[MethodSettings]) -> Budget:
 
     methods: of their models.
     """
-    return choose_budget("share", "Sparsity axis", usual, wording.budget_titles(methods))
+    return choose_budget(
+        "share", "Sparsity axis", usual, wording.budget_titles(methods)
+    )
 
 
 def show_gains(
-    backend: Backend, found: RunResults, tradeoff: TradeoffData, name: GainName, measure: Measure
+    backend: Backend,
+    found: RunResults,
+    tradeoff: TradeoffData,
+    name: GainName,
+    measure: Measure,
 ) -> str:
     """Draw the chart and what it leaves out.
 
@@ -230,7 +250,12 @@ def show_gains(
         if measure == "tasks":
             caption = _CAPTIONS[measure]
             front = ""
-        more = [front, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT, _CLICK]
+        more = [
+            front,
+            far_words(tradeoff, measure),
+            _MEASURED if is_timed else _EXACT,
+            _CLICK,
+        ]
         show_caption(
             f"gain-{name}",
             f"chart: {measure} against {name}",
@@ -238,7 +263,9 @@ def show_gains(
             more,
         )
     for reason, models in omitted.items():
-        widgets.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {reason}.")
+        widgets.note(
+            f"{wording.quantity(len(models), 'sparse model')} not shown: {reason}."
+        )
     untimed = omitted.get(deployment.UNTIMED)
     if untimed:
         _offer_timing(backend, found, untimed, timing_of)
@@ -263,7 +290,9 @@ def _choose_timing(backend: Backend, found: RunResults) -> deployment.TimingOf:
         if problem:
             widgets.note(f"Not in llama.cpp: {problem}.")
     with second:
-        formats = _FORMATS if runtime == _TORCH else {_AS_RUN: "Of the files; dense in F16"}
+        formats = (
+            _FORMATS if runtime == _TORCH else {_AS_RUN: "Of the files; dense in F16"}
+        )
         dtype = select("numbers", "Number format while timed", formats, _AS_RUN)
     with third:
         n_threads = select("threads", "Threads", _THREADS, _ALL)
@@ -298,7 +327,9 @@ def _offer_timing(
         if job.state != "done":
             job_panel.draw_job(backend, job, brief=True)
     widgets.action_button(
-        "Measure speed" if len(requests) == 1 else f"Measure speed of {len(requests)} models",
+        "Measure speed"
+        if len(requests) == 1
+        else f"Measure speed of {len(requests)} models",
         lambda: [backend.submit(request) for request in requests],
         key="measure-speed",
         icon="speed",
@@ -307,7 +338,9 @@ def _offer_timing(
     )
 
 
-def _show_timings(backend: Backend, found: RunResults, timing_of: deployment.TimingOf) -> None:
+def _show_timings(
+    backend: Backend, found: RunResults, timing_of: deployment.TimingOf
+) -> None:
     """Draw every measurement of this run as a table with its conditions."""
     measured = {}
     for model in found.sparse_models:

@@ -97,7 +97,11 @@ def _login_problem(rules: Serving) -> str:
     section = get_secrets_auth_section()
     if len(str(section.get("cookie_secret", ""))) < _MIN_SECRET:
         return f"[auth] of .streamlit/secrets.toml needs a cookie_secret of {_MIN_SECRET} random characters or more."
-    provider = section if rules.oidc.provider == "default" else section.get(rules.oidc.provider, {})
+    provider = (
+        section
+        if rules.oidc.provider == "default"
+        else section.get(rules.oidc.provider, {})
+    )
     for name in ("client_id", "client_secret", "server_metadata_url"):
         if not provider.get(name):
             return f"The provider of logins in .streamlit/secrets.toml has no {name}."
@@ -123,7 +127,9 @@ def security_headers(app: ASGIApp) -> ASGIApp:
                 MutableHeaders(scope=message).update(added)
             await send(message)
 
-        await app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+        await app(
+            scope, receive, send_with_headers if scope["type"] == "http" else send
+        )
 
     return wrapped
 
@@ -134,8 +140,12 @@ def _content_security_policy() -> str:
     Streamlit styles with inline styles, and its front page has one inline script: that and our own
     are named by hash.
     """
-    page = (Path(streamlit.__file__).with_name("static") / "index.html").read_text(encoding="utf-8")
-    hashes = browser_scripts.content_hashes(re.findall(r"<script>(.*?)</script>", page, re.DOTALL))
+    page = (Path(streamlit.__file__).with_name("static") / "index.html").read_text(
+        encoding="utf-8"
+    )
+    hashes = browser_scripts.content_hashes(
+        re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    )
     return (
         f"default-src 'self'; script-src 'self' {' '.join(hashes)}; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; "
@@ -181,18 +191,24 @@ def _refusal(connection: HTTPConnection, rules: Serving | None) -> Response | No
     return login.redirect_after_login(connection)
 
 
-def _not_logged_in(connection: HTTPConnection, rules: Serving, name: str | None) -> Response | None:
+def _not_logged_in(
+    connection: HTTPConnection, rules: Serving, name: str | None
+) -> Response | None:
     url = connection.url
     is_http = connection.scope["type"] == "http"
     if is_http and url.path == _HEALTH:
         return None
     if is_http and rules.login == "oidc" and url.path in login.LOGIN_ROUTES:
-        return login.redirect_to_provider(rules) if url.path == login.LOGIN_PATH else None
+        return (
+            login.redirect_to_provider(rules) if url.path == login.LOGIN_PATH else None
+        )
     if "text/html" not in connection.headers.get("accept", ""):
         return PlainTextResponse("Log in first.", status_code=401)
     if name is not None:
         return login.no_access_page(rules, name)
-    return login.login_page(rules, quote(url.path) + (f"?{url.query}" if url.query else ""))
+    return login.login_page(
+        rules, quote(url.path) + (f"?{url.query}" if url.query else "")
+    )
 
 
 def _foreign(connection: HTTPConnection, rules: Serving | None) -> str:
@@ -202,15 +218,15 @@ def _foreign(connection: HTTPConnection, rules: Serving | None) -> str:
     if rules is None:
         server = connection.scope.get("server")
         if server is not None and not is_loopback(server[0]):
-            return (
-                "This server has no login and answers only its own machine. See docs/deployment.md."
-            )
+            return "This server has no login and answers only its own machine. See docs/deployment.md."
         is_served = is_host_allowed(host)
         is_own = origin is None or urlsplit(origin).netloc.lower() == host
     else:
         is_health = connection.scope["path"] == _HEALTH and is_host_allowed(host)
         is_served = host == rules.host or is_health
-        is_own = origin == rules.origin or (origin is None and connection.scope["type"] == "http")
+        is_own = origin == rules.origin or (
+            origin is None and connection.scope["type"] == "http"
+        )
     if not is_served:
         return f"Nothing is served under this name. {_SEE}"
     return "" if is_own else f"Only this server's own pages may ask. {_SEE}"
@@ -229,7 +245,9 @@ def _only_for(user: str, send: Send) -> Send:
         nonlocal refused
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            kind, is_own = login.unmarked_media_type(headers.get("content-type", ""), user)
+            kind, is_own = login.unmarked_media_type(
+                headers.get("content-type", ""), user
+            )
             refused = not is_own
             if kind:
                 headers["content-type"] = kind
@@ -276,7 +294,9 @@ def upload_guard(app: ASGIApp) -> ASGIApp:
         user = scope.get(USER) or LOCAL
         session = scope["path"].partition(_UPLOADS)[2].partition("/")[0]
         if not _is_session_of(session, user):
-            refusal = PlainTextResponse("There is no such session of yours.", status_code=404)
+            refusal = PlainTextResponse(
+                "There is no such session of yours.", status_code=404
+            )
             await refusal(scope, receive, send)
             return
         if scope["method"] != "PUT":
@@ -285,7 +305,9 @@ def upload_guard(app: ASGIApp) -> ASGIApp:
         length = Headers(scope=scope).get("content-length", "")
         size = min(MAX_BYTES, int(length)) if length.isdecimal() else MAX_BYTES
         if arriving[user] + unread_bytes(user) + size > MAX_FILES * MAX_BYTES:
-            text = "Your uploads are still in progress. Wait for them, or reload the page."
+            text = (
+                "Your uploads are still in progress. Wait for them, or reload the page."
+            )
             await PlainTextResponse(text, status_code=429)(scope, receive, send)
             return
         arriving[user] += size
@@ -315,4 +337,6 @@ def _is_session_of(session: str, user: str) -> bool:
         return True
     client = Runtime.instance().get_client(session)
     context = client.client_context if client else None
-    return context is not None and dict(context.headers).get(login.USER_HEADER) == quote(user)
+    return context is not None and dict(context.headers).get(
+        login.USER_HEADER
+    ) == quote(user)

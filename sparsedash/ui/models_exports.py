@@ -140,8 +140,12 @@ def request_export(backend: Backend, results: RunResults) -> None:
     with model_choice:
         record = choose_record(results)
     verdict = verdict_of(results, results.dense, record)
-    sentence, *basis = model_verdict(results.names[record.key], verdict, results.tolerance)
-    widgets.show(paragraph(sentence), paragraph(" ".join(basis), css="sd-muted sd-small"))
+    sentence, *basis = model_verdict(
+        results.names[record.key], verdict, results.tolerance
+    )
+    widgets.show(
+        paragraph(sentence), paragraph(" ".join(basis), css="sd-muted sd-small")
+    )
     problems = backend.exports.problems(record)
     possible: list[Form] = [form for form in FORMS if not problems[form]]
     if not possible:
@@ -155,7 +159,9 @@ def request_export(backend: Backend, results: RunResults) -> None:
     with form_choice:
         shown = {str(form): f"{form}: {FORM_NAMES[form]}" for form in possible}
         usual_form = [*usual_forms, *possible][0]
-        form = cast(Form, address_bar.select("form", "Form", shown, usual_form, noun="form"))
+        form = cast(
+            Form, address_bar.select("form", "Form", shown, usual_form, noun="form")
+        )
     weights = _number_formats(record, record.pruned.method, form)
     with number_choice:
         usual = record.dtype if record.dtype in weights else "float32"
@@ -196,11 +202,15 @@ def request_export(backend: Backend, results: RunResults) -> None:
         dense_gguf=dense_gguf,
     )
     with widgets.row("export"):
-        widgets.action_button("Export", lambda: backend.submit(settings()), kind="primary")
+        widgets.action_button(
+            "Export", lambda: backend.submit(settings()), kind="primary"
+        )
         widgets.remark(wording.first_upper(f"{'; '.join(saves)}."))
 
 
-def _number_formats(record: Record, method: MethodSettings, form: Form) -> tuple[Weights, ...]:
+def _number_formats(
+    record: Record, method: MethodSettings, form: Form
+) -> tuple[Weights, ...]:
     """The number formats in which a model can be exported; says why the stored one cannot be."""
     weights = possible_weights(form)
     removes_stored_experts = is_gguf(record.model) and method.removes_experts
@@ -213,10 +223,14 @@ def _number_formats(record: Record, method: MethodSettings, form: Form) -> tuple
 
 def _dense_gguf_field(is_optional: bool) -> str:
     """Draw the field of a GGUF file of the dense model, and return its path."""
-    label = "A GGUF file of the dense model on this server, with F32, F16 or BF16 weights"
+    label = (
+        "A GGUF file of the dense model on this server, with F32, F16 or BF16 weights"
+    )
     about = "Its tokenizer is copied into the export."
     if is_optional:
         label += ", if you have one"
         about += " Without one it is made of the model's folder."
-    path = st.text_input(label, key="dense-gguf", placeholder="/models/dense-f16.gguf", help=about)
+    path = st.text_input(
+        label, key="dense-gguf", placeholder="/models/dense-f16.gguf", help=about
+    )
     return path.strip()

@@ -89,7 +89,9 @@ def show_answer(backend: Backend, results: RunResults, job: Job | None) -> None:
     _show_head(backend, results)
     widgets.opening(headline(results, ended), grows=grows)
     with widgets.row("basis"):
-        tasks = chain.from_iterable(answers.results for answers in results.tasks.values())
+        tasks = chain.from_iterable(
+            answers.results for answers in results.tasks.values()
+        )
         choose_tolerance(results=tasks)
         widgets.remark(basis_words(results))
     _offer_newer(backend, run)
@@ -111,7 +113,9 @@ def _show_head(backend: Backend, results: RunResults) -> None:
             widgets.link("prune", "Run this here", **(form_address(run.settings) or {}))
         if results.headline is None:
             return
-        widgets.popover("Share", "share", partial(_show_shares, backend, results), "share")
+        widgets.popover(
+            "Share", "share", partial(_show_shares, backend, results), "share"
+        )
         if not run.made_on:
             link_to_export(run.key, results.names[results.headline.key])
 
@@ -133,14 +137,22 @@ def _show_shares(backend: Backend, results: RunResults) -> None:
     run = results.run
     about = wording.picture_basis(run, results.tolerance, frame.zone())
     rulers = run_rulers(results)[:MAX_SHOWN]
-    picture = partial(rulers_svg, headline(results), about, basis_words(results), rulers)
+    picture = partial(
+        rulers_svg, headline(results), about, basis_words(results), rulers
+    )
     stem = wording.file_stem(run)
     widgets.offer_file(
-        "Picture, SVG", picture, file_name(stem, "ruler.svg"), "image/svg+xml", key="take-picture"
+        "Picture, SVG",
+        picture,
+        file_name(stem, "ruler.svg"),
+        "image/svg+xml",
+        key="take-picture",
     )
     address = urlsplit(st.context.url or "")
     query = urlencode({"run": results.run.key, **navigation.tolerance_query()})
-    st.code(f"{address.scheme}://{address.netloc}/?{query}", language=None, wrap_lines=True)
+    st.code(
+        f"{address.scheme}://{address.netloc}/?{query}", language=None, wrap_lines=True
+    )
 
 
 def _resume_without_panel(
@@ -178,13 +190,15 @@ def _show_next_step(
         if step.kind == "export" and results.headline is not None:
             query = {"run": results.run.key, RIGHT: results.names[results.headline.key]}
             st.switch_page(
-                "pages/models.py", query_params={**query, **navigation.tolerance_query()}
+                "pages/models.py",
+                query_params={**query, **navigation.tolerance_query()},
             )
         elif step.request is not None:
             address = form_address(step.request)
             if address is not None:
                 st.switch_page(
-                    "pages/prune.py", query_params={**address, **navigation.tolerance_query()}
+                    "pages/prune.py",
+                    query_params={**address, **navigation.tolerance_query()},
                 )
 
 
@@ -219,7 +233,9 @@ def _takes(backend: Backend, results: RunResults, step: NextStep) -> str:
     return f", about {wording.duration_words(seconds)}" if seconds else ""
 
 
-def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None) -> None:
+def show_no_results(
+    backend: Backend, key: str, run: Run | None, job: Job | None
+) -> None:
     """Draw the page of a run without results: its job, if any, stands where it stays when they
     come.
 
@@ -242,7 +258,9 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
             choose_tolerance()
         widgets.remark(job_status.job_title(job)[1] if job is not None else "")
     if run is not None and not live:
-        show_incomplete("The other records are kept.", _resume_without_panel(backend, run, job))
+        show_incomplete(
+            "The other records are kept.", _resume_without_panel(backend, run, job)
+        )
     request = job_status.job_request(job) if job is not None else None
     settings = planned_run(request) if request is not None else None
     first_texts: tuple[PromptTexts, ...] = ()
@@ -352,7 +370,9 @@ def _show_settings(results: RunResults, step: NextStep | None) -> None:
     job_panel.link_to_form(run.find or run.settings, judged_here=True)
 
 
-def _has_grown(backend: Backend, results: RunResults, first_texts: tuple[PromptTexts, ...]) -> bool:
+def _has_grown(
+    backend: Backend, results: RunResults, first_texts: tuple[PromptTexts, ...]
+) -> bool:
     """Whether the run has more sparse models, or more texts before the first, than the page shows."""
     run = backend.run(results.run.key)
     if run is not None and len(run.sparse) != len(results.run.sparse):
@@ -414,7 +434,9 @@ def _show_losses(backend: Backend, results: RunResults, live_job: Job | None) ->
         measures = (*OF_PASSAGES, "tasks")
     with widgets.row("losses-head"):
         widgets.section("What is lost")
-        with st.popover("Measure and axes", type="tertiary", icon=":material/tune:", key="axes"):
+        with st.popover(
+            "Measure and axes", type="tertiary", icon=":material/tune:", key="axes"
+        ):
             measure = choose_measure(measures)
             gain, axis = loss_charts.choose_axis(results.lines, results.run.settings)
     if measure == "tasks":
@@ -428,7 +450,9 @@ def _show_losses(backend: Backend, results: RunResults, live_job: Job | None) ->
         file = loss_charts.run_chart_file(results, headline(results), measure)
         key = f"race-{measures.index(measure)}"
         paired = bool(results.race)
-        pressed = loss_charts.show_tradeoff_chart(tradeoff, measure, file, key, paired=paired)
+        pressed = loss_charts.show_tradeoff_chart(
+            tradeoff, measure, file, key, paired=paired
+        )
     loss_charts.open_comparison(results.comparisons.get(pressed))
 
 
@@ -450,7 +474,9 @@ def _show_layers(results: RunResults, model: ModelResult) -> None:
     loss_charts.show_kinds(results, record)
 
 
-def _show_answers_now(backend: Backend, results: RunResults, *, live: bool, grows: bool) -> None:
+def _show_answers_now(
+    backend: Backend, results: RunResults, *, live: bool, grows: bool
+) -> None:
     """Draw what the headline's model answers: a dot for each passage, a broken one, the prompts."""
     record = results.headline
     assert record is not None, "the page has a sparse model"
@@ -497,7 +523,9 @@ def _show_broken(backend: Backend, results: RunResults) -> None:
     )
 
 
-def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: bool) -> None:
+def _show_prompts(
+    backend: Backend, results: RunResults, *, live: bool, grows: bool
+) -> None:
     """Draw the run's prompts with both texts, and the link to those of the other models; nothing
     where none is stored.
 
@@ -512,14 +540,18 @@ def _show_prompts(backend: Backend, results: RunResults, *, live: bool, grows: b
             return
     sparse_key = sparse.key if sparse else None
     rows = list(
-        prompt_texts(run.settings.prompts, results.dense.key, sparse_key, backend.continuation)
+        prompt_texts(
+            run.settings.prompts, results.dense.key, sparse_key, backend.continuation
+        )
     )
     if not rows:
         return
     has_sparse_text = any(row.sparse is not None for row in rows)
     name = ""
     if has_sparse_text or live:
-        name = f"Sparse, {results.names[sparse.key]}" if sparse is not None else "Sparse"
+        name = (
+            f"Sparse, {results.names[sparse.key]}" if sparse is not None else "Sparse"
+        )
     missing = _TO_COME if live else _NOT_STORED
     _show_texts(rows, name, missing, grows=grows)
     remark = "Greedy decoding."
@@ -552,7 +584,9 @@ def _show_first_texts(rows: Sequence[PromptTexts], settings: RunSettings) -> Non
         widgets.remark(_TWO_TEXTS)
 
 
-def _show_texts(rows: Sequence[PromptTexts], name: str, missing: str, *, grows: bool) -> None:
+def _show_texts(
+    rows: Sequence[PromptTexts], name: str, missing: str, *, grows: bool
+) -> None:
     """Draw the table of prompts and texts. name: of the sparse model; "" for a table without it.
 
     missing: in place of a text that is not there. grows: keep the room for more.
@@ -560,7 +594,9 @@ def _show_texts(rows: Sequence[PromptTexts], name: str, missing: str, *, grows: 
     heads = {"Prompt": "", "Dense": "sd-dense"}
     if name:
         heads[name] = "sd-sparse"
-    head = [element("th", escape(text), scope="col", css=css) for text, css in heads.items()]
+    head = [
+        element("th", escape(text), scope="col", css=css) for text, css in heads.items()
+    ]
     table = element(
         "table",
         element("thead", element("tr", *head)),
@@ -576,7 +612,9 @@ def _prompt_row(row: PromptTexts, name: str, missing: str) -> Html:
     dense_cell = escape(_one_line(row.dense))
     sparse_cell = escape(missing if name else "")
     if row.sparse is not None:
-        dense_cell, sparse_cell = mark_divergence(_one_line(row.dense), _one_line(row.sparse))
+        dense_cell, sparse_cell = mark_divergence(
+            _one_line(row.dense), _one_line(row.sparse)
+        )
     cells = [
         element("th", escape(row.prompt), scope="row"),
         element("td", dense_cell, css="sd-dense", data_model="Dense"),
@@ -590,7 +628,9 @@ def _one_line(text: str) -> str:
     return " ".join(readable(text).split())
 
 
-def _chips(backend: Backend, results: RunResults, more_to_come: bool, grows: bool) -> list[Html]:
+def _chips(
+    backend: Backend, results: RunResults, more_to_come: bool, grows: bool
+) -> list[Html]:
     """A chip for each model that the headline names, and the places of those to come.
 
     grows: with a place for each model to come; of a search that is not known.
@@ -603,7 +643,9 @@ def _chips(backend: Backend, results: RunResults, more_to_come: bool, grows: boo
         return drawn
     for spec in run.settings.points[len(run.sparse) :]:
         if len(drawn) < MAX_CHIPS:
-            name = wording.model_name(spec, run.settings.names_methods, bool(run.source_type))
+            name = wording.model_name(
+                spec, run.settings.names_methods, bool(run.source_type)
+            )
             drawn.append(chip_to_come(name))
     return drawn
 
@@ -619,7 +661,9 @@ def show_preview(backend: Backend, results: RunResults) -> None:
     layers, broken = st.columns([2, 3], gap="large")
     with layers:
         widgets.show(layer_strip(model.pruned))
-        widgets.remark(f"{results.names[model.record.key]}. {strip_words(model.pruned)}")
+        widgets.remark(
+            f"{results.names[model.record.key]}. {strip_words(model.pruned)}"
+        )
     with broken:
         _show_broken(backend, results)
 
@@ -633,7 +677,9 @@ def show_first_run_duration(backend: Backend) -> None:
     duration = backend.preflight(first_run_settings(backend)).duration
     if duration.total_s is None:
         measuring = backend.is_measuring()
-        widgets.remark("Time: being estimated." if measuring else "Time: not known yet.")
+        widgets.remark(
+            "Time: being estimated." if measuring else "Time: not known yet."
+        )
         if measuring:
             wait_for_rates(backend)
         return

@@ -6,7 +6,15 @@ from urllib.parse import urlencode
 
 from sparsedash.catalog import published_results
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Cell, Html, Table, element, escape, fact_list, widget_label
+from sparsedash.reporting.html import (
+    Cell,
+    Html,
+    Table,
+    element,
+    escape,
+    fact_list,
+    widget_label,
+)
 from sparsedash.service import reproduction
 from sparsedash.service.backend import Backend
 from sparsedash.service.run_checks import main_memory
@@ -26,7 +34,8 @@ def show_summary() -> None:
     were published.
     """
     shown = sum(
-        reproduction.published_interval(row).shown for row in published_results.PUBLISHED_ROWS
+        reproduction.published_interval(row).shown
+        for row in published_results.PUBLISHED_ROWS
     )
     results = (
         f"{shown or 'None'} of {len(published_results.PUBLISHED_ROWS)} "
@@ -34,7 +43,9 @@ def show_summary() -> None:
     )
     verb = "show" if shown > 1 else "shows"
     widgets.opening(f"{results} {verb} a difference from the dense model.")
-    ratios = list(filter(None, map(reproduction.removed_ratio, published_results.LAST_TOKEN)))
+    ratios = list(
+        filter(None, map(reproduction.removed_ratio, published_results.LAST_TOKEN))
+    )
     basis = (
         "Judged by the published totals, which reveal less than paired answers. "
         f"{sum(ratio.reproduced for ratio in ratios)} of {len(ratios)} published shares of removed weights can be "
@@ -53,7 +64,11 @@ def show_tables() -> None:
     """Draw the two published tables, with our intervals and ratios."""
     tables = (
         ("Last token, LAMBADA", "the last token", published_results.LAST_TOKEN),
-        ("Last word, LAMBADA in OpenAI's variant", "the last word", published_results.LAST_WORD),
+        (
+            "Last word, LAMBADA in OpenAI's variant",
+            "the last word",
+            published_results.LAST_WORD,
+        ),
     )
     for title, what, rows in tables:
         widgets.section(title)
@@ -61,7 +76,9 @@ def show_tables() -> None:
         caption = _CAPTION.format(what=what, passages=n, one=100 / n)
         cells = list(map(_cells, rows))
         name = f"Published accuracies of {what}"
-        widgets.show_table(Table.of_cells(name, caption, cells, list(map(_row_link, rows))))
+        widgets.show_table(
+            Table.of_cells(name, caption, cells, list(map(_row_link, rows)))
+        )
 
 
 def show_row(backend: Backend) -> None:
@@ -108,12 +125,24 @@ def _cells(row: published_results.PublishedRow) -> list[Cell]:
     if not row.drop_follows:
         stated += f"{wording.NBSP}*"
     cells = [
-        Cell("Model", _row_name(row), {"model": row.model, "sparsity_percent": sparsity}),
-        Cell("Calibration", row.calibration, {"calibration": row.calibration}),
-        Cell("Format", _FORMATS[row.dtype], {"format": row.dtype, "passages": row.n_passages}),
-        Cell("Dense", wording.percent(row.dense, 2), {"dense_accuracy_percent": 100 * row.dense}),
         Cell(
-            "Sparse", wording.percent(row.sparse, 2), {"sparse_accuracy_percent": 100 * row.sparse}
+            "Model", _row_name(row), {"model": row.model, "sparsity_percent": sparsity}
+        ),
+        Cell("Calibration", row.calibration, {"calibration": row.calibration}),
+        Cell(
+            "Format",
+            _FORMATS[row.dtype],
+            {"format": row.dtype, "passages": row.n_passages},
+        ),
+        Cell(
+            "Dense",
+            wording.percent(row.dense, 2),
+            {"dense_accuracy_percent": 100 * row.dense},
+        ),
+        Cell(
+            "Sparse",
+            wording.percent(row.sparse, 2),
+            {"sparse_accuracy_percent": 100 * row.sparse},
         ),
         Cell(
             f"{wording.LEVEL} interval",
@@ -136,7 +165,10 @@ def _cells(row: published_results.PublishedRow) -> list[Cell]:
         Cell(
             "Stated change, relative",
             stated,
-            {"stated_drop_percent": row.drop_percent, "stated_drop_follows": row.drop_follows},
+            {
+                "stated_drop_percent": row.drop_percent,
+                "stated_drop_follows": row.drop_follows,
+            },
         ),
     ]
     if ratio is not None:
@@ -150,7 +182,9 @@ def _cells(row: published_results.PublishedRow) -> list[Cell]:
     return cells
 
 
-def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[str, str]]:
+def _facts(
+    backend: Backend, row: published_results.PublishedRow
+) -> list[tuple[str, str]]:
     """Published and measured results, the cost of repeating the row, and its model, as pairs of
     name and value.
     """
@@ -158,8 +192,12 @@ def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[
     facts = {"Published": f"{dense:,} → {sparse:,} of {row.n_passages:,} right"}
     ratio = reproduction.removed_ratio(row)
     if ratio is not None:
-        of_what = "of Linear and Conv weights" if ratio.reproduced else "of all parameters"
-        agrees = "reproduced" if ratio.reproduced or ratio.explained else "not reproduced"
+        of_what = (
+            "of Linear and Conv weights" if ratio.reproduced else "of all parameters"
+        )
+        agrees = (
+            "reproduced" if ratio.reproduced or ratio.explained else "not reproduced"
+        )
         facts["Weights removed"] = f"{ratio.published:.4f}: {agrees}, {of_what}"
     facts |= _measured_facts(backend, row)
     cost = reproduction.published_run_cost(row)
@@ -182,7 +220,9 @@ def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[
     return list(facts.items())
 
 
-def _measured_facts(backend: Backend, row: published_results.PublishedRow) -> dict[str, str]:
+def _measured_facts(
+    backend: Backend, row: published_results.PublishedRow
+) -> dict[str, str]:
     """What the newest run of the row measured here."""
     here = reproduction.measured_row(row, backend.runs(), backend.record)
     if here is None:

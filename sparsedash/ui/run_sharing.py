@@ -45,7 +45,9 @@ def _named(key: str, name: str) -> RecordChoice:
     return RecordChoice(key=key, name=name, address=name)
 
 
-def worst_broken(backend: Backend, dense_key: str, sparse_key: str) -> BrokenPassage | None:
+def worst_broken(
+    backend: Backend, dense_key: str, sparse_key: str
+) -> BrokenPassage | None:
     """The passage that broke with the largest fall of its right word; None where none did."""
     versions = (backend.written_at(dense_key), backend.written_at(sparse_key))
     return _worst_broken(backend, dense_key, sparse_key, versions)
@@ -53,7 +55,10 @@ def worst_broken(backend: Backend, dense_key: str, sparse_key: str) -> BrokenPas
 
 @lru_cache(maxsize=64)
 def _worst_broken(
-    backend: Backend, dense_key: str, sparse_key: str, versions: tuple[float | None, float | None]
+    backend: Backend,
+    dense_key: str,
+    sparse_key: str,
+    versions: tuple[float | None, float | None],
 ) -> BrokenPassage | None:
     """versions: when both records were written: a changed one is read again."""
     pair = load_pair(backend, _named(dense_key, DENSE), _named(sparse_key, ""))

@@ -22,7 +22,9 @@ from sparsedash.ui.loss_charts import show_caption
 
 _BEYOND = "beyond"
 _ROWS = {"": "All models", _BEYOND: "Only regressions"}
-_REGRESSIONS = "Only regressions: models that are beyond the limit on the passages or on any task."
+_REGRESSIONS = (
+    "Only regressions: models that are beyond the limit on the passages or on any task."
+)
 _ALONE = "Only one model: select a run with a sparse model, or more runs."
 _TOGETHER = "The models of these runs are judged together, so intervals are wider than on the pages of single runs."
 _NO_TASKS = "None of these runs has answers to tasks: name some under “Questions besides the passages” on Prune."
@@ -34,7 +36,9 @@ def show_leaderboard(backend: Backend, results: Sequence[RunResults]) -> None:
     first, second, third = st.columns(3)
     with first:
         titles = {key: entry.title for key, entry in entries.items()}
-        baseline = select("baseline", "Baseline", titles, next(iter(titles)), noun="model")
+        baseline = select(
+            "baseline", "Baseline", titles, next(iter(titles)), noun="model"
+        )
     board = leaderboard(backend, entries, baseline, navigation.current_tolerance())
     with second:
         only_beyond = select("rows", "Rows", _ROWS, "", noun="filter") == _BEYOND

@@ -10,7 +10,14 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.reporting import run_list, wording
 from sparsedash.reporting.charts.tradeoff_data import Measure
-from sparsedash.reporting.html import Html, element, escape, file_name, paragraph, widget_label
+from sparsedash.reporting.html import (
+    Html,
+    element,
+    escape,
+    file_name,
+    paragraph,
+    widget_label,
+)
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_list import (
     MAX_LINES,
@@ -108,8 +115,13 @@ def filter_rows(rows: Sequence[RunRow]) -> list[RunRow]:
         wrap=False,
     )
     with model_choice:
-        models = {row.settings.model: wording.reference_title(row.settings.model) for row in rows}
-        by_title = dict(sorted(models.items(), key=lambda pair: (pair[1].casefold(), pair[0])))
+        models = {
+            row.settings.model: wording.reference_title(row.settings.model)
+            for row in rows
+        }
+        by_title = dict(
+            sorted(models.items(), key=lambda pair: (pair[1].casefold(), pair[0]))
+        )
         titles = {"": "All models", **unique_names(by_title)}
         model = address_bar.select("model", "Model", titles, "", noun="model")
     with order_choice:
@@ -231,7 +243,10 @@ _OPEN = (
 
 
 def show_toolbar(
-    backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]
+    backend: Backend,
+    rows: Sequence[RunRow],
+    chosen: Sequence[RunRow],
+    listed: Sequence[RunRow],
 ) -> None:
     """Draw the actions on the ticked runs. rows: all runs. listed: those that the table shows."""
     with widgets.row("runs-toolbar"):
@@ -244,7 +259,10 @@ def show_toolbar(
 
 
 def _draw_actions(
-    backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]
+    backend: Backend,
+    rows: Sequence[RunRow],
+    chosen: Sequence[RunRow],
+    listed: Sequence[RunRow],
 ) -> None:
     keys = [row.key for row in chosen]
     count = f"{len(chosen)} chosen"
@@ -284,7 +302,9 @@ def _draw_actions(
     if stored:
         titles = {row.key: row.title for row in rows}
         widgets.ask_to_delete_runs(backend, "runs-delete", stored, titles)
-    st.button("Clear", key="runs-clear", type="tertiary", on_click=tick_rows, args=([],))
+    st.button(
+        "Clear", key="runs-clear", type="tertiary", on_click=tick_rows, args=([],)
+    )
 
 
 def _name_field(backend: Backend, row: RunRow, place: str) -> None:
@@ -297,7 +317,11 @@ def _name_field(backend: Backend, row: RunRow, place: str) -> None:
         st.container(horizontal=True, vertical_alignment="bottom"),
     ):
         st.text_input(
-            "Name of this run", row.mark.name, key=field, max_chars=LONGEST_NAME, help=about
+            "Name of this run",
+            row.mark.name,
+            key=field,
+            max_chars=LONGEST_NAME,
+            help=about,
         )
         st.form_submit_button("Save", on_click=widgets.attempt, args=(save,))
 
@@ -327,7 +351,14 @@ def _offer_to_open_file(backend: Backend) -> None:
         # Of any kind: the browser's part of the field refuses every name that ends in what has a
         # hyphen.
         keep = partial(_open_file, backend)
-        file_popover("Open a file", f"The file of a run ({SUFFIX})", None, "run-file", _OPEN, keep)
+        file_popover(
+            "Open a file",
+            f"The file of a run ({SUFFIX})",
+            None,
+            "run-file",
+            _OPEN,
+            keep,
+        )
 
 
 def _open_file(backend: Backend, file: UploadedFile) -> None:

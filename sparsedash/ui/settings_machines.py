@@ -23,7 +23,11 @@ def watch_machines(backend: Backend) -> None:
             f"{view.address} answers but has no machines; see docs/cluster.md. Until one joins, runs use this machine."
         )
         return
-    free = [machine for machine in view.machines if machine.job_id is None and not machine.problem]
+    free = [
+        machine
+        for machine in view.machines
+        if machine.job_id is None and not machine.problem
+    ]
     machines = wording.quantity(len(view.machines), "machine")
     caption = f"{machines} at {view.address}, {len(free) or 'none'} of them free."
     head = ["Machine", "Runs", "Memory used", "Memory free", "GPUs"]

@@ -47,7 +47,9 @@ def show_runs(backend: Backend, holdings: Holdings) -> None:
     with listing:
         _draw_heads("Run", storage_words.RUN_HEADS)
         for key in shown:
-            delete = partial(widgets.ask_to_delete_runs, backend, f"delete-{key}", (key,), titles)
+            delete = partial(
+                widgets.ask_to_delete_runs, backend, f"delete-{key}", (key,), titles
+            )
             _draw_row(key, rows[key], storage_words.RUN_HEADS, delete, run=key)
     widgets.link("runs", "Rename, export or delete several")
 
@@ -81,7 +83,11 @@ def _draw_heads(first: str, heads: tuple[str, ...]) -> None:
 
 
 def _draw_row(
-    key: str, row: HeldRow, heads: tuple[str, ...], draw_delete: Callable[[], None], run: str = ""
+    key: str,
+    row: HeldRow,
+    heads: tuple[str, ...],
+    draw_delete: Callable[[], None],
+    run: str = "",
 ) -> None:
     """Draw a row with its deletion. run: the key of the run that its title leads to."""
     with st.container(horizontal=True, key=f"held-{key}", gap=None):
@@ -102,9 +108,13 @@ def _draw_row(
 
 def show_cache(backend: Backend, holdings: Holdings) -> None:
     """Draw the parts of the cache, the button that empties it, and the limit of its size."""
-    n_bytes = sum(item.n_bytes for item in (*holdings.cache.items, *holdings.cache.spared))
+    n_bytes = sum(
+        item.n_bytes for item in (*holdings.cache.items, *holdings.cache.spared)
+    )
     used = wording.size(n_bytes) if n_bytes else "nothing"
-    with st.expander(f"Cache · {used} of {gigabytes(holdings.room_bytes)}", key="cache"):
+    with st.expander(
+        f"Cache · {used} of {gigabytes(holdings.room_bytes)}", key="cache"
+    ):
         if holdings.cache.items or holdings.cache.spared:
             table = storage_words.cache_table(holdings.cache)
             widgets.show(element("div", table.html, css="sd-wrapped"))
@@ -120,7 +130,10 @@ def _ask_to_empty(housekeeping: Housekeeping) -> None:
     widgets.show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
     if cache.items:
         widgets.action_button(
-            "Empty the cache", partial(_empty, housekeeping), key="cache-sure", kind="primary"
+            "Empty the cache",
+            partial(_empty, housekeeping),
+            key="cache-sure",
+            kind="primary",
         )
 
 
@@ -132,7 +145,10 @@ def _empty(housekeeping: Housekeeping) -> None:
 def show_verification(backend: Backend) -> None:
     """Draw the last verification and the button that starts one, or the job that is at it."""
     verification = backend.housekeeping.verification()
-    job = next((job for job in backend.jobs(job_panel.JOBS_LISTED) if job.kind == "verify"), None)
+    job = next(
+        (job for job in backend.jobs(job_panel.JOBS_LISTED) if job.kind == "verify"),
+        None,
+    )
     if verification is None:
         text = "Check data integrity"
         seen_at = -1.0
@@ -147,7 +163,9 @@ def show_verification(backend: Backend) -> None:
         job_panel.watch_job(backend, job, brief=True)
     else:
         verify = partial(backend.submit, VerifySettings())
-        widgets.action_button(text, verify, key="verify", icon="fact_check", help=_VERIFICATION)
+        widgets.action_button(
+            text, verify, key="verify", icon="fact_check", help=_VERIFICATION
+        )
 
 
 def _show_result(verification: Verification) -> None:
@@ -183,7 +201,12 @@ def _show_limit(backend: Backend, holdings: Holdings) -> None:
         # Without limits: Streamlit keeps a value beyond them to itself, and the former one would be
         # saved.
         st.number_input(
-            "Limit of the cache in GB", value=value, step=1.0, format="%.10g", key=_LIMIT, width=200
+            "Limit of the cache in GB",
+            value=value,
+            step=1.0,
+            format="%.10g",
+            key=_LIMIT,
+            width=200,
         )
         save = partial(_save_limit, backend.housekeeping)
         st.form_submit_button("Save", on_click=widgets.attempt, args=(save,))

@@ -42,7 +42,9 @@ def show_task_results(
     if any(result.loss for result in results):
         words = task_words(results)
         file = ChartFile("tasks", tasks_sentence(name, results), [basis])
-        show_chart(task_chart(results, frame.theme()), file, words, "task-chart", "ignore")
+        show_chart(
+            task_chart(results, frame.theme()), file, words, "task-chart", "ignore"
+        )
         widgets.remark(_CAPTION)
     links = []
     for result in results:
@@ -62,7 +64,9 @@ def show_task_results(
         )
 
 
-def named_answers(run: Run, found: Mapping[str, JudgedAnswers]) -> dict[str, JudgedAnswers]:
+def named_answers(
+    run: Run, found: Mapping[str, JudgedAnswers]
+) -> dict[str, JudgedAnswers]:
     """The verdicts on the tasks of a run's models, by their names within it; a note on those
     without any.
     """
@@ -97,8 +101,14 @@ def show_tasks(run: Run, found: Mapping[str, JudgedAnswers], usual: str) -> None
         usual if usual in names else next(iter(names)),
     )
     results = judged[name].results
-    widgets.show(paragraph(f"{tasks_sentence(name, results)} {task_remarks(results)}".strip()))
+    widgets.show(
+        paragraph(f"{tasks_sentence(name, results)} {task_remarks(results)}".strip())
+    )
     widgets.remark(RULE)
     basis = picture_basis(run, current_tolerance(), frame.zone())
-    address: dict[str, str | list[str]] = {"run": run.key, RIGHT: name, VIEW: TASKS_VIEW}
+    address: dict[str, str | list[str]] = {
+        "run": run.key,
+        RIGHT: name,
+        VIEW: TASKS_VIEW,
+    }
     show_task_results(judged[name], name, basis, address)

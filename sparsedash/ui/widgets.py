@@ -141,7 +141,9 @@ def ask_to_delete_runs(
 
     titles: of the runs, by their keys.
     """
-    popover("Delete", key, partial(_ask_about_runs, backend, key, runs, titles), "delete")
+    popover(
+        "Delete", key, partial(_ask_about_runs, backend, key, runs, titles), "delete"
+    )
 
 
 def _ask_about_runs(
@@ -152,7 +154,9 @@ def _ask_about_runs(
     _ask(key, deletion_question(plan, titles), drop)
 
 
-def _delete_runs(backend: Backend, runs: Collection[str], titles: Mapping[str, str]) -> None:
+def _delete_runs(
+    backend: Backend, runs: Collection[str], titles: Mapping[str, str]
+) -> None:
     deletion = backend.housekeeping.delete_runs(runs)
     summary = widget_label(deletion_summary(deletion, titles))
     st.toast(summary, icon=":material/delete:", duration="long")

@@ -26,7 +26,9 @@ EXACT = {
 
 
 def test_no_script_is_forgotten():
-    assert set(RUNNABLE) - {"small"} == set(small.OPTIONS), "give it a row in benchmarks/small.py"
+    assert set(RUNNABLE) - {"small"} == set(small.OPTIONS), (
+        "give it a row in benchmarks/small.py"
+    )
 
 
 @pytest.mark.parametrize(

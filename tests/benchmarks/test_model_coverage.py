@@ -34,5 +34,9 @@ _MARKED = columns_with_yes()
 @pytest.mark.parametrize("model_type", sorted(_MARKED))
 def test_the_table_is_true_of(model_type):
     row = coverage_of(model_type, _METHODS)
-    lost = {column: row.get(column) for column in _MARKED[model_type] if row.get(column) != "yes"}
+    lost = {
+        column: row.get(column)
+        for column in _MARKED[model_type]
+        if row.get(column) != "yes"
+    }
     assert not lost

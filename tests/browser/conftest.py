@@ -48,7 +48,9 @@ def browser():
     expect.set_options(timeout=1000 * DEADLINE_S)
     with sync_playwright() as playwright:
         # Chromium's own sandbox needs privileges that containers do not give.
-        opened = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        opened = playwright.chromium.launch(
+            executable_path=executable, args=["--no-sandbox"]
+        )
         yield opened
         opened.close()
 
@@ -97,7 +99,9 @@ def watched(page):
         # Streamlit looks for its own routes under the page's path first: those 404 are expected. So
         # is that of a file which a rerun has replaced while the page asked for it.
         expected = "404 (Not Found)", "Download Button source error - 404"
-        if message.type == "error" and not any(text in message.text for text in expected):
+        if message.type == "error" and not any(
+            text in message.text for text in expected
+        ):
             page.complaints.append(message.text)
 
     def ask(dialog):

@@ -12,7 +12,9 @@ from urllib.parse import urljoin, urlsplit
 
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
-from streamlit.web.server.starlette.starlette_app_utils import generate_xsrf_token_string
+from streamlit.web.server.starlette.starlette_app_utils import (
+    generate_xsrf_token_string,
+)
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -57,9 +59,9 @@ class Provider:
         self.process = child_processes.start(
             ["-m", "oidc_provider_mock", "--port", str(port), *claims]
         )
-        assert answers(self.process, f"{self.address}/.well-known/openid-configuration"), (
-            "no provider came up"
-        )
+        assert answers(
+            self.process, f"{self.address}/.well-known/openid-configuration"
+        ), "no provider came up"
 
     def stop(self) -> None:
         """End it."""
@@ -133,17 +135,28 @@ class RawUser:
     def get(self, path: str, **headers: str) -> tuple[int, str]:
         """Status and body of a request. path: or a whole address."""
         return self._answer(
-            urllib.request.Request(urljoin(self._address, path), headers=self.headers | headers)
+            urllib.request.Request(
+                urljoin(self._address, path), headers=self.headers | headers
+            )
         )
 
     @contextmanager
     def connected(
-        self, page: str = "", query: str = "", wanted: str = "", xsrf: bool = True, **headers: str
+        self,
+        page: str = "",
+        query: str = "",
+        wanted: str = "",
+        xsrf: bool = True,
+        **headers: str,
     ):
         """An open connection that has asked for a page, and the messages that come. wanted: the
         session asked for.
         """
-        protocols = ["streamlit", self._xsrf if xsrf else "none", *([wanted] if wanted else [])]
+        protocols = [
+            "streamlit",
+            self._xsrf if xsrf else "none",
+            *([wanted] if wanted else []),
+        ]
         address = f"{self._address.replace('http', 'ws')}/_stcore/stream"
         options = {
             "subprotocols": protocols,
@@ -161,7 +174,10 @@ class RawUser:
             rerun.rerun_script.query_string = query
             rerun.rerun_script.page_name = page
             opened.send(rerun.SerializeToString())
-            yield (ForwardMsg.FromString(opened.recv(DEADLINE_S)) for _ in itertools.count())
+            yield (
+                ForwardMsg.FromString(opened.recv(DEADLINE_S))
+                for _ in itertools.count()
+            )
 
     def connects(self, **headers: str) -> bool:
         """Whether a WebSocket opens with these headers."""
@@ -179,7 +195,9 @@ class RawUser:
         """
         with self.connected(wanted=wanted, xsrf=xsrf) as messages:
             new = next(
-                message for message in messages if message.WhichOneof("type") == "new_session"
+                message
+                for message in messages
+                if message.WhichOneof("type") == "new_session"
             )
             yield new.new_session.initialize.session_id
 
@@ -189,12 +207,16 @@ class RawUser:
         with self.connected(page, query) as messages:
             for message in messages:
                 sent.append(str(message))
-                assert message.delta.new_element.WhichOneof("type") != "exception", sent[-1]
+                assert message.delta.new_element.WhichOneof("type") != "exception", (
+                    sent[-1]
+                )
                 if message.WhichOneof("type") == "script_finished":
                     return "".join(sent)
         raise AssertionError("the page did not come to its end")
 
-    def upload(self, session: str, file: str, content: bytes = b"text", method: str = "PUT") -> int:
+    def upload(
+        self, session: str, file: str, content: bytes = b"text", method: str = "PUT"
+    ) -> int:
         """The status of an upload to this session, or of the deletion of one."""
         head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
         kind = {"Content-Type": "multipart/form-data; boundary=edge"}
@@ -206,7 +228,9 @@ class RawUser:
         ) as connection:
             # A refusal may come, and the server hang up, before all has been sent.
             with suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, path, body, {**self.headers, **headers, **kind})
+                connection.request(
+                    method, path, body, {**self.headers, **headers, **kind}
+                )
             return connection.getresponse().status
 
     def _answer(self, url: urllib.request.Request) -> tuple[int, str]:

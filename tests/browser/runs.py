@@ -16,9 +16,7 @@ from sparsedash.storage.users import UserData
 from tests.ui import specimens
 
 TEXT = "<img src=x onerror=alert(1)> **b** :red[x] <script>alert(2)</script> $x$ \u202eabc 👩‍🚀 nul\x00 "
-SHOWN = (
-    "<img src=x onerror=alert(1)> **b** :red[x] <script>alert(2)</script> $x$ ⟨U+202E⟩abc 👩‍🚀 nul␀"
-)
+SHOWN = "<img src=x onerror=alert(1)> **b** :red[x] <script>alert(2)</script> $x$ ⟨U+202E⟩abc 👩‍🚀 nul␀"
 LONG = TEXT + "w" * 100_000
 N_LONG = 13
 """So many hostile passages have a hundred thousand letters."""
@@ -68,7 +66,9 @@ def put_hostile(store: Store) -> str:
     """Put a run where every text is hostile into the store, older than the specimens' own; gives
     its key.
     """
-    run, records, texts = run_of("org/<img src=x onerror=alert(1)>**b**", "hostile", age_s=60)
+    run, records, texts = run_of(
+        "org/<img src=x onerror=alert(1)>**b**", "hostile", age_s=60
+    )
     texts = replace(texts, contexts=(LONG,) * N_LONG + (TEXT,) * (120 - N_LONG))
     for i, record in enumerate(records):
         outcomes = tuple(_hostile(outcome, f"{TEXT}{i}") for outcome in record.outcomes)

@@ -17,7 +17,13 @@ from tests import child_processes
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CHROMIUM_NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+)
 
 
 def chromium() -> str | None:
@@ -39,7 +45,15 @@ class Server:
         port = port or free_port()
         self.address = f"http://127.0.0.1:{port}"
         self.log = folder.with_name(f"{folder.name}-server.log")
-        arguments = ["-m", "streamlit", "run", "app.py", "--server.port", str(port), *options]
+        arguments = [
+            "-m",
+            "streamlit",
+            "run",
+            "app.py",
+            "--server.port",
+            str(port),
+            *options,
+        ]
         ours = {
             "SPARSEDASH_DATA_DIR": str(self.folder),
             "SPARSEDASH_LINGER_S": "30",
@@ -63,7 +77,9 @@ class Server:
         purpose.
         """
         child_processes.end(self.process, DEADLINE_S)
-        workers = [p for p in psutil.process_iter(["cmdline"]) if self._owns(p.info["cmdline"])]
+        workers = [
+            p for p in psutil.process_iter(["cmdline"]) if self._owns(p.info["cmdline"])
+        ]
         for worker in workers:
             worker.terminate()
         for worker in psutil.wait_procs(workers, timeout=DEADLINE_S)[1]:
@@ -78,7 +94,11 @@ class Server:
         )
 
     def _owns(self, command: list[str] | None) -> bool:
-        return bool(command) and "sparsedash.worker" in command and str(self.folder) in command
+        return (
+            bool(command)
+            and "sparsedash.worker" in command
+            and str(self.folder) in command
+        )
 
 
 def answers(process: subprocess.Popen[bytes], address: str) -> bool:
@@ -143,7 +163,11 @@ def taken(page, button) -> tuple[str, bytes, str]:
     ready(page)
     with page.expect_download() as got:
         button.press("Enter")
-    return got.value.suggested_filename, Path(got.value.path()).read_bytes(), got.value.url
+    return (
+        got.value.suggested_filename,
+        Path(got.value.path()).read_bytes(),
+        got.value.url,
+    )
 
 
 def download(page, name: str, **options: object) -> tuple[str, bytes, str]:
@@ -164,7 +188,9 @@ def free_port() -> int:
     Each test process has ports of its own, below those that the system gives away: else another
     server may take it before ours has started, and answer in its place.
     """
-    first = 10_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw9").removeprefix("gw"))
+    first = 10_000 + 1_000 * int(
+        os.environ.get("PYTEST_XDIST_WORKER", "gw9").removeprefix("gw")
+    )
     # Not by the usual generator: what tests seed and fork would try the same ports everywhere.
     for port in random.SystemRandom().sample(range(first, first + 1_000), 1_000):
         with socket.socket() as probe, contextlib.suppress(OSError):

@@ -63,7 +63,9 @@ def press_bar(page, n: int) -> None:
     bars = page.locator(".js-plotly-plot .bars .point path")
     bars.first.wait_for(state="attached")
     heights = bars.evaluate_all("all => all.map(e => e.getBBox().height)")
-    box = bars.nth([i for i, height in enumerate(heights) if height > 0][n]).bounding_box()
+    box = bars.nth(
+        [i for i, height in enumerate(heights) if height > 0][n]
+    ).bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
 
 
@@ -95,7 +97,10 @@ def test_the_first_screen_shows_verdict_passage_answers_and_a_phone_the_steps_an
     change = page.locator(".sd-change").bounding_box()
     bar = page.locator(".st-key-steps").bounding_box()
     assert change["y"] + change["height"] <= bar["y"]
-    assert page.get_by_role("button", name="Next").bounding_box()["y"] > PHONE["height"] * 0.85
+    assert (
+        page.get_by_role("button", name="Next").bounding_box()["y"]
+        > PHONE["height"] * 0.85
+    )
     search = page.get_by_label("Search", exact=True).locator("visible=true")
     expect(search).to_have_count(0)
     press(page, "Choose")
@@ -134,7 +139,9 @@ def test_blind_judging_hides_the_sides_until_the_choice(compare):
 def test_hostile_text_shows_as_text_wherever_it_comes_from_and_a_very_long_one_leaves_the_page_usable(
     compare, finished
 ):
-    page = compare(f"?run={finished.hostile}&filter=all&sort=file%20order&passage={N_LONG}")
+    page = compare(
+        f"?run={finished.hostile}&filter=all&sort=file%20order&passage={N_LONG}"
+    )
     expect(page.get_by_text("cannot be continued")).to_be_visible()
     press(page, "Next")
     expect(page.locator(".st-key-steps .sd-count")).to_contain_text(f"{N_LONG + 1} of")

@@ -198,7 +198,9 @@ class Control:
     @property
     def leads_to(self) -> str | None:
         """The pattern of what must be seen after it; None where no row of the table names it."""
-        places = (to for pattern, to in LEADS_TO.items() if re.fullmatch(pattern, str(self)))
+        places = (
+            to for pattern, to in LEADS_TO.items() if re.fullmatch(pattern, str(self))
+        )
         return next(places, "" if self.kind in FREE else None)
 
 
@@ -206,7 +208,11 @@ def listed(page) -> list[Control]:
     """What can be pressed now."""
     goal = dict(parse_qsl(urlsplit(page.url).query)).get("goal", "")
     return [
-        Control(kind, f"{re.sub(NUMBERS, '#', identity)} {goal * (kind == 'button')}".strip(), name)
+        Control(
+            kind,
+            f"{re.sub(NUMBERS, '#', identity)} {goal * (kind == 'button')}".strip(),
+            name,
+        )
         for kind, identity, name in page.evaluate(LIST, urlsplit(page.url).path == MENU)
     ]
 
@@ -224,7 +230,11 @@ def when(control: Control) -> int:
     """
     usual = {"select": 1, "switch": 1, "link": 2}.get(control.kind, 0)
     return next(
-        (late for pattern, late in LATE if re.match(pattern, control.identity, re.IGNORECASE)),
+        (
+            late
+            for pattern, late in LATE
+            if re.match(pattern, control.identity, re.IGNORECASE)
+        ),
         usual,
     )
 
@@ -273,7 +283,9 @@ class Walk:
                 opened = control.kind in OPENS and page.url == before
                 again = [*path, control] if opened else path
                 waiting = {control for _, _, control in todo} | self.known
-                todo = [(page.url, again, new) for new in listed(page) if new not in waiting] + todo
+                todo = [
+                    (page.url, again, new) for new in listed(page) if new not in waiting
+                ] + todo
 
     def press(self, address: str, path: list[Control], control: Control) -> str:
         """Press it, and look: where it is in view, else once its path is pressed, else on a new
@@ -301,11 +313,15 @@ class Walk:
                 page.wait_for_timeout(500)  # What opens may be drawn a moment later.
                 element = self.find(control)
             seen = self.touch(element, control) if element else ""
-            if element and (control.kind in FREE or to is None or (seen and re.search(to, seen))):
+            if element and (
+                control.kind in FREE or to is None or (seen and re.search(to, seen))
+            ):
                 break
             if self.ended and not element:
                 break
-        assert page.get_by_test_id("stException").all_inner_texts() == [], f"{control} on {address}"
+        assert page.get_by_test_id("stException").all_inner_texts() == [], (
+            f"{control} on {address}"
+        )
         if element is None:
             if not self.ended:
                 self.gone.add(control)
@@ -330,8 +346,12 @@ class Walk:
 
     def find(self, control: Control):
         """The element of a control; None where it is not there."""
-        places = [i for i, present in enumerate(listed(self.page)) if present == control]
-        return self.page.locator(f'[data-control="{places[0]}"]').first if places else None
+        places = [
+            i for i, present in enumerate(listed(self.page)) if present == control
+        ]
+        return (
+            self.page.locator(f'[data-control="{places[0]}"]').first if places else None
+        )
 
     def touch(self, element, control: Control) -> str:
         """Press or fill it. Returns what is seen then."""
@@ -360,7 +380,11 @@ class Walk:
         until = time.monotonic() + (2 if control.kind in FREE else 10)
         while time.monotonic() < until:
             settled(self.page)
-            seen = self.files[n_files] if len(self.files) > n_files else self.seen(before, control)
+            seen = (
+                self.files[n_files]
+                if len(self.files) > n_files
+                else self.seen(before, control)
+            )
             if seen and re.search(control.leads_to or "", seen):
                 break
             if control.kind == "help" and element.count():
@@ -372,13 +396,18 @@ class Walk:
         """What a press changed, in a few words; of a download only its file counts."""
         page = self.page
         after = self.page.evaluate(LOOK)
-        if control.kind == "download" or (after[:3] == before[:3] and after[3] in before[3]):
+        if control.kind == "download" or (
+            after[:3] == before[:3] and after[3] in before[3]
+        ):
             return ""
         lines = (
-            tuple(filter(str.strip, "\n".join(look[1::2]).split("\n"))) for look in (before, after)
+            tuple(filter(str.strip, "\n".join(look[1::2]).split("\n")))
+            for look in (before, after)
         )
         changed = " ".join(
-            line for line in unified_diff(*lines, n=0) if line[:2] not in ("++", "--", "@@")
+            line
+            for line in unified_diff(*lines, n=0)
+            if line[:2] not in ("++", "--", "@@")
         )
         if after[0] != before[0]:
             sentence = " ".join(page.locator("h1.sd-opening").all_inner_texts())
@@ -393,16 +422,22 @@ def _open_help(element) -> None:
 
 
 RACE = replace(
-    specimens.SETTINGS, methods=tuple(map(method_named, ("best", "least-squares", "random")))
+    specimens.SETTINGS,
+    methods=tuple(map(method_named, ("best", "least-squares", "random"))),
 )
 PART = replace(specimens.SETTINGS, sparsities_permille=(100, 250, 400))
-WAITING = [replace(specimens.SETTINGS, sparsities_permille=(permille,)) for permille in (600, 700)]
+WAITING = [
+    replace(specimens.SETTINGS, sparsities_permille=(permille,))
+    for permille in (600, 700)
+]
 
 
 @pytest.fixture(scope="module")
 def server(start_server, tmp_path_factory):
     return start_server(
-        tmp_path_factory.mktemp("controls") / "data", SPARSEDASH_WORKERS="0", HF_HUB_OFFLINE="1"
+        tmp_path_factory.mktemp("controls") / "data",
+        SPARSEDASH_WORKERS="0",
+        HF_HUB_OFFLINE="1",
     )
 
 
@@ -429,7 +464,10 @@ def filled(server):
         (WAITING[0], "failed"),
     ]
     requests += [(settings, "queued") for settings in WAITING]
-    why = {"error_text": "The model cannot be reached.", "error_advice": "Name a local folder."}
+    why = {
+        "error_text": "The model cannot be reached.",
+        "error_advice": "Name a local folder.",
+    }
     backend.set_jobs(
         *(
             job(
@@ -442,7 +480,12 @@ def filled(server):
         )
     )
     backend.close()
-    server.runs = {"sweep": sweep.key, "race": race.key, "search": search.key, "part": part.key}
+    server.runs = {
+        "sweep": sweep.key,
+        "race": race.key,
+        "search": search.key,
+        "part": part.key,
+    }
     return server
 
 
@@ -456,9 +499,16 @@ PAGES = {
     "models": ("models?run={sweep}",),
     "overview": ("", "?run={race}", "?run={search}", "?run={part}"),
     "prune": ("prune", "prune?goal=Prune+to+chosen+sparsities", "prune?view=published"),
-    "runs": ("runs", "runs?chosen={race:.16}&chosen={sweep:.16}&together=1", "runs?view=jobs"),
+    "runs": (
+        "runs",
+        "runs?chosen={race:.16}&chosen={sweep:.16}&together=1",
+        "runs?view=jobs",
+    ),
     "compare": ("compare?run={sweep}",),
-    "blind and layers": ("compare?run={sweep}&blind=true", "compare?run={sweep}&view=layers"),
+    "blind and layers": (
+        "compare?run={sweep}&blind=true",
+        "compare?run={sweep}&view=layers",
+    ),
 }
 """The addresses under which a page shows all its controls."""
 
@@ -490,7 +540,9 @@ def test_a_timer_that_brings_the_address_from_before_a_choice_does_not_take_it_b
         server = socket.connect_to_server()
         server.on_message(
             lambda message: (
-                messages.append(ForwardMsg.FromString(message)) if holding else socket.send(message)
+                messages.append(ForwardMsg.FromString(message))
+                if holding
+                else socket.send(message)
             )
         )
 
@@ -504,10 +556,15 @@ def test_a_timer_that_brings_the_address_from_before_a_choice_does_not_take_it_b
         field.press(key)
     after: list[ForwardMsg] = []
     # The run of the choice ends, then that of a timer.
-    while [message.WhichOneof("type") for message in after].count("script_finished") < 2:
+    while [message.WhichOneof("type") for message in after].count(
+        "script_finished"
+    ) < 2:
         page.wait_for_timeout(50)
         after = list(
-            dropwhile(lambda message: message.WhichOneof("type") != "page_info_changed", messages)
+            dropwhile(
+                lambda message: message.WhichOneof("type") != "page_info_changed",
+                messages,
+            )
         )
     requests = [
         message.page_info_changed.query_string
@@ -539,10 +596,16 @@ def test_choices_one_after_another_all_reach_the_address(filled, page):
     page.locator("summary").filter(has_text="To repeat a paper").press("Enter")
     settled(page)
     choose_until(page, "Token weights", "weights=")
-    page.get_by_role("switch", name="Pack the documents into full samples").press("Space")
+    page.get_by_role("switch", name="Pack the documents into full samples").press(
+        "Space"
+    )
     page.wait_for_function("location.search.includes('packed=')")
     settled(page)
-    assert dict(parse_qsl(urlsplit(page.url).query)).keys() == {"calibration", "weights", "packed"}
+    assert dict(parse_qsl(urlsplit(page.url).query)).keys() == {
+        "calibration",
+        "weights",
+        "packed",
+    }
 
 
 def test_a_number_of_ones_own_method_reaches_the_address_after_the_field_above_it_went(

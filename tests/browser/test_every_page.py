@@ -48,15 +48,30 @@ well, is not.
 CHART = "svg png csv"
 SHOWN = [
     ("finished", "", "10 to 30 % are undecided.", CHART),
-    ("finished", "compare", "10 % is too close to call on 120 passages", f"csv {CHART}"),
+    (
+        "finished",
+        "compare",
+        "10 % is too close to call on 120 passages",
+        f"csv {CHART}",
+    ),
     ("finished", "prune?view=published", "20 published results", "csv csv"),
     ("finished", "compare?view=layers", "Half of the layers lost", f"{CHART} csv"),
     ("finished", "prune", "How much of a model can go?", ""),
-    ("finished", "prune?goal=Prune+to+chosen+sparsities", "How much of a model can go?", ""),
+    (
+        "finished",
+        "prune?goal=Prune+to+chosen+sparsities",
+        "How much of a model can go?",
+        "",
+    ),
     ("finished", "compare?blind=true", "Which answer is better?", ""),
     ("finished", "runs", "None of 2 runs has a model within", "csv"),
     ("finished", "models", "No exported model is kept.", ""),
-    ("finished", f"models?run={specimens.run()[0].key}", "No exported model is kept.", ""),
+    (
+        "finished",
+        f"models?run={specimens.run()[0].key}",
+        "No exported model is kept.",
+        "",
+    ),
     ("finished", "?answers=1", "How do models compare on your tasks?", ""),
     ("finished", "runs?view=jobs", "Nothing is running.", ""),
     ("finished", "settings", "The data folder takes", ""),
@@ -82,7 +97,10 @@ def violations(page) -> dict[str, str]:
         # On a busy machine a part may still be drawn: what is at fault is so a second later.
         page.wait_for_timeout(1000)
         faults = axe.Axe().run(page, NOT_OURS, OPTIONS).response["violations"]
-    return {fault["id"]: "{html}: {failureSummary}".format(**fault["nodes"][0]) for fault in faults}
+    return {
+        fault["id"]: "{html}: {failureSummary}".format(**fault["nodes"][0])
+        for fault in faults
+    }
 
 
 def open_all(page) -> None:
@@ -100,7 +118,10 @@ def checked_kind(name: str, content: bytes) -> str:
     kind = name.rpartition(".")[2]
     if kind == "svg":
         drawing = ET.fromstring(content)
-        texts = [text.text or "" for text in drawing.findall("{http://www.w3.org/2000/svg}text")]
+        texts = [
+            text.text or ""
+            for text in drawing.findall("{http://www.w3.org/2000/svg}text")
+        ]
         assert drawing.tag.endswith("svg")
         assert b"@font-face" in content, "its font travels along"
         assert "perplexity 1.10" in " ".join(texts), "it names the limit"
@@ -112,7 +133,9 @@ def checked_kind(name: str, content: bytes) -> str:
     return kind
 
 
-@pytest.mark.parametrize("number", range(len(SHOWN)), ids=["/".join(page[:2]) for page in SHOWN])
+@pytest.mark.parametrize(
+    "number", range(len(SHOWN)), ids=["/".join(page[:2]) for page in SHOWN]
+)
 def test_every_page(number, page, request):
     server, path, sentence, kinds = SHOWN[number]
     theme, width, colour = (WIDE, PHONE)[number % 2]

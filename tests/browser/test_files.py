@@ -37,12 +37,16 @@ def test_runs_are_ticked_at_once_overlaid_and_named(page, server):
     # The first page that this server was asked for.
     expect(page.get_by_text("Page not found")).to_have_count(0)
     # Rows grow as their answers are read, and a click would hit another one.
-    expect(page.locator("[class*=st-key-run-row-]", has_text="undecided")).to_have_count(3)
+    expect(
+        page.locator("[class*=st-key-run-row-]", has_text="undecided")
+    ).to_have_count(3)
     labels = page.locator("[class*=st-key-tick-] label")
     expect(labels).to_have_count(3)
     boxes = [label.bounding_box() for label in labels.all()]
     assert all(min(box["width"], box["height"]) >= 24 for box in boxes)
-    for box in boxes[:2]:  # At once: the second click comes before the answer to the first.
+    for box in boxes[
+        :2
+    ]:  # At once: the second click comes before the answer to the first.
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     expect(page.get_by_text("2 chosen")).to_be_visible()
     press(page, "Overlay")
@@ -71,7 +75,9 @@ N_BYTES = 40_000_000
 @pytest.mark.long
 def test_uploads_do_not_stay_in_the_server_s_memory(page, start_server, tmp_path):
     text = tmp_path / "long.txt"
-    text.write_bytes(b"\n\n".join(b"%d" % n + b" word" * (N_BYTES // 30) for n in range(6)))
+    text.write_bytes(
+        b"\n\n".join(b"%d" % n + b" word" * (N_BYTES // 30) for n in range(6))
+    )
     server = start_server(tmp_path / "data", SPARSEDASH_WORKERS="0")
     process = psutil.Process(server.process.pid)
     raw = RawUser(server.address)
@@ -85,7 +91,9 @@ def test_uploads_do_not_stay_in_the_server_s_memory(page, start_server, tmp_path
     assert process.memory_info().rss - before < N_BYTES / 2
     before = process.memory_info().rss
     with raw.session() as session:
-        assert {raw.upload(session, f"file-{number}", b"x" * N_BYTES) for number in range(7)} == {
+        assert {
+            raw.upload(session, f"file-{number}", b"x" * N_BYTES) for number in range(7)
+        } == {
             204,
             429,
         }

@@ -132,7 +132,9 @@ def test_nothing_moves_from_waiting_to_the_end_and_a_screen_reader_hears_how_far
     for n_sparse in range(4):
         worker.answer(n_sparse)
         worker.say("evaluate", n_sparse, 1, 120)
-        expect(page.locator(".sd-chip .sd-figure").filter(has_text="×")).to_have_count(n_sparse)
+        expect(page.locator(".sd-chip .sd-figure").filter(has_text="×")).to_have_count(
+            n_sparse
+        )
         expect(page.locator("a.sd-mark")).to_have_count(n_sparse)
         expect(page.locator(".js-plotly-plot")).to_have_count(1)
         measure()
@@ -186,7 +188,9 @@ def test_the_page_tells_of_a_job_s_end_and_the_browser_too_where_it_was_asked_to
     assert page.complaints == []
 
 
-def test_a_browser_that_refuses_notices_or_cannot_give_any_says_so(open_page, server, new_worker):
+def test_a_browser_that_refuses_notices_or_cannot_give_any_says_so(
+    open_page, server, new_worker
+):
     new_worker(model="a/c").begin()
     page = open_page()
     page.goto(f"{server.address}/runs?view=jobs")
@@ -197,7 +201,9 @@ def test_a_browser_that_refuses_notices_or_cannot_give_any_says_so(open_page, se
     if button.is_visible():
         button.press("Enter")
     expect(refused).to_be_visible()
-    page.add_init_script("Object.defineProperty(window, 'isSecureContext', {value: false});")
+    page.add_init_script(
+        "Object.defineProperty(window, 'isSecureContext', {value: false});"
+    )
     page.reload()
     expect(page.get_by_text("allows notifications only over https")).to_be_visible()
     expect(button).to_be_hidden()

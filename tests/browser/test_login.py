@@ -42,7 +42,9 @@ def house(tmp_path_factory):
         server = serve(folder, provider)
         at_the_end.callback(server.stop)
         server.keys = keys
-        server.users = {name: RawUser(server.address, name) for name in ("ada", "bob", "root")}
+        server.users = {
+            name: RawUser(server.address, name) for name in ("ada", "bob", "root")
+        }
         yield server
 
 
@@ -83,12 +85,17 @@ def test_a_deep_link_leads_through_the_login_to_its_page_and_its_files_and_loggi
 def test_a_deep_link_shows_a_run_to_its_owner_and_to_administrators_alone(house):
     for path in ("", *TITLES):
         query = f"run={house.keys['ada']}"
-        status, body = RawUser(house.address).get(f"/{path}?{query}", Accept="text/html")
-        assert status == 401 and "Please log in." in body and "model-of" not in body, path
+        status, body = RawUser(house.address).get(
+            f"/{path}?{query}", Accept="text/html"
+        )
+        assert status == 401 and "Please log in." in body and "model-of" not in body, (
+            path
+        )
         assert "model-of-ada" not in house.users["bob"].shown(path, query), path
         if path in OF_A_RUN:
             assert all(
-                "model-of-ada" in house.users[name].shown(path, query) for name in ("ada", "root")
+                "model-of-ada" in house.users[name].shown(path, query)
+                for name in ("ada", "root")
             ), path
     assert "model-of-bob" in house.users["bob"].shown("runs")
 
@@ -149,14 +156,21 @@ http {{
 
 def location_of_the_docs() -> str:
     """The block that docs/deployment.md shows."""
-    return (ROOT / "docs" / "deployment.md").read_text().split("```nginx\n")[1].split("```")[0]
+    return (
+        (ROOT / "docs" / "deployment.md")
+        .read_text()
+        .split("```nginx\n")[1]
+        .split("```")[0]
+    )
 
 
 @pytest.fixture(scope="module")
 def proxied(tmp_path_factory):
     """The server behind nginx. proxy: where nginx answers."""
     if NGINX is None:
-        pytest.skip("nginx is not installed: the set-up of docs/deployment.md is not tried")
+        pytest.skip(
+            "nginx is not installed: the set-up of docs/deployment.md is not tried"
+        )
     with ExitStack() as at_the_end:
         folder = tmp_path_factory.mktemp("proxied")
         keys = fill(folder / "data")
@@ -177,7 +191,9 @@ def proxied(tmp_path_factory):
         (folder / "people").write_text("ada@example.org:{PLAIN}open\n")
         # Started by root it would work as somebody who may not read this folder.
         user = "user root;" if os.getuid() == 0 else ""
-        location = location_of_the_docs().replace("http://127.0.0.1:8501", server.address)
+        location = location_of_the_docs().replace(
+            "http://127.0.0.1:8501", server.address
+        )
         (folder / "nginx.conf").write_text(
             WHOLE.format(
                 folder=folder,
@@ -228,5 +244,7 @@ def test_runs_uploads_and_downloads_pass_through_the_proxy_and_nothing_past_it(
     expect(page.get_by_text("ada@example.org")).to_be_visible()
     page.locator("summary").filter(has_text="Numbers and intervals").click()
     assert download(page, "CSV", exact=True)[1].startswith(b'"model",')
-    status, body = RawUser(proxied.address).get("/jobs", **{"X-Forwarded-User": "ada@example.org"})
+    status, body = RawUser(proxied.address).get(
+        "/jobs", **{"X-Forwarded-User": "ada@example.org"}
+    )
     assert status == 403 and "Nothing is served under this name" in body

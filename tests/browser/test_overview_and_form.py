@@ -17,7 +17,9 @@ FOCUSED = """() => {
 }"""
 
 
-def test_the_first_screen_says_how_much_at_what_cost_and_its_settings_fill_the_form(page, finished):
+def test_the_first_screen_says_how_much_at_what_cost_and_its_settings_fill_the_form(
+    page, finished
+):
     page.goto(finished.address)
     ready(page)
     ruler = page.locator(".sd-ruler")
@@ -32,7 +34,9 @@ def test_the_first_screen_says_how_much_at_what_cost_and_its_settings_fill_the_f
     page.get_by_role("link", name="Change the settings").press("Enter")
     expect(page).to_have_url(re.compile("/prune"))
     ready(page)
-    expect(page.get_by_label(re.compile("^Share to remove"))).to_have_value("10, 20, 30")
+    expect(page.get_by_label(re.compile("^Share to remove"))).to_have_value(
+        "10, 20, 30"
+    )
 
 
 def test_the_chart_follows_the_theme_its_measure_stands_in_the_address_and_every_point_is_a_link_after_it(
@@ -45,7 +49,9 @@ def test_the_chart_follows_the_theme_its_measure_stands_in_the_address_and_every
     expect(label).to_have_css("fill", "rgb(141, 180, 232)")
     page.emulate_media(color_scheme="light")
     expect(label).to_have_css("fill", "rgb(47, 93, 155)")
-    expect(page.get_by_label(re.compile("Word perplexity over 120 passages"))).to_be_attached()
+    expect(
+        page.get_by_label(re.compile("Word perplexity over 120 passages"))
+    ).to_be_attached()
     press(page, "Measure and axes")
     page.get_by_role("radio", name="word perplexity").focus()
     for key in ("ArrowRight", "ArrowRight", "Space"):
@@ -131,7 +137,9 @@ def test_back_goes_one_step_and_finds_the_form_as_it_was_left(page, empty):
     expect(page).to_have_url(re.compile(r"/\?run=example$"))
 
 
-def test_a_link_to_the_page_that_is_shown_changes_its_address_and_back_undoes_it(page, empty):
+def test_a_link_to_the_page_that_is_shown_changes_its_address_and_back_undoes_it(
+    page, empty
+):
     page.goto(empty.address)
     ready(page)
     page.get_by_role("link", name="Look at an example").press("Enter")
@@ -182,9 +190,13 @@ def test_a_word_that_only_filters_the_models_chooses_none(page, empty):
     expect(field).to_have_value(before)
 
 
-def test_a_server_without_logins_answers_its_own_pages_alone_and_says_what_they_may_do(finished):
+def test_a_server_without_logins_answers_its_own_pages_alone_and_says_what_they_may_do(
+    finished,
+):
     anybody = RawUser(finished.address)
     assert anybody.connects() and not anybody.connects(Origin="http://127.0.0.1:9")
     assert anybody.get("/", Host="evil.example")[0] == 403
-    with urllib.request.urlopen(f"{finished.address}/health", timeout=DEADLINE_S) as answer:
+    with urllib.request.urlopen(
+        f"{finished.address}/health", timeout=DEADLINE_S
+    ) as answer:
         assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]

@@ -20,15 +20,15 @@ MANY_LAYERS = 12
 
 LENGTHS = "[...document.querySelectorAll('.sd-growing')].map(e => e.innerText.length)"
 """Of the texts that both models are writing."""
-GROWN = (
-    f"(now => now.length === 2 && now.every((length, i) => length > (before[i] ?? 1)))({LENGTHS})"
-)
+GROWN = f"(now => now.length === 2 && now.every((length, i) => length > (before[i] ?? 1)))({LENGTHS})"
 
 
 def slow_model(folder):
     """A tiny model of many layers that never comes to an end by itself."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model("llama", **CONFIGS["llama"] | {"num_hidden_layers": MANY_LAYERS})
+    config = AutoConfig.for_model(
+        "llama", **CONFIGS["llama"] | {"num_hidden_layers": MANY_LAYERS}
+    )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.generation_config.eos_token_id = None
     model.save_pretrained(folder)
@@ -103,7 +103,10 @@ def test_a_model_is_pruned_and_its_answers_are_compared(page, start_server, tmp_
     press(page, "Show where the two differ")
     strip = page.locator(".sd-strip")
     expect(strip).to_be_visible(timeout=JOB_TIMEOUT_MS)
-    assert strip.inner_text().split() == page.locator(".sd-passage").first.inner_text().split()
+    assert (
+        strip.inner_text().split()
+        == page.locator(".sd-passage").first.inner_text().split()
+    )
     ready(page)
     large = strip.locator("[tabindex='0']").first
     large.focus()
@@ -112,4 +115,6 @@ def test_a_model_is_pruned_and_its_answers_are_compared(page, start_server, tmp_
     page.keyboard.press("Shift+Tab")
     assert " nats: " in large.evaluate("e => getComputedStyle(e, '::after').content")
     press(page, "Continue with both models")
-    expect(page.get_by_text("Continued by both models")).to_be_visible(timeout=JOB_TIMEOUT_MS)
+    expect(page.get_by_text("Continued by both models")).to_be_visible(
+        timeout=JOB_TIMEOUT_MS
+    )

@@ -49,8 +49,13 @@ def test_every_step_of_a_search_is_reached_by_its_own_width():
     shape = shipped_shape("smollm2-135m")
     method = MethodSettings(budget="bytes")
     steps = channel_steps(shape.widths, 32, mlp_share(shape, "bytes"))
-    kept = [round(1536 * (1 - channel_share(shape, method, step)) / 32) for step in steps]
-    assert kept == list(range(47, 0, -1)) and steps[-1] == most_permille(shape, method) == 580
+    kept = [
+        round(1536 * (1 - channel_share(shape, method, step)) / 32) for step in steps
+    ]
+    assert (
+        kept == list(range(47, 0, -1))
+        and steps[-1] == most_permille(shape, method) == 580
+    )
 
 
 def test_all_but_one_multiple_of_each_mlp_can_go():
@@ -69,8 +74,12 @@ def test_all_layers_but_one_can_go():
     ("n_groups", "n_least", "n_kept"),
     [(1, 2, 6), (2, 4, 6), (4, 8, 8)],
 )
-def test_as_many_experts_stay_as_a_token_takes_and_two_of_each_group(n_groups, n_least, n_kept):
-    layout = replace(MIXTURE_SHAPE.structure.experts[1], n=8, n_chosen=2, n_groups=n_groups)
+def test_as_many_experts_stay_as_a_token_takes_and_two_of_each_group(
+    n_groups, n_least, n_kept
+):
+    layout = replace(
+        MIXTURE_SHAPE.structure.experts[1], n=8, n_chosen=2, n_groups=n_groups
+    )
     assert n_experts_kept(layout, 0.99) == n_least
     assert n_experts_kept(layout, 0.25) == n_kept
 

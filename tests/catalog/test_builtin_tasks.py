@@ -20,20 +20,34 @@ def test_the_questions_are_alike_on_every_machine():
     not be compared.
     """
     assert [task.identity(None)[:8] for task in BUILTIN_TASKS.values()] == [
-        *("ed34dff0", "fd921492", "4642f950", "54c45d6a", "2164ec58", "1e88629e", "06ab8556")
+        *(
+            "ed34dff0",
+            "fd921492",
+            "4642f950",
+            "54c45d6a",
+            "2164ec58",
+            "1e88629e",
+            "06ab8556",
+        )
     ]
 
 
 @pytest.mark.parametrize("task", BUILTIN_TASKS.values(), ids=BUILTIN_TASKS)
 def test_a_limit_takes_the_first_and_no_two_are_the_same(task):
     questions = task.questions()
-    assert len({question.context for question in questions}) == len(questions) == task.n_questions
+    assert (
+        len({question.context for question in questions})
+        == len(questions)
+        == task.n_questions
+    )
     assert (
         task.questions(5) == questions[:5]
         and task.n_asked(5) == 5
         and task.identity(5) != task.identity(None)
     )
-    assert {question.part for question in questions[: len(task.parts)]} == set(task.parts)
+    assert {question.part for question in questions[: len(task.parts)]} == set(
+        task.parts
+    )
 
 
 def sums(text, _):
@@ -64,7 +78,11 @@ def what_was_computed_is_returned(text, _):
 
 def the_same_keys(text, _):
     first, second, begun = text.splitlines()
-    assert list(json.loads(first)) == list(json.loads(second)) == list(json.loads(begun + " 0}"))
+    assert (
+        list(json.loads(first))
+        == list(json.loads(second))
+        == list(json.loads(begun + " 0}"))
+    )
 
 
 def lines_of_json(text, _):
@@ -147,6 +165,7 @@ def test_the_facts_are_facts():
     assert FACTS.issuperset(known) and len(FACTS) == 255
     # No question is asked twice with other examples.
     request = [
-        question.context.splitlines()[-1] for question in BUILTIN_TASKS["builtin:facts"].questions()
+        question.context.splitlines()[-1]
+        for question in BUILTIN_TASKS["builtin:facts"].questions()
     ]
     assert len(set(request)) == len(request)

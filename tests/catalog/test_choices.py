@@ -28,7 +28,9 @@ def test_no_name_is_given_twice_and_each_is_described_in_one_line(rows):
         == len(rows)
     )
     for row in rows:
-        assert row.summary and "\n" not in row.summary and not row.summary.endswith("."), row.name
+        assert (
+            row.summary and "\n" not in row.summary and not row.summary.endswith(".")
+        ), row.name
 
 
 def test_what_a_newcomer_gets_needs_no_network():
@@ -41,7 +43,9 @@ def test_what_a_newcomer_gets_needs_no_network():
 
 
 def test_a_method_is_found_by_its_name_and_named_by_its_choices_and_another_refused_with_all_names():
-    with pytest.raises(SettingsError, match=r"^Method must be .*, not 'wand'") as refused:
+    with pytest.raises(
+        SettingsError, match=r"^Method must be .*, not 'wand'"
+    ) as refused:
         method_named("wand")
     for method in METHODS:
         assert method_named(method.name) == method.settings
@@ -55,16 +59,29 @@ def test_a_method_is_found_by_its_name_and_named_by_its_choices_and_another_refu
         ({"damping": 0.5}, "least-squares (damping 0.5)"),
         ({"width_multiple": 64}, "least-squares (multiples of 64)"),
         ({"seed": 3, "strength": 1}, "least-squares (strength 1, seed 3)"),
-        ({"heal_steps": 1200, "damping": 0.5}, "least-squares (damping 0.5, healed 1,200 steps)"),
         (
-            {"saliency": "fisher", "compensation": "none", "allocation": "global", "heal_steps": 8},
+            {"heal_steps": 1200, "damping": 0.5},
+            "least-squares (damping 0.5, healed 1,200 steps)",
+        ),
+        (
+            {
+                "saliency": "fisher",
+                "compensation": "none",
+                "allocation": "global",
+                "heal_steps": 8,
+            },
             "fisher + none + global (healed 8 steps)",
         ),
         ({"saliency": "random"}, "random + least-squares + uniform"),
-        ({"allocation": "curves", "damping": 0.1}, "least-squares-by-curves (damping 0.1)"),
+        (
+            {"allocation": "curves", "damping": 0.1},
+            "least-squares-by-curves (damping 0.1)",
+        ),
     ],
 )
 def test_a_preset_keeps_its_name_and_says_what_is_unusual(changes, name):
     steps = changes.get("heal_steps", 0)
     choices = {name: value for name, value in changes.items() if name != "heal_steps"}
-    assert spec_name(SparseSpec(replace(MethodSettings(), **choices), 100, steps)) == name
+    assert (
+        spec_name(SparseSpec(replace(MethodSettings(), **choices), 100, steps)) == name
+    )

@@ -10,7 +10,12 @@ _SIZES = {"num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 4}
 def wrapper(text, model_type="qwen3_5_moe", **parts):
     """A config of text and images. text: its language model's."""
     vision = {"depth": 2, "num_heads": [2, 4], "hidden_size": 32}
-    return {"model_type": model_type, "text_config": text, "vision_config": vision, **parts}
+    return {
+        "model_type": model_type,
+        "text_config": text,
+        "vision_config": vision,
+        **parts,
+    }
 
 
 @pytest.mark.parametrize(
@@ -37,7 +42,10 @@ def wrapper(text, model_type="qwen3_5_moe", **parts):
             "vision_config.num_hidden_layers = 1000000000; possible: 1 to 2,000.",
         ),
         (
-            {"model_type": "qwen3_omni_moe", "thinker_config": wrapper({"hidden_size": 0})},
+            {
+                "model_type": "qwen3_omni_moe",
+                "thinker_config": wrapper({"hidden_size": 0}),
+            },
             "thinker_config.text_config.hidden_size = 0; possible: 1 to 1,000,000.",
         ),
     ],
@@ -47,7 +55,9 @@ def test_a_config_inside_another_is_checked_like_it(config, said):
 
 
 def test_a_wrapper_whose_language_model_is_quantised_is_refused():
-    config = wrapper(_SIZES | {"quantization_config": {"quant_method": "compressed-tensors"}})
+    config = wrapper(
+        _SIZES | {"quantization_config": {"quant_method": "compressed-tensors"}}
+    )
     assert config_problem(config, "it").startswith("the weights in it are quantised")
 
 
@@ -56,7 +66,9 @@ def test_sizes_of_layers_and_stages_and_idle_experts_are_no_problem():
     assert config_problem(wrapper(sizes), "it") == ""
     routed = {"n_routed_experts": 8, "zero_expert_num": 4, "moe_topk": 12}
     assert config_problem({"model_type": "longcat_flash", **routed}, "it") == ""
-    too_many = config_problem({"model_type": "longcat_flash", **routed, "moe_topk": 13}, "it")
+    too_many = config_problem(
+        {"model_type": "longcat_flash", **routed, "moe_topk": 13}, "it"
+    )
     assert too_many.endswith("moe_topk = 13 of 12 experts; possible: 1 to 12.")
 
 

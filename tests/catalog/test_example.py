@@ -16,9 +16,13 @@ from sparsedash.schema.records import Passages, Record, Run
 from tests.ui import specimens
 
 
-def test_what_was_written_is_read_again_and_there_is_none_where_a_build_left_it_out(tmp_path):
+def test_what_was_written_is_read_again_and_there_is_none_where_a_build_left_it_out(
+    tmp_path,
+):
     run, records = specimens.run()
-    write_example([specimens.passages(), run, *records], tmp_path / "example" / "run.jsonl.xz")
+    write_example(
+        [specimens.passages(), run, *records], tmp_path / "example" / "run.jsonl.xz"
+    )
     result = choices._example_parts(tmp_path / "example" / "run.jsonl.xz")
     assert (result[run.key], result[records[1].key]) == (run, records[1])
     assert choices._example_parts(tmp_path / "nothing") == {}
@@ -36,7 +40,12 @@ def test_what_ships_is_whole_and_small():
     assert run.finished and run.made_on and len(run.sparse) == run.settings.n_sparse
     dense = example_result(Record, run.dense)
     assert example_result(Passages, dense.passages_key) is not None
-    assert all(example_result(Record, key).passages_key == dense.passages_key for key in run.sparse)
-    written = [example_result(Continuation, example_key(key)) for key in run.continuations]
+    assert all(
+        example_result(Record, key).passages_key == dense.passages_key
+        for key in run.sparse
+    )
+    written = [
+        example_result(Continuation, example_key(key)) for key in run.continuations
+    ]
     assert written and all(text is not None and not text.stopped for text in written)
     assert EXAMPLE_FILE.stat().st_size < 750_000

@@ -36,9 +36,14 @@ def test_what_is_mapped_or_harmless_is_a_key_or_tensor_of_the_writers(architectu
         for key in known_keys()
     }
     assert (known.keys.keys() | known.harmless) - keys == set()
-    (kind,) = (arch for arch, name in constants.MODEL_ARCH_NAMES.items() if name == architecture)
+    (kind,) = (
+        arch
+        for arch, name in constants.MODEL_ARCH_NAMES.items()
+        if name == architecture
+    )
     names = {
-        constants.TENSOR_NAMES[tensor].format(bid="#") for tensor in constants.MODEL_TENSORS[kind]
+        constants.TENSOR_NAMES[tensor].format(bid="#")
+        for tensor in constants.MODEL_TENSORS[kind]
     }
     ours = {name.rpartition(".")[0] for name in known.tensors}
     assert ours - names <= {"rope_factors_long", "rope_factors_short", "output"}
@@ -70,9 +75,17 @@ PLAIN = {
         ("llama.expert_count", 0, ""),
         ("llama.logit_scale", 2.0, "'llama.logit_scale' = 2.0"),
         ("llama.logit_scale", 1.0, ""),
-        ("llama.rope.scaling.type", "dynamic", "possible: none, linear, yarn, longrope"),
+        (
+            "llama.rope.scaling.type",
+            "dynamic",
+            "possible: none, linear, yarn, longrope",
+        ),
         ("llama.rope.scaling.type", "yarn", ""),
-        ("llama.rope.scaling.yarn_attn_factor", 1.3, "'llama.rope.scaling.yarn_attn_factor' = 1.3"),
+        (
+            "llama.rope.scaling.yarn_attn_factor",
+            1.3,
+            "'llama.rope.scaling.yarn_attn_factor' = 1.3",
+        ),
         ("llama.no_such_key", 1, "'llama.no_such_key' = 1"),
         ("qwen2.context_length", 64, "'qwen2.context_length' = 64"),
         ("llama.context_length", [64], "possible: one whole number above 0"),

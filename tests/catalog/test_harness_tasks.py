@@ -70,9 +70,7 @@ def test_the_installed_package_is_not_imported_for_it():
         capture_output=True,
         text=True,
     )
-    text = (
-        "lm-evaluation-harness has no task piqaa. Did you mean piqa? `lm_eval ls tasks` lists them."
-    )
+    text = "lm-evaluation-harness has no task piqaa. Did you mean piqa? `lm_eval ls tasks` lists them."
     assert done.stdout.strip() == f"{text} False False"
 
 
@@ -111,7 +109,9 @@ def package(tmp_path, monkeypatch):
         ("none", ()),
     ],
 )
-def test_the_data_sets_of_a_task_are_those_of_the_folder_that_defines_it(package, name, found):
+def test_the_data_sets_of_a_task_are_those_of_the_folder_that_defines_it(
+    package, name, found
+):
     assert data_sets(name) == found
 
 

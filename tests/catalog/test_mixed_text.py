@@ -19,7 +19,9 @@ def test_the_shares_are_of_all_tokens():
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 def test_documents_are_drawn_by_the_seed_and_never_held_out_ones(source):
-    first, again, another_seed = (list(islice(source.documents(seed), 40)) for seed in (0, 0, 1))
+    first, again, another_seed = (
+        list(islice(source.documents(seed), 40)) for seed in (0, 0, 1)
+    )
     assert first == again != another_seed
     held_out = source.held_out()
     assert len(held_out) == len(set(held_out)) == 4
@@ -29,7 +31,9 @@ def test_documents_are_drawn_by_the_seed_and_never_held_out_ones(source):
 def test_neighbouring_seeds_share_no_drawn_document():
     for source in SOURCES:
         if source.draws:
-            assert not set(islice(source.documents(0), 40)) & set(islice(source.documents(1), 40))
+            assert not set(islice(source.documents(0), 40)) & set(
+                islice(source.documents(1), 40)
+            )
 
 
 def test_no_line_of_the_mix_is_a_line_of_a_built_in_task():
@@ -52,7 +56,11 @@ def _lines(question):
 def test_another_share_is_another_text(monkeypatch):
     before = mixed_identity()
     first, second, *others = SOURCES
-    swapped = (_with_share(first, second.share), _with_share(second, first.share), *others)
+    swapped = (
+        _with_share(first, second.share),
+        _with_share(second, first.share),
+        *others,
+    )
     monkeypatch.setattr(mixed_text, "SOURCES", swapped)
     mixed_identity.cache_clear()
     assert mixed_identity() != before

@@ -16,7 +16,12 @@ from sparsedash.catalog.model_sizes import (
     shipped_shape,
     weight_bytes,
 )
-from sparsedash.schema.model_shape import KeptParts, MlpLayout, ModelShape, ModelStructure
+from sparsedash.schema.model_shape import (
+    KeptParts,
+    MlpLayout,
+    ModelShape,
+    ModelStructure,
+)
 
 
 def test_the_weights_of_the_mlps_and_both_that_they_are_a_share_of_are_counted():
@@ -29,7 +34,9 @@ def test_the_weights_of_the_mlps_and_both_that_they_are_a_share_of_are_counted()
 
 
 def test_the_models_of_the_list_are_known_and_no_others():
-    shipped = [model for model in LISTED if model.group in ("", "With published results")]
+    shipped = [
+        model for model in LISTED if model.group in ("", "With published results")
+    ]
     assert len(shipped) == 7 and all(listed_shape(model.name) for model in shipped)
     assert listed_shape("facebook/opt-1.3b-other") is None
 
@@ -81,23 +88,31 @@ def test_multiply_adds_count_linear_layers_attention_and_the_head_once_a_passage
 
 def test_writing_reads_every_weight_once_and_the_keys_and_values_of_all_passages():
     # Keys and values: 2 * 4 in each of two blocks for 3 tokens of 5 passages.
-    assert decode_ceiling(SHAPE, HALF, batch=5, n_tokens=3) == (360 + 2 * 4 * 2 * 3 * 5) / (
-        360 - 96 + 240
-    )
+    assert decode_ceiling(SHAPE, HALF, batch=5, n_tokens=3) == (
+        360 + 2 * 4 * 2 * 3 * 5
+    ) / (360 - 96 + 240)
 
 
 def test_ceilings_are_dense_over_sparse_and_fall_with_longer_passages():
     load = {"batch": 1, "n_tokens": 3}
     assert prefill_ceiling(SHAPE, HALF, 3) == pytest.approx(1096 / 808)
     assert decode_ceiling(SHAPE, HALF, **load) == pytest.approx(408 / 312)
-    assert prefill_ceiling(SHAPE, SHAPE.whole, 3) == decode_ceiling(SHAPE, SHAPE.whole, **load) == 1
+    assert (
+        prefill_ceiling(SHAPE, SHAPE.whole, 3)
+        == decode_ceiling(SHAPE, SHAPE.whole, **load)
+        == 1
+    )
     gains = [prefill_ceiling(SHAPE, HALF, n) for n in (8, 64, 512)]
     assert gains == sorted(gains, reverse=True)
 
 
 def test_parameters_count_each_shared_one_once_and_biases_leave_with_their_channel():
     biased = ModelShape(
-        **{**vars(SHAPE), "bias_per_channel": 2, "n_parameters": SHAPE.n_parameters + 32}
+        **{
+            **vars(SHAPE),
+            "bias_per_channel": 2,
+            "n_parameters": SHAPE.n_parameters + 32,
+        }
     )
     assert parameter_count(SHAPE, FEWER) == 380 - 3 * 12
     assert parameter_count(biased, FEWER) == 412 - 3 * 14

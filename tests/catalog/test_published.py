@@ -38,17 +38,23 @@ def test_what_was_run_at_its_real_size_is_a_published_model(config):
     } and method_named(run.method)
     # Less than the weights, which stayed in their files, and what the engine takes itself.
     assert (
-        RUNTIME_BYTES / 2 < run.peak_bytes < RUNTIME_BYTES + 2 * shipped_shape(config).n_parameters
+        RUNTIME_BYTES / 2
+        < run.peak_bytes
+        < RUNTIME_BYTES + 2 * shipped_shape(config).n_parameters
     )
 
 
 def test_published_ratios_follow_from_the_config_alone_but_one_that_divides_by_all_parameters():
     for row in LAST_TOKEN[1:]:
         ratio = removed_ratio(row)
-        assert ratio.reproduced and abs(ratio.of_matmul - row.matmul_ratio) <= 0.0005, row.name
+        assert ratio.reproduced and abs(ratio.of_matmul - row.matmul_ratio) <= 0.0005, (
+            row.name
+        )
     ratio = removed_ratio(LAST_TOKEN[0])
     assert not ratio.reproduced and ratio.explained
-    assert (ratio.of_matmul, ratio.of_parameters) == pytest.approx((0.1286, 0.1242), abs=5e-5)
+    assert (ratio.of_matmul, ratio.of_parameters) == pytest.approx(
+        (0.1286, 0.1242), abs=5e-5
+    )
     assert "all parameters" in row_notes(LAST_TOKEN[0])[1]
 
 
@@ -70,7 +76,11 @@ def test_the_drop_of_one_bf16_row_is_that_of_its_fp32_row():
 
 
 def test_intervals_hold_what_was_published_and_not_even_the_largest_drop_shows_a_difference():
-    assert (len(LAST_TOKEN), len(LAST_WORD), len({row.name for row in PUBLISHED_ROWS})) == (
+    assert (
+        len(LAST_TOKEN),
+        len(LAST_WORD),
+        len({row.name for row in PUBLISHED_ROWS}),
+    ) == (
         8,
         12,
         20,
@@ -80,38 +90,50 @@ def test_intervals_hold_what_was_published_and_not_even_the_largest_drop_shows_a
         interval = published_interval(row)
         assert interval.sparse[0] < row.sparse < interval.sparse[1]
         assert (
-            interval.interval[0] < interval.difference < interval.interval[1] and not interval.shown
+            interval.interval[0] < interval.difference < interval.interval[1]
+            and not interval.shown
         )
     largest = min(PUBLISHED_ROWS, key=lambda row: row.sparse - row.dense)
-    assert published_interval(largest).interval == pytest.approx((-0.0319, 0.0063), abs=1e-3)
+    assert published_interval(largest).interval == pytest.approx(
+        (-0.0319, 0.0063), abs=1e-3
+    )
 
 
 def test_an_unpaired_interval_is_that_of_newcombes_own_example():
     # Newcombe 1998, part two, example (a), method 10: 56/70 - 48/80 gives 0.0524 to 0.3339.
-    assert unpaired_interval((48, 80), (56, 70)) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+    assert unpaired_interval((48, 80), (56, 70)) == pytest.approx(
+        (0.0524, 0.3339), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("row", PUBLISHED_ROWS, ids=lambda row: row.name)
 def test_a_row_is_repeated_by_a_request_that_the_catalog_knows(row):
     settings = published_run_settings(row)
     assert settings.model in {model.name for model in MODELS}
-    assert settings.calibration.corpus in {corpus.name for corpus in CALIBRATION_CORPORA}
+    assert settings.calibration.corpus in {
+        corpus.name for corpus in CALIBRATION_CORPORA
+    }
     assert settings.evaluation.corpus in {corpus.name for corpus in EVALUATION_CORPORA}
     assert settings.dtype == row.dtype
     assert settings.evaluation.rule == ("published" if row in LAST_TOKEN else "plain")
     assert settings.sparsities_permille == (row.sparsity_permille,)
     n_samples = published_model(row.model).n_samples
     rounds = 5 if row.model.startswith(("decapoda-research/", "bigscience/")) else 6
-    assert settings.methods == (replace(method_named("retrain-free (published)"), rounds=rounds),)
+    assert settings.methods == (
+        replace(method_named("retrain-free (published)"), rounds=rounds),
+    )
     assert settings.calibration.packed
     # The form and the estimate count what there is: LAMBADA's training split has 2,662 texts.
-    assert settings.calibration.n_samples == (2_662 if row.calibration == "lambada" else n_samples)
+    assert settings.calibration.n_samples == (
+        2_662 if row.calibration == "lambada" else n_samples
+    )
 
 
 def test_what_a_run_takes_follows_from_the_config_and_the_format():
     single, half = (published_run_cost(row) for row in LAST_WORD[:2])
     weights = [
-        row.memory.n_bytes - row.memory.beside_bytes - RUNTIME_BYTES for row in (single, half)
+        row.memory.n_bytes - row.memory.beside_bytes - RUNTIME_BYTES
+        for row in (single, half)
     ]
     assert weights == [4 * 6_050_882_784, 2 * 6_050_882_784]
     assert single.download_bytes == half.download_bytes == 4 * 6_050_882_784
@@ -126,7 +148,9 @@ def test_what_a_run_takes_follows_from_the_config_and_the_format():
 
 
 def test_what_a_row_takes_for_granted_about_its_calibration_is_said():
-    assumed = {row.calibration: "assumed" in " ".join(row_notes(row)) for row in PUBLISHED_ROWS}
+    assumed = {
+        row.calibration: "assumed" in " ".join(row_notes(row)) for row in PUBLISHED_ROWS
+    }
     assert assumed == {"lambada": True, "the_pile": True, "pile_10k": False}
 
 

@@ -59,7 +59,9 @@ def settings(*names, **changes):
     )
     methods = tuple(map(method_named, names)) or RunSettings().methods
     run_settings = RunSettings(
-        methods=methods, calibration=calibration, evaluation=EvaluationSettings(n_passages=1)
+        methods=methods,
+        calibration=calibration,
+        evaluation=EvaluationSettings(n_passages=1),
     )
     return replace(run_settings, **changes)
 
@@ -78,7 +80,10 @@ def test_solving_takes_several_matrices_in_single_precision(name):
     memory = least_memory(WIDE, settings(name))
     # The weights with zeros besides, where single ones go.
     masked = 4 * WIDE.n_block_weights if name == "sparsegpt" else 0
-    assert (memory.beside_bytes, memory.purpose) == (4 * 4 * 300 * 300 + masked, "pruning")
+    assert (memory.beside_bytes, memory.purpose) == (
+        4 * 4 * 300 * 300 + masked,
+        "pruning",
+    )
 
 
 @pytest.mark.parametrize(("scope", "n_weights"), [("mlp", 1_500), ("decoder", 1_940)])
@@ -112,7 +117,10 @@ def test_where_layers_go_only_the_out_projections_of_the_others_are_new():
 def test_the_store_keeps_the_inputs_of_all_projections_where_single_weights_go():
     moments = 2 * (20 * 20 + 30 * 30)
     assert kept_bytes(SMALL.widths, 10, settings("obs"), 7) == moments
-    assert kept_bytes(SMALL.widths, 10, settings("wanda"), 7) == moments + 2 * 2 * 2 * 10 * 10
+    assert (
+        kept_bytes(SMALL.widths, 10, settings("wanda"), 7)
+        == moments + 2 * 2 * 2 * 10 * 10
+    )
 
 
 @pytest.mark.parametrize("name", ["random", "magnitude-weights"])
@@ -120,12 +128,18 @@ def test_a_run_that_depends_on_no_calibration_text_needs_no_room_for_any(name):
     assert kept_bytes(SMALL.widths, 10, settings(name), 7) == 0
     # The narrowed MLPs stand beside the dense ones, at a tenth less.
     own_values = 1_350 if method_named(name).is_structured else 1_940
-    assert least_memory(SMALL, settings(name)).beside_bytes == 4 * (115 * A_TOKEN + own_values)
-    assert least_memory(SMALL, settings(name, "best")) == least_memory(SMALL, settings("best"))
+    assert least_memory(SMALL, settings(name)).beside_bytes == 4 * (
+        115 * A_TOKEN + own_values
+    )
+    assert least_memory(SMALL, settings(name, "best")) == least_memory(
+        SMALL, settings("best")
+    )
 
 
 def test_a_sequential_refit_holds_three_streams_and_the_activations_of_one_block():
-    memory = least_memory(SMALL, settings(methods=(MethodSettings(compensation="sequential"),)))
+    memory = least_memory(
+        SMALL, settings(methods=(MethodSettings(compensation="sequential"),))
+    )
     assert memory.beside_bytes == 2 * 4 * 30 * 30 + N_TOKENS * (3 * 10 + 30) * 4
     assert memory.purpose == "the sequential refit"
     weights = least_memory(SMALL, settings("sparsegpt"))
@@ -143,7 +157,10 @@ def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample(l
     assert gradient_bytes(SMALL.widths, requested, 7) == 4 * 7 * 50
     n_tokens = max(FISHER_BATCH_TOKENS, length)
     a_block = 30 + 10
-    for streamed, vectors in ((False, 2 * 4 * a_block), (True, 4 * a_block + 2 * a_block)):
+    for streamed, vectors in (
+        (False, 2 * 4 * a_block),
+        (True, 4 * a_block + 2 * a_block),
+    ):
         memory = least_memory(SMALL, requested, streamed=streamed)
         assert memory.beside_bytes == 4 * 7 * 50 + n_tokens * (16 * 100 + 4 * vectors)
 
@@ -163,9 +180,12 @@ def test_healing_takes_ten_numbers_for_every_weight_that_it_trains_and_leaves_th
     healed = plain.healed(8)
     passes = 512 * 2 * (20 * 10 + 6 * 30) * 4 + 24 * 2**23
     assert memory.purpose == "healing"
-    assert memory.beside_bytes == 40 * (SMALL.n_mlp * 4 // 5) + passes + 8 * 2048 * 10 * 4
+    assert (
+        memory.beside_bytes == 40 * (SMALL.n_mlp * 4 // 5) + passes + 8 * 2048 * 10 * 4
+    )
     with_it, without = (
-        run_disk(SMALL, run, 1, ROOM, streamed=False).stays_bytes for run in (healed, plain)
+        run_disk(SMALL, run, 1, ROOM, streamed=False).stays_bytes
+        for run in (healed, plain)
     )
     assert with_it - without == 4 * (SMALL.n_mlp * 4 // 5) + ANSWER_BYTES
 
@@ -177,12 +197,17 @@ def test_quantising_takes_all_weights_twice_with_two_predictions_and_a_file_in_s
     scores = 4 * 1600 * (JUDGED_VALUES // 1600)
     memory = least_memory(SMALL, changed)
     assert (memory.purpose, memory.beside_bytes) == ("quantising", 2 * (copy + scores))
-    assert run_disk(SMALL, changed, 1, ROOM, streamed=False).passing_bytes >= 5 * SMALL.n_parameters
+    assert (
+        run_disk(SMALL, changed, 1, ROOM, streamed=False).passing_bytes
+        >= 5 * SMALL.n_parameters
+    )
     file, folder = (
         run_disk(SMALL, replace(changed, model=model), 1, ROOM, streamed=False)
         for model in ("a.gguf", "owner/name")
     )
-    assert folder.stays_bytes - file.stays_bytes == SMALL.n_parameters * SMALL.stored_bytes
+    assert (
+        folder.stays_bytes - file.stays_bytes == SMALL.n_parameters * SMALL.stored_bytes
+    )
 
 
 def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_written_at_once():
@@ -212,7 +237,9 @@ def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_wri
 def test_answers_that_go_on_keep_their_passages_up_to_a_limit():
     def beside(shape, n_passages, **streamed):
         requested = settings(
-            "random", evaluation=replace(OF_FILE, n_passages=n_passages), sparsities_permille=(0,)
+            "random",
+            evaluation=replace(OF_FILE, n_passages=n_passages),
+            sparsities_permille=(0,),
         )
         memory = least_memory(shape, requested, **streamed)
         assert memory.purpose == "the evaluation"
@@ -235,10 +262,16 @@ def test_answers_that_go_on_keep_their_passages_up_to_a_limit():
 )
 def test_in_one_walk_passages_wait_at_every_block(names, waits):
     requested = settings(*names, evaluation=replace(OF_FILE, n_passages=5))
-    apart = replace(requested, evaluation=replace(requested.evaluation, stop_early=True))
-    memory, usual = (least_memory(WIDE, run, streamed=True) for run in (requested, apart))
+    apart = replace(
+        requested, evaluation=replace(requested.evaluation, stop_early=True)
+    )
+    memory, usual = (
+        least_memory(WIDE, run, streamed=True) for run in (requested, apart)
+    )
     assert memory.purpose == usual.purpose
-    assert memory.beside_bytes - usual.beside_bytes == waits * 5 * 115 * A_TOKEN * 4 // 2
+    assert (
+        memory.beside_bytes - usual.beside_bytes == waits * 5 * 115 * A_TOKEN * 4 // 2
+    )
 
 
 BUILTIN = shipped_shape("smollm2-135m")
@@ -257,7 +290,9 @@ SETTINGS = RunSettings(
 )
 
 
-def takes(name="least-squares", *, streamed=False, n_passages=100, room=ROOM, **changed):
+def takes(
+    name="least-squares", *, streamed=False, n_passages=100, room=ROOM, **changed
+):
     return run_disk(
         BUILTIN,
         replace(SETTINGS, methods=(method_named(name),), **changed),
@@ -276,7 +311,10 @@ def test_half_of_every_second_moment_a_sample_of_tokens_and_the_answers_stay():
 
 def test_what_can_be_evicted_takes_no_more_than_its_limit_and_a_method_without_text_leaves_a_sample_of_passages():
     assert takes(room=10**6).stays_bytes == 10**6 + 3 * 100 * ANSWER_BYTES
-    assert takes("random").stays_bytes == N_BLOCKS * M * 2 * 8 * 115 + 3 * 100 * ANSWER_BYTES
+    assert (
+        takes("random").stays_bytes
+        == N_BLOCKS * M * 2 * 8 * 115 + 3 * 100 * ANSWER_BYTES
+    )
 
 
 def test_of_much_text_a_sample_of_about_512_tokens_is_kept_and_of_few_passages_all():
@@ -296,7 +334,11 @@ def test_of_much_text_a_sample_of_about_512_tokens_is_kept_and_of_few_passages_a
         ("least-squares", MUCH, 2048 * 128 * D * 4),
         ("best", MUCH, 2 * 2048 * 128 * D * 4),
         ("wanda", HALF, max(BUILTIN.n_block_weights // 8, 64 * 128 * D * 4)),
-        ("sparsegpt", HALF, BUILTIN.n_block_weights // 8 + BUILTIN.n_block_weights * 4 // 2),
+        (
+            "sparsegpt",
+            HALF,
+            BUILTIN.n_block_weights // 8 + BUILTIN.n_block_weights * 4 // 2,
+        ),
     ],
 )
 def test_the_sparsest_model_passes_masks_as_bits_or_hidden_states_where_there_is_much_text(
@@ -317,13 +359,17 @@ def test_streamed_models_that_are_evaluated_side_by_side_are_put_aside_together(
     back = takes("flap", streamed=True, n_passages=7)
     assert back.passing_bytes == 2 * every * 1250 // 1000 + 3 * 7 * of_a_passage
     many = tuple(range(100, 700, 100))
-    assert takes(streamed=True).stays_bytes - takes().stays_bytes == BUILTIN.n_parameters * 4, (
-        "a copy in FP32"
-    )
+    assert (
+        takes(streamed=True).stays_bytes - takes().stays_bytes
+        == BUILTIN.n_parameters * 4
+    ), "a copy in FP32"
     halved = takes(streamed=True, n_passages=7, dtype="bfloat16")
     assert (
         halved.passing_bytes
         == (every + every // 2) * 1250 // 1000 + (3 * 7 * of_a_passage + text) // 2
     )
     disk = takes(streamed=True, n_passages=10_000, sparsities_permille=many)
-    assert disk.passing_bytes == 2 * every * 3000 // 1000 + BUILTIN.n_parameters * 4 // 2 + text
+    assert (
+        disk.passing_bytes
+        == 2 * every * 3000 // 1000 + BUILTIN.n_parameters * 4 // 2 + text
+    )

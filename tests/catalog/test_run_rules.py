@@ -50,7 +50,9 @@ def test_no_more_can_be_asked_than_all_but_one_multiple_of_each_mlp():
         ),
         SHAPE,
     )
-    with pytest.raises(SettingsError, match=r"at most 45 % of the blocks' weights, not '45.1 %'"):
+    with pytest.raises(
+        SettingsError, match=r"at most 45 % of the blocks' weights, not '45.1 %'"
+    ):
         require_possible(
             RunSettings(
                 methods=methods,
@@ -80,7 +82,9 @@ def test_widths_that_are_all_below_one_multiple_cannot_be_cut():
 
 
 def test_one_sample_cannot_be_half_the_mix():
-    best, obs = (replace(method_named(name), width_multiple=1) for name in ("best", "obs"))
+    best, obs = (
+        replace(method_named(name), width_multiple=1) for name in ("best", "obs")
+    )
     one = CalibrationSettings(corpus="file:own.txt", n_samples=1)
     with pytest.raises(SettingsError, match="at least 2 with this method"):
         require_possible(asked(best, calibration=one), SHAPE)
@@ -93,7 +97,9 @@ def test_healing_needs_all_weights_in_memory_and_a_sample_that_is_held_out():
     require_healable(16, streamed=False)
     with pytest.raises(CalibrationError, match="Healing needs all weights in memory"):
         require_healable(16, streamed=True)
-    with pytest.raises(CalibrationError, match=r"Healing needs at least 16 .*; there are 15"):
+    with pytest.raises(
+        CalibrationError, match=r"Healing needs at least 16 .*; there are 15"
+    ):
         require_healable(15, streamed=False)
 
 
@@ -102,7 +108,9 @@ def test_quantising_needs_all_weights_in_memory_and_llama_cpp(monkeypatch):
     quantised = replace(plain, quantise=("q8_0",))
     require_quantisable(quantised, "llama", streamed=False)
     require_quantisable(plain, "bloom", streamed=True)
-    with pytest.raises(CalibrationError, match="Quantising needs all weights in memory"):
+    with pytest.raises(
+        CalibrationError, match="Quantising needs all weights in memory"
+    ):
         require_quantisable(quantised, "llama", streamed=True)
     monkeypatch.setattr(export_forms, "find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r"cannot be quantised: llama.cpp, which"):
@@ -131,7 +139,9 @@ def test_the_calibration_data_of_the_models_still_to_be_made_has_to_fit_its_limi
             room=room,
         )
 
-    with pytest.raises(StoreError, match=r"takes 0.1 GB; the limit is 0.0 GB. Raise the limit on"):
+    with pytest.raises(
+        StoreError, match=r"takes 0.1 GB; the limit is 0.0 GB. Raise the limit on"
+    ):
         require({best, random}, 10**6)
     require({best, random}, 10**9)
     require({random}, 10**6)

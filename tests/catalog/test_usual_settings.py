@@ -32,7 +32,9 @@ def test_a_mixture_loses_experts_unless_most_of_it_or_all_that_can_go_is_elsewhe
     structure = replace(alone.structure, experts=(None, wide, wide))
     assert usual_method(replace(alone, structure=structure)) == "expert-channels"
     all_chosen = replace(MIXTURE_SHAPE.structure.experts[1], n_chosen=4)
-    assert usual_method(with_structure(experts=(None, all_chosen, all_chosen))) == "best"
+    assert (
+        usual_method(with_structure(experts=(None, all_chosen, all_chosen))) == "best"
+    )
 
 
 def test_best_means_channels_of_experts_where_a_model_has_no_others():
@@ -41,13 +43,17 @@ def test_best_means_channels_of_experts_where_a_model_has_no_others():
     assert method_meant("best", alone) == "expert-channels"
     assert method_meant("obs", alone) == "obs", "which is named for what it does"
     structure = replace(alone.structure, expert_width_problem="it says so")
-    assert method_meant("best", replace(alone, structure=structure)) == "best", "and is refused"
+    assert method_meant("best", replace(alone, structure=structure)) == "best", (
+        "and is refused"
+    )
 
 
 def test_a_search_tries_every_number_of_experts_that_the_router_can_choose_from():
     assert expert_steps(MIXTURE_SHAPE, method_named("experts")) == (250, 500)
     narrower = replace(method_named("expert-channels"), width_multiple=8)
-    assert expert_steps(MIXTURE_SHAPE, narrower) == (251,), "from there 8 channels are nearer"
+    assert expert_steps(MIXTURE_SHAPE, narrower) == (251,), (
+        "from there 8 channels are nearer"
+    )
 
 
 def test_a_refit_needs_ten_tokens_a_channel_of_each_expert():

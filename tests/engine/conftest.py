@@ -10,13 +10,13 @@ from tests.engine.hub_client import HubClient
 from tests.engine.hub_stand_in import Hub
 from tests.engine.tiny import load_folder, save_tiny, small_run
 
-WORDS = (
-    "the lamp and the boat and the letter went home to the harbour where Anna waited by the door"
-)
+WORDS = "the lamp and the boat and the letter went home to the harbour where Anna waited by the door"
 
 
 def write_jsonl(path, texts):
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8"
+    )
     return path
 
 
@@ -54,7 +54,9 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def passage_file(tmp_path_factory):
-    return write_jsonl(tmp_path_factory.mktemp("texts") / "passages.jsonl", passages(40))
+    return write_jsonl(
+        tmp_path_factory.mktemp("texts") / "passages.jsonl", passages(40)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -56,9 +56,14 @@ def _lay_out(folder: Path, model: torch.nn.Module, layout: str) -> None:
 def _save_bin_shards(state: dict[str, torch.Tensor], folder: Path) -> None:
     """Two .bin files and their index, as repositories from before safetensors have them."""
     names = sorted(state)
-    files = {name: f"pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, name in enumerate(names)}
+    files = {
+        name: f"pytorch_model-0000{1 + i % 2}-of-00002.bin"
+        for i, name in enumerate(names)
+    }
     for file in sorted(set(files.values())):
-        torch.save({name: state[name] for name in names if files[name] == file}, folder / file)
+        torch.save(
+            {name: state[name] for name in names if files[name] == file}, folder / file
+        )
     index = {"metadata": {"total_size": 0}, "weight_map": files}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
 

@@ -27,7 +27,11 @@ class Repository:
 
     def commit(self, folder: Path, *refs: str) -> str:
         """Add a folder's files as a commit that these names lead to. Returns the commit."""
-        files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
+        files = {
+            str(p.relative_to(folder)): p
+            for p in sorted(folder.rglob("*"))
+            if p.is_file()
+        }
         whole = hashlib.sha1(usedforsecurity=False)
         for path, file in files.items():
             whole.update(path.encode() + file.read_bytes())
@@ -106,13 +110,19 @@ class _Handler(BaseHTTPRequestHandler):
                 self._api(parts[1:], parse_qs(address.query))
             else:
                 kind = "datasets" if parts[0] == "datasets" else "models"
-                owner, name, _, revision, *path = parts[1:] if kind == "datasets" else parts
+                owner, name, _, revision, *path = (
+                    parts[1:] if kind == "datasets" else parts
+                )
                 self._file(kind, f"{owner}/{name}", revision, "/".join(path))
         except (KeyError, ValueError, IndexError) as error:
             # As the real one: it does not tell strangers what is missing from what is private.
-            code = str(error.args[0]) if isinstance(error, KeyError) else "EntryNotFound"
+            code = (
+                str(error.args[0]) if isinstance(error, KeyError) else "EntryNotFound"
+            )
             self._refuse(
-                401 if code in ("RepoNotFound", "GatedRepo") else 404, code, f"Refused: {code}"
+                401 if code in ("RepoNotFound", "GatedRepo") else 404,
+                code,
+                f"Refused: {code}",
             )
 
     do_HEAD = do_POST = do_GET
@@ -126,7 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
         match what:
             case "revision":
                 siblings = [
-                    {"rfilename": file, "size": f.stat().st_size} for file, f in files.items()
+                    {"rfilename": file, "size": f.stat().st_size}
+                    for file, f in files.items()
                 ]
                 about = {
                     "id": repository.name,
@@ -148,7 +159,11 @@ class _Handler(BaseHTTPRequestHandler):
             case "paths-info":
                 requested = self._body()["paths"]
                 self._json(
-                    [entry for entry in _tree(files, "", True) if entry["path"] in requested]
+                    [
+                        entry
+                        for entry in _tree(files, "", True)
+                        if entry["path"] in requested
+                    ]
                 )
             case _:
                 raise KeyError("EntryNotFound")
@@ -209,7 +224,9 @@ class _Handler(BaseHTTPRequestHandler):
         }
         self._send(self.served.refuses_with, data, headers, len(data))
 
-    def _send(self, status: int, data: bytes, headers: dict[str, str], size: int) -> None:
+    def _send(
+        self, status: int, data: bytes, headers: dict[str, str], size: int
+    ) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(size), **headers}.items():
             self.send_header(name, value)
@@ -220,7 +237,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _blob(data: bytes) -> str:
     """The name that git gives a file's content."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    return hashlib.sha1(
+        b"blob %d\0" % len(data) + data, usedforsecurity=False
+    ).hexdigest()
 
 
 def _tree(files: dict[str, Path], under: str, deep: bool) -> list[dict[str, object]]:

@@ -18,14 +18,22 @@ def write_parquet(path: Path, texts: list[str]) -> None:
 
 def write_card(folder: Path, config: str, splits: dict[str, str]) -> None:
     """A dataset card that says which files belong to which split, as the hub's do."""
-    lines = ["---", "license: other", "configs:", f"- config_name: {config}", "  data_files:"]
+    lines = [
+        "---",
+        "license: other",
+        "configs:",
+        f"- config_name: {config}",
+        "  data_files:",
+    ]
     for split, pattern in splits.items():
         lines += [f"  - split: {split}", f"    path: {pattern}"]
     (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
 
 
 def json_lines(texts: Iterable[str]) -> bytes:
-    return "".join(json.dumps({"text": text, "meta": {}}) + "\n" for text in texts).encode()
+    return "".join(
+        json.dumps({"text": text, "meta": {}}) + "\n" for text in texts
+    ).encode()
 
 
 def serve_parquet(
@@ -47,6 +55,8 @@ def serve_pile(hub: Hub, folder: Path, path: str, parts: list[list[str]]) -> Rep
         packed = zstandard.compress(json_lines(texts))
         (folder / "train" / f"{number:02}.jsonl.zst").write_bytes(packed)
     for split in ("val", "test"):
-        (folder / f"{split}.jsonl.zst").write_bytes(zstandard.compress(json_lines(["other"])))
+        (folder / f"{split}.jsonl.zst").write_bytes(
+            zstandard.compress(json_lines(["other"]))
+        )
     (folder / "README.md").write_text("---\nlicense: other\n---\n")
     return hub.add("datasets", path, folder)

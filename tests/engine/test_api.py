@@ -35,7 +35,9 @@ from tests.factories import plain
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 EVEN = sparsedash.MethodSettings(width_multiple=8)
-SWAPPED = "The second model has more channels than the first: the dense model comes first."
+SWAPPED = (
+    "The second model has more channels than the first: the dense model comes first."
+)
 UNEVEN = replace(method_named("best"), width_multiple=8)
 IDS = torch.arange(12)[None]
 TOKENIZER = tiny_tokenizer()
@@ -98,11 +100,15 @@ def test_model_and_verdict_are_those_of_a_run_and_stock_code_generates_saves_and
         min_new_tokens=3,
     ).shape == (1, 15)
     sparse.model.save_pretrained(tmp_path / "saved")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", trust_remote_code=False)
+    again = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "saved", trust_remote_code=False
+    )
     assert torch.equal(again(IDS).logits, wanted)
 
 
-def test_the_given_model_stays_as_it_was_and_shares_nothing_also_where_the_work_is_stopped(dense):
+def test_the_given_model_stays_as_it_was_and_shares_nothing_also_where_the_work_is_stopped(
+    dense,
+):
     dense.train()
     before = copy.deepcopy(dense)
 
@@ -113,7 +119,9 @@ def test_the_given_model_stays_as_it_was_and_shares_nothing_also_where_the_work_
     with pytest.raises(KeyboardInterrupt):
         sparse_of(dense, on_step=stop)
     sparse = sparse_of(dense).model
-    assert sparse.training and all(weight.requires_grad for weight in sparse.parameters())
+    assert sparse.training and all(
+        weight.requires_grad for weight in sparse.parameters()
+    )
     for weight in sparse.parameters():
         weight.data.zero_()
     assert dense.training and str(dense.config) == str(before.config)
@@ -128,12 +136,17 @@ def test_the_given_model_stays_as_it_was_and_shares_nothing_also_where_the_work_
 @pytest.mark.parametrize("mode", ["inference", "autocast", "dtype"])
 def test_modes_of_torch_that_the_caller_is_in_change_nothing(dense, mode):
     wanted = sparse_of(dense, heal_steps=1).model
-    modes = {"inference": torch.inference_mode(), "autocast": torch.autocast("cpu", torch.bfloat16)}
+    modes = {
+        "inference": torch.inference_mode(),
+        "autocast": torch.autocast("cpu", torch.bfloat16),
+    }
     torch.set_default_dtype(torch.float64 if mode == "dtype" else torch.float32)
     try:
         with modes.get(mode, nullcontext()):
             sparse = sparse_of(dense, heal_steps=1).model
-        assert torch.get_default_dtype() == (torch.float64 if mode == "dtype" else torch.float32)
+        assert torch.get_default_dtype() == (
+            torch.float64 if mode == "dtype" else torch.float32
+        )
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(
@@ -147,7 +160,9 @@ def test_modes_of_torch_that_the_caller_is_in_change_nothing(dense, mode):
     sparse(IDS, labels=IDS).loss.backward()
 
 
-def test_what_is_left_of_a_model_trains_as_it_did_before_and_a_new_bias_as_its_weight(dense):
+def test_what_is_left_of_a_model_trains_as_it_did_before_and_a_new_bias_as_its_weight(
+    dense,
+):
     dense.model.layers[0].requires_grad_(False)
     fewer = sparse_of(
         dense,
@@ -155,12 +170,14 @@ def test_what_is_left_of_a_model_trains_as_it_did_before_and_a_new_bias_as_its_w
         share=0.5,
     )
     first_left = next(i for i, width in enumerate(fewer.pruned.widths) if width)
-    trains = [layer.mlp.down_proj.weight.requires_grad for layer in fewer.model.model.layers]
+    trains = [
+        layer.mlp.down_proj.weight.requires_grad for layer in fewer.model.model.layers
+    ]
     assert trains[0] == (first_left > 0) and all(trains[1:])
     biased = sparse_of(dense, method="flap").model.model.layers
-    assert [projection.mlp.down_proj.bias.requires_grad for projection in biased] == [False] + [
-        True
-    ] * (len(biased) - 1)
+    assert [projection.mlp.down_proj.bias.requires_grad for projection in biased] == [
+        False
+    ] + [True] * (len(biased) - 1)
 
 
 def test_random_numbers_of_the_caller_are_left_alone(dense):
@@ -207,7 +224,9 @@ def test_blocks_of_different_widths_are_not_saved_by_stock_code_but_exported_and
             passages=ASKED,
         )
         assert proof.holds and proof.n_run == len(ASKED)
-        again = AutoModelForCausalLM.from_pretrained(tmp_path / form, trust_remote_code=False)
+        again = AutoModelForCausalLM.from_pretrained(
+            tmp_path / form, trust_remote_code=False
+        )
         assert again.config.intermediate_size == width
         torch.testing.assert_close(again(IDS).logits, sparse.model(IDS).logits)
     steps = []
@@ -236,7 +255,9 @@ def test_blocks_of_different_widths_are_not_saved_by_stock_code_but_exported_and
                 on_step=steps.append,
             )
     assert not steps
-    with pytest.raises(sparsedash.SparseDashError, match=r"other widths.*Give the dense model"):
+    with pytest.raises(
+        sparsedash.SparseDashError, match=r"other widths.*Give the dense model"
+    ):
         sparse_of(sparse.model)
 
 
@@ -256,11 +277,13 @@ def test_what_stock_code_can_hold_is_saved_and_read(model, given, n_zero, tmp_pa
         module.training for module in model.modules()
     ]
     assert (sparse.pruned.healed is not None) == ("heal_steps" in given)
-    assert sparse.pruned.reached[given.get("budget", "channels")] >= (0 if n_zero else 0.2)
+    assert sparse.pruned.reached[given.get("budget", "channels")] >= (
+        0 if n_zero else 0.2
+    )
     if n_zero:
-        assert (sparse.model.model.layers[0].mlp.down_proj.weight == 0).sum(dim=1).tolist() == [
-            n_zero
-        ] * 32
+        assert (sparse.model.model.layers[0].mlp.down_proj.weight == 0).sum(
+            dim=1
+        ).tolist() == [n_zero] * 32
     sparse.model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False)
     assert torch.equal(again(IDS).logits, sparse.model.eval()(IDS).logits)
@@ -268,7 +291,8 @@ def test_what_stock_code_can_hold_is_saved_and_read(model, given, n_zero, tmp_pa
 
 def test_a_model_of_which_no_form_is_left_is_announced(tmp_path):
     with pytest.warns(
-        UserWarning, match=r"were given a bias.*cannot be exported either: choose another method"
+        UserWarning,
+        match=r"were given a bias.*cannot be exported either: choose another method",
     ):
         sparse = sparse_of(tiny_model("qwen2"), "flap", width_multiple=8)
     assert sparse.forms == ()
@@ -285,7 +309,8 @@ def test_a_bias_is_exported_where_the_config_has_one(tmp_path):
 
 def test_a_mix_that_stands_in_for_the_user_s_is_announced(dense):
     with pytest.warns(
-        UserWarning, match=r"The texts give 634 of 1,\d+ .*the rest are the built-in mix"
+        UserWarning,
+        match=r"The texts give 634 of 1,\d+ .*the rest are the built-in mix",
     ):
         sparsedash.prune(
             dense,
@@ -380,7 +405,11 @@ def test_repeated_passages_are_left_out_with_a_warning_and_progress_is_told(dens
     ("change", "why"),
     [
         (
-            {"model": MambaForCausalLM(MambaConfig(hidden_size=8, num_hidden_layers=1))},
+            {
+                "model": MambaForCausalLM(
+                    MambaConfig(hidden_size=8, num_hidden_layers=1)
+                )
+            },
             "at most 0 % of the layers",
         ),
         (
@@ -391,19 +420,28 @@ def test_repeated_passages_are_left_out_with_a_warning_and_progress_is_told(dens
             {"model": tiny_model("llama").model},
             r"LlamaModel cannot be pruned; possible: LlamaForCausalLM",
         ),
-        ({"model": tiny_model("llama").half()}, r"one of float32, bfloat16.*not float16 on cpu"),
+        (
+            {"model": tiny_model("llama").half()},
+            r"one of float32, bfloat16.*not float16 on cpu",
+        ),
         ({"texts": "one text"}, "Texts must be a list of texts"),
         *(
             ({"share": share}, r"Share must be 0 to 0\.9, in steps of 0\.001")
             for share in (0.1234, 0.95, nan, "0.2")
         ),
-        ({"method": "wanda-2:4"}, r"Share must be 0\.5 with method wanda-2:4, not 0\.2"),
+        (
+            {"method": "wanda-2:4"},
+            r"Share must be 0\.5 with method wanda-2:4, not 0\.2",
+        ),
         (
             {"method": "wanda", "width_multiple": 8},
             "Width multiple must be None with method wanda, not 8",
         ),
         ({"method": "bst"}, "one of best, "),
-        ({"texts": iter(["a text", " "])}, r"Texts\[1\] must be a text that is not empty"),
+        (
+            {"texts": iter(["a text", " "])},
+            r"Texts\[1\] must be a text that is not empty",
+        ),
         (
             {"texts": ["half \ud800"]},
             r"Texts\[0\] must be a text that is not empty, in whole characters",
@@ -484,7 +522,10 @@ def with_another_forward(path, model):
             with_a_sequence,
             r"model\.layers\.0\.mlp\.down_proj of the given model is a .*Sequential, not a torch",
         ),
-        (without_an_mlp, r"model\.layers\.0\.mlp\.gate_proj of the given model is missing"),
+        (
+            without_an_mlp,
+            r"model\.layers\.0\.mlp\.gate_proj of the given model is missing",
+        ),
         (
             quantised,
             r"model\.layers\.0\.self_attn\.q_proj of the given model is a torch\.ao.*Linear, not a torch",
@@ -497,10 +538,15 @@ def with_another_forward(path, model):
             partial(with_another_forward, "model.layers.0"),
             r"The forward of model\.layers\.0 of the given model was replaced",
         ),
-        (partial(with_another_forward, ""), "The forward of the given model was replaced"),
+        (
+            partial(with_another_forward, ""),
+            "The forward of the given model was replaced",
+        ),
     ],
 )
-def test_a_model_that_is_not_as_transformers_makes_it_is_refused_before_any_work(change, why):
+def test_a_model_that_is_not_as_transformers_makes_it_is_refused_before_any_work(
+    change, why
+):
     steps = []
     model = change(tiny_model("llama"))
     for work in (sparsedash.prune, partial(sparsedash.find, passages=passages(40))):
@@ -518,13 +564,21 @@ def test_a_model_whose_own_forward_was_replaced_is_not_evaluated():
     with pytest.raises(
         sparsedash.SparseDashError, match="The forward of the given model was replaced"
     ):
-        sparsedash.evaluate(with_another_forward("", tiny_model("llama")), TOKENIZER, ASKED)
+        sparsedash.evaluate(
+            with_another_forward("", tiny_model("llama")), TOKENIZER, ASKED
+        )
 
 
 def test_parts_that_answering_does_not_look_into_are_answered_as_they_are():
     wanted = sparsedash.evaluate(tiny_model("llama"), TOKENIZER, ASKED).outcomes
-    for change in (with_a_sequence, partial(with_another_forward, "model.layers.0.mlp")):
-        assert sparsedash.evaluate(change(tiny_model("llama")), TOKENIZER, ASKED).outcomes == wanted
+    for change in (
+        with_a_sequence,
+        partial(with_another_forward, "model.layers.0.mlp"),
+    ):
+        assert (
+            sparsedash.evaluate(change(tiny_model("llama")), TOKENIZER, ASKED).outcomes
+            == wanted
+        )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 def printed_by(code: str, variables: dict[str, str]) -> list[str]:
     environment = {
-        name: value for name, value in os.environ.items() if name not in (*ARRANGED, *WAITING)
+        name: value
+        for name, value in os.environ.items()
+        if name not in (*ARRANGED, *WAITING)
     } | variables
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -35,7 +37,9 @@ OTHERS = {
 @pytest.mark.parametrize(
     ("variables", "found"), [({}, ["1", "0", "20000"]), (OTHERS, ["0", "1", "None"])]
 )
-def test_variables_are_arranged_before_torch_unless_somebody_says_otherwise(variables, found):
+def test_variables_are_arranged_before_torch_unless_somebody_says_otherwise(
+    variables, found
+):
     names = [*ARRANGED, "GOMP_SPINCOUNT"]
     code = f"import os, sys, sparsedash.engine as _; print(*map(os.environ.get, {names}), 'torch' in sys.modules)"
     assert printed_by(code, variables) == [*found, "False"]
@@ -58,9 +62,15 @@ def test_the_hubs_client_tells_the_hub_nothing_about_its_user(variables, found):
     assert printed_by(code, environment) == [found, found]
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is arranged")
-@pytest.mark.parametrize(("variables", "stays"), [({}, True), ({"MALLOC_ARENA_TEST": "8"}, False)])
-def test_freed_memory_stays_for_the_next_tensor_unless_somebody_says_otherwise(variables, stays):
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is arranged"
+)
+@pytest.mark.parametrize(
+    ("variables", "stays"), [({}, True), ({"MALLOC_ARENA_TEST": "8"}, False)]
+)
+def test_freed_memory_stays_for_the_next_tensor_unless_somebody_says_otherwise(
+    variables, stays
+):
     # Cleared and freed again and again: new pages each time, where the system has got the old ones
     # back.
     code = (

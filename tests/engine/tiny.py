@@ -24,7 +24,11 @@ from sparsedash.engine.models.loading import LoadedModel, load_model
 from sparsedash.engine.models.locating import Source, locate_model
 from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
 from sparsedash.storage.store import Store
 
 WIDTH = 96
@@ -102,7 +106,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 MIXTURES: dict[str, dict[str, Any]] = {
     # llama.cpp reads its norms of keys as wide as the model.
-    "olmoe": _GROUPED | {"num_key_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2},
+    "olmoe": _GROUPED
+    | {"num_key_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": _GROUPED
     | {
         "moe_intermediate_size": 24,
@@ -197,7 +202,9 @@ def tiny_tokenizer(template: str = "$A") -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(["the lamp and the boat and the letter went home"] * 4, trainer)
+    tokenizer.train_from_iterator(
+        ["the lamp and the boat and the letter went home"] * 4, trainer
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single=template,
         special_tokens=[("<|end|>", 0)],
@@ -222,16 +229,24 @@ def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
     )
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=["<|end|>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))],
+        special_tokens=[
+            "<|end|>",
+            "<unk>",
+            *(f"<0x{byte:02X}>" for byte in range(256)),
+        ],
         show_progress=False,
     )
     # Before training: words would be merged across spaces.
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=True)
-    tokenizer.train_from_iterator(["the lamp and the boat and the letter went home"] * 4, trainer)
+    tokenizer.train_from_iterator(
+        ["the lamp and the boat and the letter went home"] * 4, trainer
+    )
     tokenizer.pre_tokenizer = None
     description = json.loads(tokenizer.to_str())
     description["added_tokens"] = [
-        token for token in description["added_tokens"] if not token["content"].startswith("<0x")
+        token
+        for token in description["added_tokens"]
+        if not token["content"].startswith("<0x")
     ]
     tokenizer = Tokenizer.from_str(json.dumps(description))
     tokenizer.decoder = decoders.Sequence(
@@ -247,7 +262,11 @@ def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_tiny(
-    folder: Path, model_type: str = "llama", seed: int = 0, template: str = "$A", **changes: Any
+    folder: Path,
+    model_type: str = "llama",
+    seed: int = 0,
+    template: str = "$A",
+    **changes: Any,
 ) -> Path:
     """A tiny model and its tokenizer as a local folder. template: of the tokenizer. changes: to its
     row above.
@@ -258,12 +277,19 @@ def save_tiny(
 
 
 def small_run(
-    model: Path | str, text: str, calibration: str = "", n_passages: int = 10, **changes: Any
+    model: Path | str,
+    text: str,
+    calibration: str = "",
+    n_passages: int = 10,
+    **changes: Any,
 ) -> RunSettings:
     """One method at 25 %, evaluated on this text and calibrated on it or another. changes: to the
     settings.
     """
-    usual = {"methods": (MethodSettings(width_multiple=8),), "sparsities_permille": (250,)}
+    usual = {
+        "methods": (MethodSettings(width_multiple=8),),
+        "sparsities_permille": (250,),
+    }
     return RunSettings(
         model=str(model),
         calibration=CalibrationSettings(

@@ -63,9 +63,9 @@ def write_tiny_gguf(
     for name, value in wanted.items():
         if name not in without:
             add_key(writer, name, value)
-    written = {name: np.asarray(weight) for name, weight in _tensors(model, family).items()} | dict(
-        tensors or {}
-    )
+    written = {
+        name: np.asarray(weight) for name, weight in _tensors(model, family).items()
+    } | dict(tensors or {})
     for name, weight in written.items():
         if name not in without:
             values = np.ascontiguousarray(weight, dtype=np.float32)
@@ -95,7 +95,8 @@ def _keys(config: Any, family: str) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
     }
     if (
-        few := getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)
+        few := getattr(config, "num_key_value_heads", None)
+        or getattr(config, "num_kv_heads", None)
     ) is not None:
         fields["attention.head_count_kv"] = few
     rms = getattr(config, "rms_norm_eps", None)
@@ -123,7 +124,9 @@ def _keys(config: Any, family: str) -> dict[str, Any]:
     if "rope.freq_base" in ARCHITECTURES[family].keys:
         fields["rope.freq_base"] = 10_000.0
     if family == "phi3":
-        fields["rope.dimension_count"] = config.hidden_size // config.num_attention_heads
+        fields["rope.dimension_count"] = (
+            config.hidden_size // config.num_attention_heads
+        )
         fields["rope.scaling.original_context_length"] = config.max_position_embeddings
     own_keys = {f"{family}.{name}": value for name, value in fields.items()}
     return own_keys | tokenizer_keys(
@@ -142,8 +145,12 @@ def tokenizer_keys(n_tokens: int, cut: str = "gpt-2") -> dict[str, Any]:
         "tokenizer.ggml.pre": cut,
         "tokenizer.ggml.tokens": tokens,
         # Control, then normal, then unused, as llama.cpp numbers them.
-        "tokenizer.ggml.token_type": [3] + [1] * (n_known - 1) + [5] * (len(tokens) - n_known),
-        "tokenizer.ggml.merges": _merges(tokenizer.backend_tokenizer.model.__getstate__()),
+        "tokenizer.ggml.token_type": [3]
+        + [1] * (n_known - 1)
+        + [5] * (len(tokens) - n_known),
+        "tokenizer.ggml.merges": _merges(
+            tokenizer.backend_tokenizer.model.__getstate__()
+        ),
         "tokenizer.ggml.bos_token_id": 0,
         "tokenizer.ggml.add_bos_token": False,
         "tokenizer.ggml.eos_token_id": 0,
@@ -152,7 +159,8 @@ def tokenizer_keys(n_tokens: int, cut: str = "gpt-2") -> dict[str, Any]:
 
 def _width(config: Any) -> int:
     named = (
-        getattr(config, name, None) for name in ("ffn_hidden_size", "intermediate_size", "n_inner")
+        getattr(config, name, None)
+        for name in ("ffn_hidden_size", "intermediate_size", "n_inner")
     )
     return next((width for width in named if width), 4 * config.hidden_size)
 
@@ -229,5 +237,6 @@ def _turned(name: str, weight: Any, config: Any, family: str) -> Any:
 
 def _merges(state: bytes) -> list[str]:
     return [
-        " ".join(pair) if isinstance(pair, list) else pair for pair in json.loads(state)["merges"]
+        " ".join(pair) if isinstance(pair, list) else pair
+        for pair in json.loads(state)["merges"]
     ]

@@ -61,7 +61,9 @@ class CountedStore:
                 file.write(f"{key}\n")
 
 
-def cluster_runner(folder: Path, table: JobTable, grace_s: float = 60.0) -> ClusterRunner:
+def cluster_runner(
+    folder: Path, table: JobTable, grace_s: float = 60.0
+) -> ClusterRunner:
     """A server's part that looks after the jobs of a cluster, at work."""
     connect = partial(
         Cluster,
@@ -72,7 +74,12 @@ def cluster_runner(folder: Path, table: JobTable, grace_s: float = 60.0) -> Clus
         ),
     )
     runner = ClusterRunner(
-        folder, table, CountedStore(folder), named_scheduler(), connect=connect, grace_s=grace_s
+        folder,
+        table,
+        CountedStore(folder),
+        named_scheduler(),
+        connect=connect,
+        grace_s=grace_s,
     )
     runner.start()
     return runner
@@ -150,7 +157,9 @@ class ClusterHouse(DaskHouse):
 
     def until_made(self, job: Job, n_sparse: int) -> None:
         """Wait until so many sparse records came back."""
-        eventually(lambda: self.kept().total() > n_sparse or not self.table.get(job.id).live)
+        eventually(
+            lambda: self.kept().total() > n_sparse or not self.table.get(job.id).live
+        )
 
     def kept(self) -> Counter[str]:
         """How often the server has kept each record."""

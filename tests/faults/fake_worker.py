@@ -19,7 +19,10 @@ from sparsedash.worker import main
 
 COMMAND = (sys.executable, "-P", __file__)
 PASSAGES = Passages(
-    key=digest("passages"), indices=(0, 1), contexts=("a", "b"), targets=("door", "door")
+    key=digest("passages"),
+    indices=(0, 1),
+    contexts=("a", "b"),
+    targets=("door", "door"),
 )
 
 
@@ -46,7 +49,10 @@ def records_of(settings: PartSettings) -> tuple[Record, list[Record]]:
     from tests.factories import PRUNED, RECORD
 
     dense = replace(
-        RECORD, key=digest([settings.run_key, "dense"]), passages_key=PASSAGES.key, pruned=None
+        RECORD,
+        key=digest([settings.run_key, "dense"]),
+        passages_key=PASSAGES.key,
+        pruned=None,
     )
     sparse = []
     for point in settings.points:
@@ -159,13 +165,16 @@ def quits(folder: Path, on_step):
 
 
 BEHAVIOURS = {
-    f.__name__: f for f in (quick, steady, deaf, broken, unfindable, hungry, segfault, quits)
+    f.__name__: f
+    for f in (quick, steady, deaf, broken, unfindable, hungry, segfault, quits)
 }
 BEHAVIOURS |= {"slow": slow, "slower": slower, "stubborn": stubborn}
 
 
 if __name__ == "__main__":
-    exit_code = main(load=lambda: {"run": run, "part": make_part, "continuation": continue_prompt})
+    exit_code = main(
+        load=lambda: {"run": run, "part": make_part, "continuation": continue_prompt}
+    )
     while "FAKE_WORKER_HANGS_AT_ITS_END" in os.environ:
         time.sleep(1)
     sys.exit(exit_code)

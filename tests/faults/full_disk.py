@@ -22,7 +22,11 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import ignore, ignore_steps
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
 from sparsedash.storage.store import Store
 from sparsedash.worker import JobTask, describe_error, load_job_handlers
 
@@ -53,7 +57,11 @@ class Filler:
 def done(kind: str, settings, store: Store, on_step=ignore_steps):
     """What a worker's engine makes of a job that has just been loaded."""
     task = JobTask(
-        key=settings.key(), settings=asdict(settings), store=store, on_step=on_step, on_text=ignore
+        key=settings.key(),
+        settings=asdict(settings),
+        store=store,
+        on_step=on_step,
+        on_text=ignore,
     )
     return load_job_handlers()[kind](task)
 
@@ -121,7 +129,9 @@ def main(disk: Path, gguf: str, model: str, text: str) -> dict[str, object]:
     messages = filled("continuation", prompt, whole, "continue")
     results["continue"] = [messages, whole.get(Continuation, prompt.key()) is not None]
     assert export.require_export_room
-    export.require_export_room = lambda *_: None  # As where somebody else takes the room meanwhile.
+    export.require_export_room = lambda *_: (
+        None
+    )  # As where somebody else takes the room meanwhile.
     for stage in ("write", "prove"):
         to = disk / f"export-{stage}"
         wanted = ExportSettings(

@@ -40,7 +40,11 @@ class Forking:
 
     def __init__(self) -> None:
         command = [sys.executable, "-P", str(FORKING_WORKER)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        pipes = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.DEVNULL,
+        }
         environment = worker_environment(0) | {"SPARSEDASH_LINGER_S": "0"}
         self.process = subprocess.Popen(
             command,
@@ -72,7 +76,9 @@ class House:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.runner = self.new_runner()
 
-    def new_runner(self, command: Sequence[str] = COMMAND, **grace: float) -> LocalRunner:
+    def new_runner(
+        self, command: Sequence[str] = COMMAND, **grace: float
+    ) -> LocalRunner:
         self.runners.append(
             LocalRunner(
                 self.folder,

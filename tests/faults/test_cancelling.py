@@ -9,7 +9,9 @@ import pytest
 pytestmark = pytest.mark.faults
 
 
-def test_a_stepping_job_stops_by_itself_its_worker_takes_the_next_and_a_retry_finishes_it(house):
+def test_a_stepping_job_stops_by_itself_its_worker_takes_the_next_and_a_retry_finishes_it(
+    house,
+):
     job = house.at_work("steady")
     house.table.request_cancel(job.id)
     cancelled = house.tend_until_state(job, "cancelled")
@@ -32,7 +34,9 @@ def test_a_stepping_job_stops_by_itself_its_worker_takes_the_next_and_a_retry_fi
 def test_a_job_that_does_not_stop_by_itself_is_ended_and_the_queue_moves_on(
     house, model, stage, term_after_s, kill_after_s, told
 ):
-    house.runner = house.new_runner(term_after_s=term_after_s, kill_after_s=kill_after_s)
+    house.runner = house.new_runner(
+        term_after_s=term_after_s, kill_after_s=kill_after_s
+    )
     job = house.at_work(model, stage)
     waiting = house.submit("quick")
     if model == "steady":
@@ -43,7 +47,8 @@ def test_a_job_that_does_not_stop_by_itself_is_ended_and_the_queue_moves_on(
 
 
 @pytest.mark.parametrize(
-    "delay_s", [0.1, *(pytest.param(s, marks=pytest.mark.long) for s in (0.0, 0.2, 0.4))]
+    "delay_s",
+    [0.1, *(pytest.param(s, marks=pytest.mark.long) for s in (0.0, 0.2, 0.4))],
 )
 def test_a_cancel_at_any_moment_ends_in_cancelled_or_done(house, delay_s):
     house.runner = house.new_runner(term_after_s=0.05, kill_after_s=0.2)

@@ -40,7 +40,9 @@ def test_a_sweep_is_spread_says_how_far_it_is_and_who_is_at_work_and_stops_withi
     server = house.serve()
     job = house.submit("quick")
     done = house.until_state(job, "done", "failed", "crashed")
-    assert (done.state, done.worker, done.error_text) == ("done", CLUSTER, ""), house.log()
+    assert (done.state, done.worker, done.error_text) == ("done", CLUSTER, ""), (
+        house.log()
+    )
     house.assert_whole(job)
 
     running = house.at_work("steady")
@@ -61,7 +63,9 @@ def test_a_machine_that_says_it_takes_nothing_is_given_no_part(house):
     server = house.serve()
 
     def problems():
-        return {machine.name: bool(machine.problem) for machine in server.view().machines}
+        return {
+            machine.name: bool(machine.problem) for machine in server.view().machines
+        }
 
     eventually(lambda: problems() == {"ann": True, "ben": False})
     jobs = [house.submit("quick", (point,)) for point in (100, 200, 300, 400)]
@@ -70,7 +74,9 @@ def test_a_machine_that_says_it_takes_nothing_is_given_no_part(house):
 
 
 @pytest.mark.long
-def test_what_goes_wrong_on_a_machine_is_told_with_its_name_and_the_machine_goes_on(house):
+def test_what_goes_wrong_on_a_machine_is_told_with_its_name_and_the_machine_goes_on(
+    house,
+):
     house.begin("ann")
     house.serve()
     house.stopped_within(house.at_work("stubborn", "prune"), 3.0)
@@ -82,7 +88,9 @@ def test_what_goes_wrong_on_a_machine_is_told_with_its_name_and_the_machine_goes
     for child in house.children_of("ann"):
         child.kill()
     crashed = house.until_state(job, "crashed")
-    assert crashed.error_text.startswith("ann: Its worker process was killed (signal 9)")
+    assert crashed.error_text.startswith(
+        "ann: Its worker process was killed (signal 9)"
+    )
     house.until_state(house.submit("quick"), "done")
 
 
@@ -95,7 +103,9 @@ def test_a_killed_machine_is_named_and_trying_again_makes_only_what_is_missing(h
     # In the first half of a part, of about three seconds: between two it would not be missed.
     eventually(
         lambda: any(
-            0 < seen.progress.done < 50 for seen in at_work(server, job) if seen.name == "ann"
+            0 < seen.progress.done < 50
+            for seen in at_work(server, job)
+            if seen.name == "ann"
         )
     )
     before = house.kept()
@@ -112,7 +122,9 @@ def test_a_killed_machine_is_named_and_trying_again_makes_only_what_is_missing(h
 
 
 @pytest.mark.long
-def test_a_server_that_is_killed_leaves_a_job_that_the_next_one_brings_to_its_end(house):
+def test_a_server_that_is_killed_leaves_a_job_that_the_next_one_brings_to_its_end(
+    house,
+):
     house.begin("ann", "ben")
     server = house.serve_apart()
     job = house.submit("slow")
@@ -162,7 +174,9 @@ def kill_at(house, moment_s):
 
 
 @pytest.mark.long
-def test_a_machine_killed_at_any_moment_leaves_a_job_that_ends_and_no_record_twice(house):
+def test_a_machine_killed_at_any_moment_leaves_a_job_that_ends_and_no_record_twice(
+    house,
+):
     house.begin("ben")
     house.serve()
     seeded = random.Random(10)

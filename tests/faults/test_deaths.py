@@ -43,7 +43,8 @@ AT_OTHERS = (0.0, 0.05, 0.2, 0.3, 0.5)
 
 
 @pytest.mark.parametrize(
-    "delay_s", [0.1, *(pytest.param(delay, marks=pytest.mark.long) for delay in AT_OTHERS)]
+    "delay_s",
+    [0.1, *(pytest.param(delay, marks=pytest.mark.long) for delay in AT_OTHERS)],
 )
 def test_a_worker_killed_at_any_moment_leaves_a_job_that_ends(house, delay_s):
     job = house.submit("quick")
@@ -67,9 +68,30 @@ def test_a_worker_killed_at_any_moment_leaves_a_job_that_ends(house, delay_s):
             "Fatal Python error: Segmentation fault",
             False,
         ),
-        ("quits", "crashed", "exit code 3", "out of patience", "out of patience", False),
-        ("broken", "failed", "ValueError: a tensor of shape (3, 4)", "", "Traceback", False),
-        ("unfindable", "failed", "There is no such model.", "Check the spelling.", "", True),
+        (
+            "quits",
+            "crashed",
+            "exit code 3",
+            "out of patience",
+            "out of patience",
+            False,
+        ),
+        (
+            "broken",
+            "failed",
+            "ValueError: a tensor of shape (3, 4)",
+            "",
+            "Traceback",
+            False,
+        ),
+        (
+            "unfindable",
+            "failed",
+            "There is no such model.",
+            "Check the spelling.",
+            "",
+            True,
+        ),
         ("hungry", "failed", "Memory ran out.", "", "", False),
     ],
 )
@@ -80,7 +102,9 @@ def test_what_ends_a_job_is_one_line_for_the_page_and_all_of_it_in_the_log(
     assert text in ended.error_text and "\n" not in ended.error_text
     assert advice in ended.error_advice
     assert logged in house.log(ended)
-    assert (house.tend_until_state(house.submit("quick"), "done").pid == ended.pid) == stays
+    assert (
+        house.tend_until_state(house.submit("quick"), "done").pid == ended.pid
+    ) == stays
 
 
 def test_a_shutdown_is_not_taken_for_a_crash(house):
@@ -94,7 +118,12 @@ def test_a_shutdown_is_not_taken_for_a_crash(house):
 def test_a_worker_that_cannot_start_is_given_up_with_its_last_words(house):
     words = "No module named sparsedash"
     house.runner = house.new_runner(
-        [sys.executable, "-S", "-c", f"import sys, os; os.write(2, b'{words}\\n'); sys.exit(1)"]
+        [
+            sys.executable,
+            "-S",
+            "-c",
+            f"import sys, os; os.write(2, b'{words}\\n'); sys.exit(1)",
+        ]
     )
     jobs = [house.submit("quick-1"), house.submit("quick-2")]
     for job in jobs:
@@ -103,7 +132,10 @@ def test_a_worker_that_cannot_start_is_given_up_with_its_last_words(house):
         assert words in crashed.error_text
     assert (house.folder / "logs/slot-0.log").read_text().count(words) == 6
     house.runner = house.new_runner(["/no/such/python"])
-    assert "No such file" in house.tend_until_state(house.submit("quick-3"), "crashed").error_text
+    assert (
+        "No such file"
+        in house.tend_until_state(house.submit("quick-3"), "crashed").error_text
+    )
 
 
 def test_a_worker_that_hangs_at_its_start_is_ended_and_given_up(house):
@@ -112,11 +144,15 @@ def test_a_worker_that_hangs_at_its_start_is_ended_and_given_up(house):
     crashed = house.tend_until_state(house.submit("quick"), "crashed")
     assert "3 times in a row" in crashed.error_text
     house.tend_until(
-        lambda: all(child.returncode is not None for child in house.runner._children.values())
+        lambda: all(
+            child.returncode is not None for child in house.runner._children.values()
+        )
     )
 
 
-def test_a_worker_that_hangs_at_its_end_does_not_hold_up_the_next_job(house, monkeypatch):
+def test_a_worker_that_hangs_at_its_end_does_not_hold_up_the_next_job(
+    house, monkeypatch
+):
     monkeypatch.setenv("SPARSEDASH_LINGER_S", "0")
     monkeypatch.setenv("FAKE_WORKER_HANGS_AT_ITS_END", "1")
     first = house.tend_until_state(house.submit("quick-1"), "done")
@@ -153,7 +189,9 @@ def test_a_job_outlives_its_server_and_the_next_server_finds_it(house):
     server.wait()
 
     before = house.table.get(job.id)
-    house.tend_until(lambda: house.table.get(job.id).progress.done > before.progress.done + 10)
+    house.tend_until(
+        lambda: house.table.get(job.id).progress.done > before.progress.done + 10
+    )
     house.release()
     assert house.tend_until_state(job, "done").pid == before.pid
     assert len(house.ledger()) == 1
@@ -176,7 +214,9 @@ def test_a_worker_shares_no_session_or_file_with_the_server_and_offers_itself_wh
         os.set_inheritable(open_file.fileno(), True)
         job = house.at_work("steady")
     assert os.getsid(job.pid) == job.pid
-    files = {fd.name: str(fd.readlink()) for fd in Path(f"/proc/{job.pid}/fd").iterdir()}
+    files = {
+        fd.name: str(fd.readlink()) for fd in Path(f"/proc/{job.pid}/fd").iterdir()
+    }
     assert files["0"] == "/dev/null"
     assert files["1"] == files["2"] == job.log_path
     assert not any("held-by-the-server" in name for name in files.values())

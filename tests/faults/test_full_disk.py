@@ -53,7 +53,10 @@ def test_a_disk_that_is_full_at_any_stage_is_said_and_with_room_the_numbers_are_
     disk, tmp_path
 ):
     text = write_jsonl(tmp_path / "passages.jsonl", passages(40))
-    models = str(write_tiny_gguf(tmp_path / "tiny.gguf")), str(save_tiny(tmp_path / "tiny"))
+    models = (
+        str(write_tiny_gguf(tmp_path / "tiny.gguf")),
+        str(save_tiny(tmp_path / "tiny")),
+    )
     command = [sys.executable, "-P", str(PROGRAM), str(disk), *models, str(text)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(

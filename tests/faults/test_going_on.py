@@ -32,7 +32,17 @@ from tests.faults.server_process import Forking, eventually, gone
 pytestmark = pytest.mark.faults
 
 N_BLOCKS = 6
-STEPS = ("start", "load", "text", "calibrate", "prune", "evaluate", "continue", "write", "prove")
+STEPS = (
+    "start",
+    "load",
+    "text",
+    "calibrate",
+    "prune",
+    "evaluate",
+    "continue",
+    "write",
+    "prove",
+)
 """Stages at whose steps a worker is killed as well, wherever in the work that is."""
 NOWHERE: Mapping[str, list[int]] = {}
 
@@ -51,7 +61,9 @@ class Calm:
     def computed(self) -> dict[str, int]:
         """The blocks and batches among what is counted."""
         return {
-            what: n for what, n in sorted(self.counted.items()) if not what.startswith("steps of")
+            what: n
+            for what, n in sorted(self.counted.items())
+            if not what.startswith("steps of")
         }
 
 
@@ -78,11 +90,17 @@ def calm(tmp_path_factory, forking) -> Calm:
 def calm_walk(tmp_path_factory, forking) -> Calm:
     """Of weights in files, by methods that do not look back: all is done in one walk."""
     return undisturbed(
-        tmp_path_factory.mktemp("walk"), forking, "least-squares", "wanda", residency="streamed"
+        tmp_path_factory.mktemp("walk"),
+        forking,
+        "least-squares",
+        "wanda",
+        residency="streamed",
     )
 
 
-def undisturbed(folder: Path, forking: Forking, *names: str, residency: Residency = "auto") -> Calm:
+def undisturbed(
+    folder: Path, forking: Forking, *names: str, residency: Residency = "auto"
+) -> Calm:
     text = f"file:{write_jsonl(folder / 'passages.jsonl', passages(40))}"
     request = RunSettings(
         model=str(write_tiny_gguf(folder / "model.gguf", num_hidden_layers=N_BLOCKS)),
@@ -119,7 +137,9 @@ def results(folder: Path) -> dict[str, object]:
     exports = {key: store.get(Export, key) for key in store.keys(Export)}
     store.close()
     assert unfinished_exports(folder / "models") == []
-    assert all(file_hashes(Path(export.folder)) == export.files for export in exports.values())
+    assert all(
+        file_hashes(Path(export.folder)) == export.files for export in exports.values()
+    )
     return (
         records
         | written
@@ -128,7 +148,10 @@ def results(folder: Path) -> dict[str, object]:
 
 
 def n_attempts(
-    asked: RunSettings, folder: Path, forking: Forking, planned: Mapping[str, list[int]] = NOWHERE
+    asked: RunSettings,
+    folder: Path,
+    forking: Forking,
+    planned: Mapping[str, list[int]] = NOWHERE,
 ) -> int:
     """How many workers it takes, one after another, until a run, a continuation and an export of it
     are done.
@@ -158,7 +181,9 @@ def n_attempts(
 
 
 def n_workers(
-    backend: Backend, asked: RunSettings | ContinuationSettings | ExportSettings, forking: Forking
+    backend: Backend,
+    asked: RunSettings | ContinuationSettings | ExportSettings,
+    forking: Forking,
 ) -> int:
     job = backend.submit(asked)
     n = 0
@@ -169,7 +194,9 @@ def n_workers(
         # Its threads may hold its locks a moment longer than it lives itself.
         eventually(lambda: backend.job(job.id).state != "running")
         ended = backend.job(job.id)
-        assert ended.state in ("done", "crashed"), f"{ended.error_text}\n{backend.log_tail(job.id)}"
+        assert ended.state in ("done", "crashed"), (
+            f"{ended.error_text}\n{backend.log_tail(job.id)}"
+        )
         if ended.state == "crashed":
             assert "worker process died" in ended.error_text
             backend.retry(job.id)
@@ -177,7 +204,12 @@ def n_workers(
 
 
 def goes_on_after(
-    n_each: int, calm: Calm, folder: Path, forking: Forking, *, in_one_walk: bool = False
+    n_each: int,
+    calm: Calm,
+    folder: Path,
+    forking: Forking,
+    *,
+    in_one_walk: bool = False,
 ) -> None:
     """Kill the workers `n_each` times in every long stage, or in everything that is done in the
     walk.
@@ -190,39 +222,56 @@ def goes_on_after(
     if in_one_walk:
         del planned["answered batches"]
     n_killed = {what: len(numbers) for what, numbers in planned.items()}
-    assert n_attempts(calm.settings, folder, forking, planned) == 3 + sum(n_killed.values())
+    assert n_attempts(calm.settings, folder, forking, planned) == 3 + sum(
+        n_killed.values()
+    )
     counts = counted(folder)
     again = {what: counts[what] - n for what, n in calm.computed.items()}
     print(f"\nof {calm.computed}: killed at {planned}, computed again {again}")
     # Each kill costs the one block or batch that was under way, in a walk the first passages' way
     # as well.
-    assert again == n_killed | ({"answered batches": sum(n_killed.values())} if in_one_walk else {})
+    assert again == n_killed | (
+        {"answered batches": sum(n_killed.values())} if in_one_walk else {}
+    )
     assert results(folder) == calm.results
 
 
-def test_a_worker_killed_in_any_long_stage_goes_on_at_that_block(calm, forking, tmp_path):
+def test_a_worker_killed_in_any_long_stage_goes_on_at_that_block(
+    calm, forking, tmp_path
+):
     assert min(calm.computed.values()) >= N_BLOCKS - 1
     goes_on_after(1, calm, tmp_path / "data", forking)
 
 
 @pytest.mark.long
-def test_workers_killed_at_many_blocks_of_every_long_stage_go_on_there(calm, forking, tmp_path):
+def test_workers_killed_at_many_blocks_of_every_long_stage_go_on_there(
+    calm, forking, tmp_path
+):
     goes_on_after(10, calm, tmp_path / "data", forking)
 
 
 @pytest.mark.long
-def test_a_worker_killed_at_any_step_of_any_stage_gives_the_same_results(calm, forking, tmp_path):
+def test_a_worker_killed_at_any_step_of_any_stage_gives_the_same_results(
+    calm, forking, tmp_path
+):
     drawn = random.Random(9)
     counts = {f"steps of {stage}": calm.counted[f"steps of {stage}"] for stage in STEPS}
-    planned = {what: sorted(drawn.sample(range(1, n + 1), min(9, n))) for what, n in counts.items()}
+    planned = {
+        what: sorted(drawn.sample(range(1, n + 1), min(9, n)))
+        for what, n in counts.items()
+    }
     n_killed = sum(map(len, planned.values()))
     print(f"\nof {counts}: killed at {planned}")
     assert n_killed >= len(STEPS)
-    assert n_attempts(calm.settings, tmp_path / "data", forking, planned) == 3 + n_killed
+    assert (
+        n_attempts(calm.settings, tmp_path / "data", forking, planned) == 3 + n_killed
+    )
     assert results(tmp_path / "data") == calm.results
 
 
 @pytest.mark.long
-def test_a_worker_killed_in_the_one_walk_goes_on_at_that_block(calm_walk, forking, tmp_path):
+def test_a_worker_killed_in_the_one_walk_goes_on_at_that_block(
+    calm_walk, forking, tmp_path
+):
     assert min(calm_walk.computed.values()) >= N_BLOCKS - 1
     goes_on_after(6, calm_walk, tmp_path / "data", forking, in_one_walk=True)

@@ -48,7 +48,9 @@ def tend_for(house, job, seconds, state):
 
 
 @for_how_long
-def test_a_job_waits_for_the_table_at_its_start_in_its_middle_and_at_its_end(house, seconds):
+def test_a_job_waits_for_the_table_at_its_start_in_its_middle_and_at_its_end(
+    house, seconds
+):
     job = house.submit("steady")
     with locked(house):
         tend_for(house, job, seconds, "queued")
@@ -89,7 +91,9 @@ def test_a_worker_that_waits_can_be_killed_and_lets_go_of_its_locks(house):
     assert "signal 9" in house.tend_until_state(job, "crashed").error_text
 
 
-def test_a_locked_table_is_read_while_others_wait_to_write_and_says_so_to_who_does_not_wait(house):
+def test_a_locked_table_is_read_while_others_wait_to_write_and_says_so_to_who_does_not_wait(
+    house,
+):
     job = house.submit("quick")
     with locked(house):
         table = JobTable(house.folder / "jobs.sqlite", lock_timeout_s=0.2)

@@ -98,9 +98,12 @@ def odd_settings(rng: random.Random) -> dict[str, Any]:
     """
     plain = json.loads(json.dumps(asdict(RunSettings())))
     plain["methods"] = [
-        asdict(rng.choice(METHODS).settings) for _ in range(rng.choice((0, 1, 1, 1, 2, 5)))
+        asdict(rng.choice(METHODS).settings)
+        for _ in range(rng.choice((0, 1, 1, 1, 2, 5)))
     ]
-    plain["sparsities_permille"] = rng.sample(range(0, 950), rng.choice((0, 1, 2, 3, 51)))
+    plain["sparsities_permille"] = rng.sample(
+        range(0, 950), rng.choice((0, 1, 2, 3, 51))
+    )
     parts = [plain, plain["calibration"], plain["evaluation"], *plain["methods"]]
     for _ in range(rng.choice((0, 1, 1, 2, 5))):
         part = rng.choice(parts)
@@ -134,7 +137,9 @@ def odd_address(rng: random.Random) -> tuple[str, dict[str, str | list[str]]]:
     page = rng.choice((*PARAMETERS, "prune", "compare"))
     query: dict[str, str | list[str]] = {}
     for name in rng.sample(PARAMETERS[page], rng.choice((1, 1, 2, 2))):
-        known = get_args(CHOICES[name]) if name in CHOICES and rng.random() < 0.5 else TEXTS
+        known = (
+            get_args(CHOICES[name]) if name in CHOICES and rng.random() < 0.5 else TEXTS
+        )
         value = rng.choice(known)
         query[name] = [value, rng.choice(TEXTS)] if rng.random() < 0.1 else value
     if page == "prune" and rng.random() < 0.6:
@@ -198,8 +203,12 @@ def test_an_address_shows_a_page_without_an_exception(backend, n, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)])
-def test_what_is_no_file_in_a_model_folder_is_refused_in_words(name, make, store, tmp_path):
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)]
+)
+def test_what_is_no_file_in_a_model_folder_is_refused_in_words(
+    name, make, store, tmp_path
+):
     folder = save_tiny(tmp_path / "model")
     (folder / name).unlink()
     make(folder / name)

@@ -30,8 +30,14 @@ def backend(tmp_path, monkeypatch):
 
 
 def workers(backend):
-    children = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
-    return [p for p in children if {"sparsedash.worker", str(backend.data_dir)} <= set(p.cmdline())]
+    children = [
+        p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE
+    ]
+    return [
+        p
+        for p in children
+        if {"sparsedash.worker", str(backend.data_dir)} <= set(p.cmdline())
+    ]
 
 
 def end_workers(backend):

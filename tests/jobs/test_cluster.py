@@ -6,7 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from sparsedash.jobs.cluster_parts import SLOT, ClusterMachine, MachineFacts, Part, Scheduler
+from sparsedash.jobs.cluster_parts import (
+    SLOT,
+    ClusterMachine,
+    MachineFacts,
+    Part,
+    Scheduler,
+)
 
 cluster = pytest.importorskip("sparsedash.jobs.cluster")
 
@@ -39,7 +45,9 @@ class FakeClient:
 
 def machine(name, n_slots=1, problem=""):
     facts = MachineFacts(problem=problem)
-    return ClusterMachine(address=f"tls://{name}:1", name=name, n_slots=n_slots, facts=facts)
+    return ClusterMachine(
+        address=f"tls://{name}:1", name=name, n_slots=n_slots, facts=facts
+    )
 
 
 MACHINES = (
@@ -60,7 +68,9 @@ def client(monkeypatch):
 @pytest.fixture
 def connection(client):
     on_machine = cluster.OnMachine(do=None, facts=dict, artefact=None)
-    return cluster.Cluster(Scheduler(address="tcp://127.0.0.1:8786"), "test", on_machine)
+    return cluster.Cluster(
+        Scheduler(address="tcp://127.0.0.1:8786"), "test", on_machine
+    )
 
 
 def test_a_part_is_sent_only_to_machines_that_can_take_one(client, connection):

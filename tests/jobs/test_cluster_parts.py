@@ -38,7 +38,9 @@ def test_a_scheduler_is_on_this_machine_or_has_certificates(refused, addresses):
                 Scheduler(address=address)
 
 
-def test_the_scheduler_and_its_certificates_are_those_of_the_environment(monkeypatch, tmp_path):
+def test_the_scheduler_and_its_certificates_are_those_of_the_environment(
+    monkeypatch, tmp_path
+):
     for address in (None, "  "):
         assert named_scheduler() is None
         monkeypatch.setenv(SCHEDULER, address or "  ")

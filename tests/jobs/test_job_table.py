@@ -24,11 +24,20 @@ def order(table):
 
 
 REPORTED = Step(
-    "evaluate", 3, 9, unit="passages", message="dense", point=1, rate=2.0, texts=("\x1e“a”", "")
+    "evaluate",
+    3,
+    9,
+    unit="passages",
+    message="dense",
+    point=1,
+    rate=2.0,
+    texts=("\x1e“a”", ""),
 )
 
 
-def test_the_same_request_is_one_job_while_it_is_live_and_a_new_one_afterwards(table, tmp_path):
+def test_the_same_request_is_one_job_while_it_is_live_and_a_new_one_afterwards(
+    table, tmp_path
+):
     assert table.newest("a") is None
     first = submitted(table)
     assert submitted(table) == first
@@ -78,17 +87,26 @@ def at_once(path, work):
         return list(pool.map(one, range(8)))
 
 
-def test_of_many_at_once_all_get_one_job_one_claims_it_and_moves_lose_no_order(tmp_path):
+def test_of_many_at_once_all_get_one_job_one_claims_it_and_moves_lose_no_order(
+    tmp_path,
+):
     path = tmp_path / "jobs.sqlite"
-    assert {job.id for job in at_once(path, lambda own, n: own.submit("run", "the same", {}))} == {
-        1
-    }
-    winners = list(filter(None, at_once(path, lambda own, n: own.claim(1, f"slot-{n}", n))))
+    assert {
+        job.id
+        for job in at_once(path, lambda own, n: own.submit("run", "the same", {}))
+    } == {1}
+    winners = list(
+        filter(None, at_once(path, lambda own, n: own.claim(1, f"slot-{n}", n)))
+    )
     table = JobTable(path)
     assert [table.get(1)] == winners
     ids = [submitted(table, key).id for key in "abcdefgh"]
-    at_once(path, lambda own, n: [own.move(ids[n], to) for to in ("up", "front", "down")])
-    assert sorted(order(table)) == ids and len({job.place for job in table.queue()}) == 8
+    at_once(
+        path, lambda own, n: [own.move(ids[n], to) for to in ("up", "front", "down")]
+    )
+    assert (
+        sorted(order(table)) == ids and len({job.place for job in table.queue()}) == 8
+    )
     table.close()
 
 
@@ -102,15 +120,28 @@ def test_a_run_that_heals_or_quantises_stays_on_the_server(table):
     ):
         assert replace(job, settings=plain | change).may_spread == may
     for n_steps, may in ((0, True), (8, False)):
-        assert replace(job, kind="find", settings={"heal_steps": n_steps}).may_spread == may
+        assert (
+            replace(job, kind="find", settings={"heal_steps": n_steps}).may_spread
+            == may
+        )
 
 
-def test_the_queue_is_first_come_first_served_with_prompts_before_all_that_takes_minutes(table):
-    long = [submitted(table, kind, kind) for kind in ("run", "timing", "find", "export")]
+def test_the_queue_is_first_come_first_served_with_prompts_before_all_that_takes_minutes(
+    table,
+):
+    long = [
+        submitted(table, kind, kind) for kind in ("run", "timing", "find", "export")
+    ]
     prompt = submitted(table, "d", "continuation")
     assert order(table) == [prompt.id, *(job.id for job in long)]
     assert [table.position(job.id) for job in (prompt, *long)] == [1, 2, 3, 4, 5]
-    assert [job.makes_run for job in (prompt, *long)] == [False, True, False, True, False]
+    assert [job.makes_run for job in (prompt, *long)] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
     job = table.claim(long[0].id, "slot-0", 1)
     table.report(job, REPORTED)
     seen = table.get(job.id).progress
@@ -122,7 +153,10 @@ def test_the_queue_is_first_come_first_served_with_prompts_before_all_that_takes
     )
     for refused, message in (
         (lambda: table.move(job.id, "front"), "is running and cannot be moved"),
-        (lambda: table.prioritise(job.id, "high"), "is running and cannot be given a priority"),
+        (
+            lambda: table.prioritise(job.id, "high"),
+            "is running and cannot be given a priority",
+        ),
         (lambda: table.prioritise(prompt.id, "low"), "is a prompt"),
     ):
         with pytest.raises(JobError, match=message):
@@ -133,15 +167,28 @@ def test_a_request_to_cancel_ends_a_queued_job_asks_a_running_one_once_and_comes
     table,
 ):
     queued = table.request_cancel(submitted(table).id)
-    assert (queued.state, queued.error_text) == ("cancelled", "Cancelled before it started.")
+    assert (queued.state, queued.error_text) == (
+        "cancelled",
+        "Cancelled before it started.",
+    )
     assert table.claim(queued.id, "slot-0", 1) is None
     job = running(table)
     assert table.wanted(job)
     cancelled = table.request_cancel(job.id)
-    assert (cancelled.state, cancelled.stopping, table.wanted(job)) == ("running", True, False)
-    assert table.request_cancel(job.id).cancel_requested_at == cancelled.cancel_requested_at
+    assert (cancelled.state, cancelled.stopping, table.wanted(job)) == (
+        "running",
+        True,
+        False,
+    )
+    assert (
+        table.request_cancel(job.id).cancel_requested_at
+        == cancelled.cancel_requested_at
+    )
     table.end(job, "done")
-    assert table.request_cancel(job.id) == table.get(job.id) and table.get(job.id).state == "done"
+    assert (
+        table.request_cancel(job.id) == table.get(job.id)
+        and table.get(job.id).state == "done"
+    )
 
 
 def test_an_earlier_attempt_cannot_touch_the_present_one(table):
@@ -166,9 +213,19 @@ def test_a_retry_is_a_clean_row_at_the_end_of_the_queue_as_urgent_as_before(tabl
     table.end(job, "failed", "text", "advice")
     took_s = table.get(job.id).took_s
     again = table.retry(job.id)
-    assert (again.id, again.state, again.attempt, again.priority) == (job.id, "queued", 2, "high")
+    assert (again.id, again.state, again.attempt, again.priority) == (
+        job.id,
+        "queued",
+        2,
+        "high",
+    )
     assert (again.progress, again.error_text) == (STARTING, "")
-    assert (again.pid, again.started_at, again.worker, again.place) == (None, None, "", None)
+    assert (again.pid, again.started_at, again.worker, again.place) == (
+        None,
+        None,
+        "",
+        None,
+    )
     assert (again.took_s, again.all_s) == (None, took_s) and took_s > 0
     assert order(table) == [peer.id, job.id]
     table.request_cancel(again.id)
@@ -179,7 +236,9 @@ def test_a_retry_is_a_clean_row_at_the_end_of_the_queue_as_urgent_as_before(tabl
     assert (submitted(table).attempt, submitted(table).earlier_s) == (1, 0.0)
 
 
-def test_a_signal_is_only_sent_while_the_attempt_runs_and_an_error_in_it_changes_nothing(table):
+def test_a_signal_is_only_sent_while_the_attempt_runs_and_an_error_in_it_changes_nothing(
+    table,
+):
     job = running(table)
     sent = []
     table.while_running(job, lambda: sent.append("now"))
@@ -192,7 +251,10 @@ def test_a_signal_is_only_sent_while_the_attempt_runs_and_an_error_in_it_changes
 
 @pytest.mark.parametrize("number", [7, 0, -1, 2**63])
 def test_a_job_that_is_not_there_is_a_clear_error(table, number):
-    moves = (lambda job: table.move(job, "up"), lambda job: table.prioritise(job, "low"))
+    moves = (
+        lambda job: table.move(job, "up"),
+        lambda job: table.prioritise(job, "low"),
+    )
     for verb in (table.get, table.retry, table.request_cancel, *moves):
         with pytest.raises(JobError, match=f"There is no job {number}"):
             verb(number)
@@ -265,7 +327,10 @@ def test_whoever_resumes_what_another_has_asked_for_meanwhile_may_see_that_job(t
     table.request_cancel(first.id)
     table.owners.take("k", "ada")
     again = table.submit("run", "k", {}, "bob")
-    assert table.retry(first.id, "ada").id == again.id and table.owners.of("k") == {"ada", "bob"}
+    assert table.retry(first.id, "ada").id == again.id and table.owners.of("k") == {
+        "ada",
+        "bob",
+    }
 
 
 def test_a_job_is_whose_who_started_it_and_its_result_all_theirs_who_asked(table):
@@ -289,7 +354,9 @@ def test_one_job_too_many_is_refused_and_leaves_nothing(table):
     with pytest.raises(JobError, match="You have 2 jobs"):
         table.submit("run", "c", {}, "ada", 2)
     assert table.owners.things("ada") == {"a", "b"}
-    assert table.submit("run", "a", {}, "ada", 2).id == 1, "the same again is no further job"
+    assert table.submit("run", "a", {}, "ada", 2).id == 1, (
+        "the same again is no further job"
+    )
     table.request_cancel(1)
     assert table.retry(1, "bob", 1).owner == "bob", "who tries a job again starts it"
     table.request_cancel(2)

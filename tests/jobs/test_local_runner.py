@@ -29,7 +29,9 @@ def gpus(monkeypatch, tmp_path):
     for name in ("SPARSEDASH_WORKERS", "SPARSEDASH_LINGER_S", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(local_runner, "NVIDIA", tmp_path / "gpus")
-    return lambda n: [(tmp_path / "gpus" / str(number)).mkdir(parents=True) for number in range(n)]
+    return lambda n: [
+        (tmp_path / "gpus" / str(number)).mkdir(parents=True) for number in range(n)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,8 @@ def test_there_is_a_worker_on_each_gpu_that_may_be_used_or_one(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert n_slots() == len(given)
     devices = [
-        worker_environment(slot).get("CUDA_VISIBLE_DEVICES") for slot in range(len(given) + 1)
+        worker_environment(slot).get("CUDA_VISIBLE_DEVICES")
+        for slot in range(len(given) + 1)
     ]
     assert devices == [*given, given[0]]
 
@@ -96,7 +99,10 @@ class Fixture:
         return [self.table.submit("run", key, {}) for key in keys]
 
     def run_in_slot(self, job, slot: int):
-        locks = hold_lock(job_lock(self.folder, job.id)), hold_lock(slot_lock(self.folder, slot))
+        locks = (
+            hold_lock(job_lock(self.folder, job.id)),
+            hold_lock(slot_lock(self.folder, slot)),
+        )
         self.table.claim(job.id, f"slot-{slot}", os.getpid())
         return locks
 
@@ -108,7 +114,9 @@ def house(tmp_path, monkeypatch):
     house.table.close()
 
 
-@pytest.mark.parametrize(("keys", "started"), [("", []), ("ab", [0, 1]), ("abcdef", [0, 1, 2])])
+@pytest.mark.parametrize(
+    ("keys", "started"), [("", []), ("ab", [0, 1]), ("abcdef", [0, 1, 2])]
+)
 def test_as_many_workers_are_started_as_jobs_wait_up_to_the_slots(house, keys, started):
     house.submit(*keys)
     house.runner.reconcile()
@@ -149,7 +157,9 @@ def test_a_held_lock_keeps_a_silent_job_alive_and_one_that_cannot_be_opened_cras
     job_lock(house.folder, bad.id).mkdir(parents=True)
     house.table.claim(bad.id, "slot-0", 1)
     locks = house.run_in_slot(job, 0)
-    house.table._database._db.execute("UPDATE jobs SET heartbeat_at = 0, started_at = 0")
+    house.table._database._db.execute(
+        "UPDATE jobs SET heartbeat_at = 0, started_at = 0"
+    )
     house.runner.reconcile()
     assert [house.table.get(queued.id).state for queued in (bad, job, waits)] == [
         "crashed",
@@ -167,7 +177,9 @@ def test_a_stuck_worker_is_signalled_in_time_and_a_retried_job_has_its_time_agai
 ):
     sent = []
     (job,) = house.submit("a")
-    monkeypatch.setattr(house.runner, "_signal", lambda job, number: sent.append(number))
+    monkeypatch.setattr(
+        house.runner, "_signal", lambda job, number: sent.append(number)
+    )
     for _ in range(2):
         locks = house.run_in_slot(job, 0)
         house.table.request_cancel(job.id)
@@ -253,7 +265,9 @@ def test_every_exit_code_has_its_words_and_the_last_line_of_the_log_is_quoted(
     ],
     ids=["empty", "a progress bar", "long"],
 )
-def test_the_last_lines_of_a_log_are_read_and_of_a_progress_bar_its_last_state(tmp_path, log, tail):
+def test_the_last_lines_of_a_log_are_read_and_of_a_progress_bar_its_last_state(
+    tmp_path, log, tail
+):
     path = tmp_path / "a.log"
     assert log_tail(path, 3) == ""
     path.write_bytes(log)

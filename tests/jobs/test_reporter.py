@@ -54,18 +54,45 @@ def test_rate_time_and_log_line_are_of_each_stage_and_sparse_model(
         rates.append(table.get(job.id).progress.rate)
     assert rates == [None, 50.0, None, 50.0, None]
     stage_times = table.get(job.id).progress.stage_times
-    assert stage_times == (("evaluate", None, 7.5), ("evaluate", 0, 1.5), ("prune", 0, 0.0))
+    assert stage_times == (
+        ("evaluate", None, 7.5),
+        ("evaluate", 0, 1.5),
+        ("prune", 0, 0.0),
+    )
     messages = [record.message for record in caplog.records]
-    assert messages == ["Evaluating.", "Evaluating, sparse model 1.", "Pruning, sparse model 1."]
+    assert messages == [
+        "Evaluating.",
+        "Evaluating, sparse model 1.",
+        "Pruning, sparse model 1.",
+    ]
 
 
-def test_a_new_stage_is_written_at_once_and_nothing_of_the_one_before_is_left(table, job, reporter):
-    reporter(Step("evaluate", 20, 100, unit="passages", message="20 % sparse", n_right=7, point=3))
+def test_a_new_stage_is_written_at_once_and_nothing_of_the_one_before_is_left(
+    table, job, reporter
+):
+    reporter(
+        Step(
+            "evaluate",
+            20,
+            100,
+            unit="passages",
+            message="20 % sparse",
+            n_right=7,
+            point=3,
+        )
+    )
     seen = table.get(job.id).progress
     assert (seen.done, seen.total, seen.n_right, seen.point) == (20, 100, 7, 3)
     reporter(Step("prune", 0, 4, unit="blocks"))
     seen = table.get(job.id).progress
-    assert (seen.stage, seen.total, seen.unit, seen.message, seen.n_right, seen.point) == (
+    assert (
+        seen.stage,
+        seen.total,
+        seen.unit,
+        seen.message,
+        seen.n_right,
+        seen.point,
+    ) == (
         *("prune", 4, "blocks"),
         *("", None, None),
     )
@@ -80,7 +107,13 @@ def test_the_rate_is_of_the_last_half_minute_and_a_step_back_begins_a_new_one(
         clock.now = float(second)
         reporter(Step("calibrate", n, 2000))
         rates[second] = table.get(job.id).progress.rate
-    assert [rates[second] for second in (0, 100, 139, 140, 141)] == [None, 1.0, 5.0, None, 4.0]
+    assert [rates[second] for second in (0, 100, 139, 140, 141)] == [
+        None,
+        1.0,
+        5.0,
+        None,
+        4.0,
+    ]
 
 
 def test_work_that_is_cancelled_signalled_or_given_to_another_attempt_stops_at_its_next_written_step(
@@ -104,7 +137,9 @@ def test_work_that_is_cancelled_signalled_or_given_to_another_attempt_stops_at_i
         reporter(Step("calibrate", 2, 10))
 
 
-def test_a_table_that_cannot_be_written_does_not_stop_the_work(table, job, clock, caplog):
+def test_a_table_that_cannot_be_written_does_not_stop_the_work(
+    table, job, clock, caplog
+):
     class FullDisk:
         def report(self, job, step):
             raise StoreError("The disk is full.")

@@ -31,7 +31,12 @@ def test_a_token_that_a_hub_repeats_is_kept_nowhere_and_a_visitor_s_job_goes_wit
         (403, "bob", small_run("maker/refused", text), "Authorization: None"),
         # The hub did repeat it, and the client's error did hold it: else this test would show
         # nothing.
-        (500, "root", small_run("maker/broken", text), f"Authorization: Bearer {HIDDEN}"),
+        (
+            500,
+            "root",
+            small_run("maker/broken", text),
+            f"Authorization: Bearer {HIDDEN}",
+        ),
         (403, "root", small_run(tiny, text, calibration="pile-10k"), ""),
         (0, "root", small_run("maker/tiny", text), ""),
     ):

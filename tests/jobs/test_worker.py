@@ -25,7 +25,9 @@ def test_a_worker_without_a_job_loads_the_engine_meanwhile(tmp_path, monkeypatch
     assert loaded == [1]
 
 
-def test_a_worker_of_an_earlier_version_leaves_the_queue_to_a_new_one(tmp_path, monkeypatch):
+def test_a_worker_of_an_earlier_version_leaves_the_queue_to_a_new_one(
+    tmp_path, monkeypatch
+):
     claim_data_folder(tmp_path)
     table = JobTable(tmp_path / "jobs.sqlite")
     written = iter([1, 2])
@@ -47,8 +49,16 @@ class OutOfMemoryError(RuntimeError):
         (ModelError("No such model.", "Check it."), "No such model.", "Check it."),
         (MemoryError(), "Memory ran out.", "smaller model"),
         (OutOfMemoryError("CUDA out of memory"), "Memory ran out.", "smaller model"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Memory ran out.", "bfloat16"),
-        (ModuleNotFoundError("x", name="torch"), "The package torch is not installed.", "pip"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "Memory ran out.",
+            "bfloat16",
+        ),
+        (
+            ModuleNotFoundError("x", name="torch"),
+            "The package torch is not installed.",
+            "pip",
+        ),
         (OSError(errno.ENOSPC, "No space left"), "The disk is full.", "“Resume”"),
         (
             ValueError("sent Bearer 0123456789abcdef"),

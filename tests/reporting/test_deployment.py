@@ -12,7 +12,11 @@ from tests.factories import MIXTURE, MIXTURE_SHAPE, PER_EXPERT, PRUNED
 
 # Two gated blocks, d = 4, with 128 and 64 channels, of which 96 and 64 are kept.
 SHAPE = replace(
-    test_model_sizes.SHAPE, widths=(128, 64), n_matmul=3000, n_head=100, n_parameters=3100
+    test_model_sizes.SHAPE,
+    widths=(128, 64),
+    n_matmul=3000,
+    n_head=100,
+    n_parameters=3100,
 )
 
 
@@ -23,8 +27,12 @@ def test_each_projection_is_told_as_outputs_by_inputs():
         ("up_proj", (128, 4), (96, 4)),
         ("down_proj", (4, 128), (4, 96)),
     ]
-    layout = MlpLayout(inner=("mlp.gate_up_proj",), out="mlp.down_proj", width=128, fused=2)
-    fused = replace(SHAPE, structure=ModelStructure(blocks="model.layers", mlps=(layout, layout)))
+    layout = MlpLayout(
+        inner=("mlp.gate_up_proj",), out="mlp.down_proj", width=128, fused=2
+    )
+    fused = replace(
+        SHAPE, structure=ModelStructure(blocks="model.layers", mlps=(layout, layout))
+    )
     assert block_shapes(fused, PRUNED)[0][0] == ("gate_up_proj", (256, 4), (192, 4))
 
 
@@ -35,7 +43,10 @@ def test_the_sizes_of_another_model_give_nothing():
 def test_its_file_has_every_projection_and_the_whole_model():
     rows = shapes_table(SHAPE, PRUNED, "float32").data
     assert (rows[0]["rows_before"], rows[0]["rows_after"]) == (128, 96)
-    assert sum(row["bytes_after"] for row in rows if row["part"] == "MLP") == (96 + 64) * 12 * 4
+    assert (
+        sum(row["bytes_after"] for row in rows if row["part"] == "MLP")
+        == (96 + 64) * 12 * 4
+    )
     with_bias = table_csv(
         shapes_table(
             replace(SHAPE, bias_per_channel=1),
@@ -44,7 +55,10 @@ def test_its_file_has_every_projection_and_the_whole_model():
         )
     ).decode()
     assert f'1,"MLP",,,,,{128 * 13 * 2},{96 * 13 * 2}\n' in with_bias
-    assert (rows[-1]["bytes_before"], rows[-1]["bytes_after"]) == (3100 * 4, (3100 - 32 * 12) * 4)
+    assert (rows[-1]["bytes_before"], rows[-1]["bytes_after"]) == (
+        3100 * 4,
+        (3100 - 32 * 12) * 4,
+    )
 
 
 def test_the_table_shows_both_shapes_where_they_differ_and_one_where_not():
@@ -67,15 +81,22 @@ def test_zeros_alone_change_no_shape():
         widths=(128, 64),
     )
     assert (
-        "every matrix keeps its shape and its bytes" in shapes_table(SHAPE, masked, "float32").html
+        "every matrix keeps its shape and its bytes"
+        in shapes_table(SHAPE, masked, "float32").html
     )
 
 
 def test_of_a_mixture_the_experts_of_each_layer_are_counted_and_what_stays_active():
     shown = shapes_table(MIXTURE_SHAPE, MIXTURE, "bfloat16")
-    assert [row[0] for row in shown.rows[:3]] == ["Whole model", "All MLPs and experts", "Layer 1"]
+    assert [row[0] for row in shown.rows[:3]] == [
+        "Whole model",
+        "All MLPs and experts",
+        "Layer 1",
+    ]
     assert shown.rows[3][3] == percent(0.5) and shown.rows[2][3] == percent(0)
-    assert "4 of 8 experts removed." in shown.caption and "of them active" in shown.caption
+    assert (
+        "4 of 8 experts removed." in shown.caption and "of them active" in shown.caption
+    )
     layer = next(row for row in shown.data if row["layer"] == 2)
     assert layer == {
         "layer": 2,

@@ -34,7 +34,10 @@ def test_every_figure_has_its_unit_and_its_error():
 
 def test_the_table_and_the_line_name_the_text():
     table = divergence_table(FIGURES)
-    assert "On 1,240 tokens of held-out text of the built-in mix; ± over 40 blocks" in table.caption
+    assert (
+        "On 1,240 tokens of held-out text of the built-in mix; ± over 40 blocks"
+        in table.caption
+    )
     assert len(table.rows) == len(divergence_rows(FIGURES)) - 1
     line = divergence_line(FIGURES)
     assert line.startswith("From dense on 1,240 tokens: mean KLD 0.0")

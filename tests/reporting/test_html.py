@@ -69,7 +69,10 @@ def test_a_token_shows_the_spaces_that_belong_to_it(written, shown):
         ("**bold** __x__ ~y~", r"\*\*bold\*\* \_\_x\_\_ \~y\~"),
         ("www.evil.example", f"ww{WJ}w.evil.example"),
         ("[click](https://evil.example)", rf"\[click\](https:{WJ}//evil.example)"),
-        (":material/delete: :red[x] $y$ `z`", rf":{WJ}material/delete: :{WJ}red\[x\] \$y\$ \`z\`"),
+        (
+            ":material/delete: :red[x] $y$ `z`",
+            rf":{WJ}material/delete: :{WJ}red\[x\] \$y\$ \`z\`",
+        ),
         ("“tea”, builtin:x: it's 9.", f"“tea”, builtin:{WJ}x: it's 9."),
         ("<b>x</b>\n&amp;", r"\<b\>x\</b\> \&amp;"),
         ("a -> b -- c", rf"a -{WJ}\> b -{WJ}- c"),
@@ -116,7 +119,10 @@ def test_elements_escape_their_text_and_a_heading_parts_no_number_from_its_sign(
     assert markup == '<p aria-label="&quot;&gt;&lt;script&gt;">x</p>'
     assert html.paragraph("<i>", css="a") == '<p class="a">&lt;i&gt;</p>'
     heading = html.heading("<b> 20 % of 4 layers, 1.1 × it", css="big")
-    assert heading == f'<h1 class="big">&lt;b&gt; 20{NBSP}% of 4 layers, 1.1{NBSP}× it</h1>'
+    assert (
+        heading
+        == f'<h1 class="big">&lt;b&gt; 20{NBSP}% of 4 layers, 1.1{NBSP}× it</h1>'
+    )
 
 
 def test_a_table_has_headings_for_rows_and_columns_and_may_have_links():

@@ -27,14 +27,21 @@ def judged(**wrong):
 def test_a_tie_is_called_a_tie():
     _, ranking = judged(a=3, b=100)
     assert (
-        ranking_sentence(ranking) == "dense and a tie for first on 400 questions that all answered."
+        ranking_sentence(ranking)
+        == "dense and a tie for first on 400 questions that all answered."
     )
     assert [row[1] for row in ranking_rows(ranking)] == ["rank", "1=", "1=", "3"]
     _, alone = judged(b=100)
-    assert ranking_sentence(alone) == "dense is best on 400 questions that all answered."
+    assert (
+        ranking_sentence(alone) == "dense is best on 400 questions that all answered."
+    )
     _, none = judged(a=1)
-    assert ranking_sentence(none).startswith("No difference is shown between dense and a on")
-    assert "97.5\N{NO-BREAK SPACE}%, which hold together at 95 %" in ranking_caption(ranking)
+    assert ranking_sentence(none).startswith(
+        "No difference is shown between dense and a on"
+    )
+    assert "97.5\N{NO-BREAK SPACE}%, which hold together at 95 %" in ranking_caption(
+        ranking
+    )
 
 
 def test_the_plot_has_a_mark_an_interval_and_the_baseline():
@@ -62,7 +69,11 @@ def test_the_document_has_the_ranking_and_each_model():
 
 
 def test_the_leaderboard_of_runs_shows_answers_too():
-    sets = {"base": [model(0)], "a": [model(3, task="mine")], "b": [model(100, task="yours")]}
+    sets = {
+        "base": [model(0)],
+        "a": [model(3, task="mine")],
+        "b": [model(100, task="yours")],
+    }
     board = answers_leaderboard(sets, TOLERANCE)
     assert board.sentence == (
         "Of 2 models against base: 1 beyond a limit, 1 within the limits of perplexity and of every "

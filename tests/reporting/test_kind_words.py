@@ -5,7 +5,11 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.reporting.charts.kind_chart import kind_chart, kinds_words
-from sparsedash.reporting.kind_words import forgotten_sentence, kinds_document, kinds_table
+from sparsedash.reporting.kind_words import (
+    forgotten_sentence,
+    kinds_document,
+    kinds_table,
+)
 from sparsedash.schema.records import KindLoss
 from sparsedash.stats.kind_estimates import kind_estimates
 from tests.factories import answered
@@ -16,7 +20,9 @@ NOTHING = answered("sparse", 3)
 def forgot(**blocks):
     return replace(
         NOTHING,
-        by_kind=tuple(KindLoss(kind=kind, blocks=values) for kind, values in blocks.items()),
+        by_kind=tuple(
+            KindLoss(kind=kind, blocks=values) for kind, values in blocks.items()
+        ),
     )
 
 
@@ -34,7 +40,9 @@ def test_the_kinds_stand_by_what_was_forgotten_with_the_interval_of_their_pieces
         ("prose", pytest.approx(0.2)),
         ("code", pytest.approx(0.2)),
     ]
-    assert all(0 <= estimate.low <= estimate.value <= estimate.high for estimate in estimates)
+    assert all(
+        0 <= estimate.low <= estimate.value <= estimate.high for estimate in estimates
+    )
     # Pieces that are all alike have no spread.
     assert estimates[2].low == estimates[2].high == pytest.approx(0.2)
 
@@ -65,7 +73,11 @@ def test_chart_table_words_and_values_show_the_same_numbers():
     estimates = kind_estimates(SUMS_MOST.by_kind)
     chart = kind_chart(estimates)
     assert list(chart.data[0].x) == [estimate.value for estimate in estimates]
-    assert list(chart.layout.yaxis.ticktext) == ["Sums and counting", "Plain prose", "Code"]
+    assert list(chart.layout.yaxis.ticktext) == [
+        "Sums and counting",
+        "Plain prose",
+        "Code",
+    ]
     assert [row[:2] for row in kinds_table(SUMS_MOST).rows] == [
         ["Sums and counting", "0.700"],
         ["Plain prose", "0.200"],
@@ -74,7 +86,11 @@ def test_chart_table_words_and_values_show_the_same_numbers():
     assert kinds_words(estimates).startswith(
         "What was forgotten: KL from dense, nats a token: Sums and counting 0.700,"
     )
-    assert [value["kind"] for value in kinds_document(SUMS_MOST)] == ["sums", "prose", "code"]
+    assert [value["kind"] for value in kinds_document(SUMS_MOST)] == [
+        "sums",
+        "prose",
+        "code",
+    ]
 
 
 def test_a_kind_measured_on_a_single_piece_is_not_shown():

@@ -7,7 +7,11 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.model_sizes import shipped_shape
-from sparsedash.reporting.leaderboard import MAX_MODELS, leaderboard, leaderboard_entries
+from sparsedash.reporting.leaderboard import (
+    MAX_MODELS,
+    leaderboard,
+    leaderboard_entries,
+)
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import SpeedRatio, TimedPhase, TimingSettings
@@ -61,7 +65,9 @@ def add(
             for answer_set in answer_sets
         ]
         backend.put(*sets)
-        answers |= {record.key: tuple(answer_set.key for answer_set in sets)} if sets else {}
+        answers |= (
+            {record.key: tuple(answer_set.key for answer_set in sets)} if sets else {}
+        )
     run = replace(
         run,
         dense=run_records[0].key,
@@ -87,7 +93,9 @@ def text(table, row, column):
     return plain(table.cells[list(table.entries)[row]][column].text).split("\n")
 
 
-def test_every_model_stands_beside_the_baseline_of_another_model_with_its_paired_change(backend):
+def test_every_model_stands_beside_the_baseline_of_another_model_with_its_paired_change(
+    backend,
+):
     one = add(backend, dense=[DENSE], sparse=[HARMED])
     two = add(
         backend,
@@ -110,8 +118,12 @@ def test_every_model_stands_beside_the_baseline_of_another_model_with_its_paired
         and " to −" in interval
     )
     assert text(table, 3, "task-sums")[:2] == ["100.0 %", "✓ 0.0"]
-    assert table.sentence.startswith("Of 3 models against one, dense: 2 beyond a limit, 1 ")
-    assert table.rows(only_beyond=True, order="") == [list(table.entries)[i] for i in (0, 1, 2)]
+    assert table.sentence.startswith(
+        "Of 3 models against one, dense: 2 beyond a limit, 1 "
+    )
+    assert table.rows(only_beyond=True, order="") == [
+        list(table.entries)[i] for i in (0, 1, 2)
+    ]
     assert table.rows(only_beyond=False, order="task-sums") == [
         list(table.entries)[i] for i in (0, 3, 1, 2)
     ]
@@ -130,7 +142,9 @@ def test_every_model_stands_beside_the_baseline_of_another_model_with_its_paired
 def test_a_cell_says_why_nothing_is_compared(backend):
     sparse_set = replace(
         DENSE,
-        questions=tuple(replace(answers, prompt_hash="x") for answers in DENSE.questions),
+        questions=tuple(
+            replace(answers, prompt_hash="x") for answers in DENSE.questions
+        ),
     )
     half = replace(DENSE, task="half")
     hard = verdicts(both=5, wrong=50, task="hard")[0]
@@ -157,8 +171,14 @@ def test_a_cell_says_why_nothing_is_compared(backend):
         "100.0 %",
         "no baseline",
     ]
-    assert "sums was asked differently: the prompt differs in 400 of 400 questions." in table.notes
-    assert "hard is not judged: the baseline has fewer than 20 right answers." in table.notes
+    assert (
+        "sums was asked differently: the prompt differs in 400 of 400 questions."
+        in table.notes
+    )
+    assert (
+        "hard is not judged: the baseline has fewer than 20 right answers."
+        in table.notes
+    )
 
 
 def test_passages_that_differ_and_a_single_one_are_said(backend):
@@ -173,9 +193,9 @@ def test_passages_that_differ_and_a_single_one_are_said(backend):
         and text(table, 1, "accuracy")[2] == "not judged"
     )
     assert text(table, 2, "accuracy")[1] == "other passages"
-    assert not table.has_tasks and board(backend, replace(one, models=one.models[:1])).sentence == (
-        "No model can be compared with one, dense."
-    )
+    assert not table.has_tasks and board(
+        backend, replace(one, models=one.models[:1])
+    ).sentence == ("No model can be compared with one, dense.")
 
 
 def test_within_on_tasks_alone_is_undecided_where_the_passages_were_others(backend):
@@ -193,7 +213,8 @@ def test_within_on_tasks_alone_is_undecided_where_the_passages_were_others(backe
     )
     third = list(table.entries)[2]
     assert (
-        table.cells[third]["task-sums"].verdict == "within" and table.verdict(third) == "undecided"
+        table.cells[third]["task-sums"].verdict == "within"
+        and table.verdict(third) == "undecided"
     )
 
 
@@ -238,7 +259,9 @@ def test_documents_are_in_bits_a_byte_and_change_as_a_multiple(backend):
     assert text(table, 1, "task-text")[1] == "✕ 1.22 ×"
 
 
-def test_two_runs_of_a_model_are_one_row_unless_they_asked_the_same_task_in_two_ways(backend):
+def test_two_runs_of_a_model_are_one_row_unless_they_asked_the_same_task_in_two_ways(
+    backend,
+):
     one = add(backend, dense=[DENSE], sparse=[HARMED])
     same = add(
         backend,
@@ -306,8 +329,13 @@ def test_cost_is_beside_the_scores_where_it_is_known(backend):
         "269 MB",
         "16 bits",
     ]
-    assert text(table, 1, "weights")[1].startswith("−") and text(table, 1, "bytes")[0] < "269 MB"
-    assert [text(table, i, "ms") for i in (0, 1)] == [["10"], ["6.25"]], "medians of 32 tokens"
+    assert (
+        text(table, 1, "weights")[1].startswith("−")
+        and text(table, 1, "bytes")[0] < "269 MB"
+    )
+    assert [text(table, i, "ms") for i in (0, 1)] == [["10"], ["6.25"]], (
+        "medians of 32 tokens"
+    )
     assert "Timed on a mainframe, 2 threads, float32." in table.notes
 
 
@@ -329,4 +357,8 @@ def test_the_report_is_one_page_that_asks_for_nothing(backend):
     )
     page = table.report(table.rows(False, "")).decode()
     assert "✕ −25.0" in page and "&lt;b&gt;" in page and "default-src" in page
-    assert not [sign for sign in ("<b>,", "<script", "http://", "https://", "href") if sign in page]
+    assert not [
+        sign
+        for sign in ("<b>,", "<script", "http://", "https://", "href")
+        if sign in page
+    ]

@@ -69,7 +69,11 @@ def card_of(word, pruned=PRUNED):
         spec=replace(pruned.spec, method=refitted),
     )
     sparse = replace(
-        RECORD, model=word, model_identity=f"sha256:{word}", corpus=f"file:{word}", pruned=pruned
+        RECORD,
+        model=word,
+        model_identity=f"sha256:{word}",
+        corpus=f"file:{word}",
+        pruned=pruned,
     )
     facts = CardFacts(
         settings=ExportSettings(
@@ -101,7 +105,11 @@ def skeleton(text):
     flat = []
     for token in tokens:
         flat += [token, *(token.children or [])]
-    return [(token.type, token.tag) for token in flat if token.type not in ("text", "softbreak")]
+    return [
+        (token.type, token.tag)
+        for token in flat
+        if token.type not in ("text", "softbreak")
+    ]
 
 
 @pytest.mark.parametrize("word", HOSTILE)

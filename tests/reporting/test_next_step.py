@@ -45,7 +45,11 @@ def on_built_in(results, **changes):
 @pytest.mark.parametrize(
     ("sparse", "kind", "link"),
     [
-        ((shifted(0.03, 200, spread=1.0), WITHIN, BEYOND), "more passages", "Test 20 %"),
+        (
+            (shifted(0.03, 200, spread=1.0), WITHIN, BEYOND),
+            "more passages",
+            "Test 20 %",
+        ),
         ((WITHIN, BEYOND), "another share", "Test 20 %"),
         ((WITHIN,), "another share", "Test 88 %"),
         ((BEYOND,), "another share", "Test 9 %"),
@@ -87,16 +91,23 @@ def test_nothing_is_exported_while_a_larger_share_is_open_and_what_stays_open_is
     assert step.request.sparsities_permille == (100,)
     sentence = plain(step.sentence)
     assert sentence.startswith("Next: test 10 % on about ")
-    assert sentence.endswith(" passages would decide.") and " 20 % stays open: about " in sentence
+    assert (
+        sentence.endswith(" passages would decide.")
+        and " 20 % stays open: about " in sentence
+    )
     step = next_step(on_built_in(results), NOTHING)
     assert step.kind != "export"
-    assert "10 % and 20 %" in plain(step.sentence) or step.request.sparsities_permille < (100,)
+    assert "10 % and 20 %" in plain(
+        step.sentence
+    ) or step.request.sparsities_permille < (100,)
 
 
 def test_a_share_that_no_text_can_confirm_is_not_suggested():
     results = run_of(132, 60, (10, 0.09, 3.0, 59))
     step = next_step(on_built_in(results), NOTHING)
-    assert "10 % would take more passages than any text here has." in plain(step.sentence)
+    assert "10 % would take more passages than any text here has." in plain(
+        step.sentence
+    )
     assert step.kind == "more passages" and not step.link and step.request is None
 
 
@@ -106,14 +117,18 @@ def test_more_passages_are_not_suggested_where_only_tasks_are_open(rules):
     (dense, model) = results.models
     model = replace(model, verdict=replace(model.verdict, unanswered=True))
     step = next_step(replace(results, models=(dense, model)), rules)
-    assert plain(step.sentence).startswith("Passages cannot decide 10 %: tasks are open.")
+    assert plain(step.sentence).startswith(
+        "Passages cannot decide 10 %: tasks are open."
+    )
     assert not step.link and step.request is None
 
 
 def test_passages_are_counted_in_one_way_whichever_step_takes_them():
     results = run_of(402, 200, (10, 0.03, 0.7, 198), (20, 0.3, 0.9, 190))
     tested = passages_needed(results, 100)
-    assert tested == passages_to_judge(0.03, 1.1, 0.025, results.best[0].losses.nats.deviation)
+    assert tested == passages_to_judge(
+        0.03, 1.1, 0.025, results.best[0].losses.nats.deviation
+    )
     assert passages_needed(results, 50) < tested < passages_needed(results, 120)
     assert passages_needed(results, 200) is None, "it is likely to lose too much"
 
@@ -135,11 +150,16 @@ def test_passages_are_counted_in_one_way_whichever_step_takes_them():
     ],
     ids=["longer text", "rest of its own"],
 )
-def test_too_few_passages_for_a_verdict_lead_to_the_longest_text_there_is(rules, sentence, corpus):
+def test_too_few_passages_for_a_verdict_lead_to_the_longest_text_there_is(
+    rules, sentence, corpus
+):
     results = on_built_in(run_of(1, 0, (90, 30.0, 0.0, 0)), n_passages=1)
     step = next_step(results, rules)
     assert plain(step.sentence) == sentence
-    assert (step.request.evaluation.corpus, step.request.evaluation.n_passages) == (corpus, None)
+    assert (step.request.evaluation.corpus, step.request.evaluation.n_passages) == (
+        corpus,
+        None,
+    )
 
 
 def test_an_upload_is_asked_where_it_has_enough_passages():
@@ -171,14 +191,18 @@ def test_a_finished_search_leads_to_its_model_and_one_without_an_answer_to_a_sma
     run, records, search = specimens.search()
     limits = run.find.tolerance
     step = next_step(results_of(run, records, search, tolerance=limits))
-    assert plain(step.sentence).startswith("60.4 % and 62.5 % would take more passages than any")
+    assert plain(step.sentence).startswith(
+        "60.4 % and 62.5 % would take more passages than any"
+    )
     run, records, search = specimens.search(slope=60.0)
     step = next_step(results_of(run, records, search, tolerance=limits))
     assert step.request.method == method_named("best")
 
 
 def test_an_export_beside_quantised_files_says_that_it_is_none(monkeypatch):
-    monkeypatch.setattr(next_step_module, "smallest_file", lambda results: results.best[0])
+    monkeypatch.setattr(
+        next_step_module, "smallest_file", lambda results: results.best[0]
+    )
     assert plain(next_step(sweep_of(PATTERN)).link) == "Export 50 %, not quantised"
 
 

@@ -61,10 +61,14 @@ def test_a_passage_is_grouped_by_what_can_be_read_off_its_text():
 
 def test_a_word_is_rare_when_no_other_passage_has_it():
     results = groups(
-        ("The door and the", "door"), ("A Door by the", "wall"), ("Nothing but the", "sea")
+        ("The door and the", "door"),
+        ("A Door by the", "wall"),
+        ("Nothing but the", "sea"),
     )
     for here, name in zip(
-        results, ("in 1 to 4 others", "in no other passage", "in no other passage"), strict=True
+        results,
+        ("in 1 to 4 others", "in no other passage", "in no other passage"),
+        strict=True,
     ):
         assert name in here
     assert all("in 5 others and more" in here for here in groups(*[("a", "door")] * 6))
@@ -86,7 +90,9 @@ def test_every_passage_is_in_one_group_of_every_kind(pairs):
     kinds = {}
     for (label, _), positions in results.items():
         kinds.setdefault(label, []).extend(positions)
-    assert [sorted(positions) for positions in kinds.values()] == [list(range(len(pairs)))] * 5
+    assert [sorted(positions) for positions in kinds.values()] == [
+        list(range(len(pairs)))
+    ] * 5
 
 
 def answered(target: tuple[str, float], *top: tuple[str, float]):
@@ -122,7 +128,9 @@ RECORDS = specimens.record([True]), specimens.record([True], 300)
 
 def choices(left, right, name="30 %"):
     """The rows of both models' first choices, and the widths of their bars."""
-    one, second = (replace(r, outcomes=(o,)) for r, o in zip(RECORDS, (left, right), strict=True))
+    one, second = (
+        replace(r, outcomes=(o,)) for r, o in zip(RECORDS, (left, right), strict=True)
+    )
     drawn, file = analysis.first_choices(
         Pair(
             left_name="dense",
@@ -245,7 +253,10 @@ def test_the_ranges_are_round_and_fit_what_is_common():
 
 
 def test_a_change_is_said_as_a_factor_first():
-    words = [analysis.change_words(change, "a") for change in (-log(4), log(1.5), -900.0, 0.004)]
+    words = [
+        analysis.change_words(change, "a")
+        for change in (-log(4), log(1.5), -900.0, 0.004)
+    ]
     assert words == [
         "“a” became 4.00 times less likely. Its log-probability fell by 1.39.",
         "“a” became 1.50 times more likely. Its log-probability rose by 0.41.",
@@ -262,7 +273,8 @@ def pair_of(**changes):
     outcomes = tuple(
         replace(
             o,
-            log_likelihood=o.log_likelihood - (1 + i % 3 / 2 if len(o.target) >= 7 else 0.0),
+            log_likelihood=o.log_likelihood
+            - (1 + i % 3 / 2 if len(o.target) >= 7 else 0.0),
         )
         for i, o in enumerate(dense.outcomes)
     )
@@ -284,7 +296,10 @@ def lost(pair, passages=None):
 
 def test_the_group_that_loses_is_marked_and_those_that_lose_less_too():
     rows = lost(pair_of())
-    assert [rows[name][-1] for name in ("7 letters and more", "5 to 6 letters", "lower case")] == [
+    assert [
+        rows[name][-1]
+        for name in ("7 letters and more", "5 to 6 letters", "lower case")
+    ] == [
         analysis.MORE,
         analysis.LESS,
         "",
@@ -297,11 +312,19 @@ def test_the_group_that_loses_is_marked_and_those_that_lose_less_too():
 def test_all_groups_share_the_chance_of_error_and_one_that_may_have_stopped_early_has_wider_intervals():
     table = analysis.group_losses(pair_of(), specimens.passages())
     n = len(table.rows)
-    assert f"{n} groups, two intervals each at {100 * (1 - 0.05 / (2 * n)):.2f}" in table.caption
-    assert table.caption.startswith("<i> against dense, paired.") and "<i>" not in table.html
+    assert (
+        f"{n} groups, two intervals each at {100 * (1 - 0.05 / (2 * n)):.2f}"
+        in table.caption
+    )
+    assert (
+        table.caption.startswith("<i> against dense, paired.")
+        and "<i>" not in table.html
+    )
     ends = []
     for rows in (lost(pair_of()), lost(pair_of(stopping=STOPPED))):
-        ends.append(list(map(float, re.findall(r"[\d.]+", rows["7 letters and more"][4])[1:])))
+        ends.append(
+            list(map(float, re.findall(r"[\d.]+", rows["7 letters and more"][4])[1:]))
+        )
     assert ends[1][0] < ends[0][0] < ends[0][1] < ends[1][1]
 
 
@@ -322,4 +345,7 @@ def test_small_groups_are_left_out_and_counted_and_without_any_other_there_is_on
         right=specimens.record([True] * 19, 300),
     )
     empty = analysis.group_losses(short, specimens.passages(19))
-    assert (empty.rows, empty.caption) == ([], "No group has 20 passages; 19 were compared.")
+    assert (empty.rows, empty.caption) == (
+        [],
+        "No group has 20 passages; 19 were compared.",
+    )

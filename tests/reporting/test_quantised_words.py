@@ -103,13 +103,21 @@ def test_quantising_alone_is_said_to_be_better_where_it_beats_every_pruned_file_
     )
     assert len(quantised_figures(found(dense_lost=0.3, pruned_lost=0.02))) == 1
     whole = found()
-    assert len(quantised_figures(replace(whole, run=replace(whole.run, finished=False)))) == 1
+    assert (
+        len(quantised_figures(replace(whole, run=replace(whole.run, finished=False))))
+        == 1
+    )
     assert len(quantised_figures(replace(whole, missing={"20 %": "gone"}))) == 1
 
 
 def test_a_base_that_was_quantised_is_labelled_and_not_ranked():
     again = found(source_type="Q4_1")
-    assert list(again.names.values()) == ["dense", "dense, Q4_0 again", "10 %", "10 %, Q4_0 again"]
+    assert list(again.names.values()) == [
+        "dense",
+        "dense, Q4_0 again",
+        "10 %",
+        "10 %, Q4_0 again",
+    ]
     first, second = quantised_figures(again)
     assert (
         first.startswith("Quantised again: the dense model comes from a Q4_1 file")
@@ -120,11 +128,17 @@ def test_a_base_that_was_quantised_is_labelled_and_not_ranked():
 def test_answer_race_and_next_step_are_about_unquantised_models():
     results = found()
     assert [model.record.key for model in results.best] == ["s"] and not results.race
-    assert run_answer.answer_sentence(results).startswith("Removing 10\u00a0% of the MLP channels")
+    assert run_answer.answer_sentence(results).startswith(
+        "Removing 10\u00a0% of the MLP channels"
+    )
     lines = run_tradeoff(results).lines
     assert lines.keys() == {"sparse", "sparse, Q4_0"}
     points = chain(lines["sparse"], lines["sparse, Q4_0"])
-    assert [(p.key, round(p.sparsity)) for p in points] == [("s", 5), ("d4", 60), ("s4", 62)]
+    assert [(p.key, round(p.sparsity)) for p in points] == [
+        ("s", 5),
+        ("d4", 60),
+        ("s4", 62),
+    ]
 
 
 def test_they_win_the_bytes_of_their_files_and_are_not_timed():
@@ -186,7 +200,11 @@ def test_each_has_its_line_in_the_table_of_the_shell_and_in_the_document():
         "10 %, Q4_0 again",
     ]
     # Of files of one kind.
-    assert [round(model["bytes_removed_percent"]) for model in document["sparse"]] == [60, 5, 62]
+    assert [round(model["bytes_removed_percent"]) for model in document["sparse"]] == [
+        60,
+        5,
+        62,
+    ]
     assert (
         document["sparse"][0]["quantised"]["n_bytes"] == 80 * 10**6
         and document["sparse"][1]["quantised"] is None
@@ -195,7 +213,10 @@ def test_each_has_its_line_in_the_table_of_the_shell_and_in_the_document():
 
 def test_the_best_estimate_is_a_share_of_the_budget_whatever_the_chart_s_axis_is():
     results = found(pruned_lost=0.3)
-    assert (results.run.settings.axis, results.run.settings.budget) == ("bytes", "channels")
+    assert (results.run.settings.axis, results.run.settings.budget) == (
+        "bytes",
+        "channels",
+    )
     share = 100 * PRUNED.reached.channels * log(1.1) / 0.3
     assert estimate_limit(results).percent == pytest.approx(share)
 
@@ -208,5 +229,8 @@ def test_dense_quantised_answers_nothing_until_a_model_is_pruned():
         and begun.headline is None
         and begun.best == []
     )
-    assert run_answer.answer_sentence(begun) == "The dense model is evaluated; no sparse model was."
+    assert (
+        run_answer.answer_sentence(begun)
+        == "The dense model is evaluated; no sparse model was."
+    )
     assert run_tradeoff(begun).leader == ""

@@ -96,7 +96,8 @@ def test_the_mark_stands_behind_the_words_that_both_begin_with(left, right, mark
     drawn = mark_divergence(left, right)
     assert tuple(map(shown, drawn)) == marked
     assert all(
-        (DIVERGENCE_SIGN in text) == ('role="img" aria-label="parts"' in text) for text in drawn
+        (DIVERGENCE_SIGN in text) == ('role="img" aria-label="parts"' in text)
+        for text in drawn
     )
 
 
@@ -129,7 +130,9 @@ PASSAGES = specimens.passages(3)
 def with_text(text: str):
     record = replace(
         PAIR.left,
-        outcomes=tuple(replace(o, target=text, answer=text) for o in PAIR.left.outcomes),
+        outcomes=tuple(
+            replace(o, target=text, answer=text) for o in PAIR.left.outcomes
+        ),
     )
     return replace(PAIR, left=record, right=record), replace(
         PASSAGES, contexts=(text,) * 3, targets=(text,) * 3
@@ -161,10 +164,18 @@ def test_csv_and_parquet_hold_the_same_passages_in_the_order_of_the_view():
             "parquet",
         )
     )
-    assert [int(row["passage"]) for row in rows] == [row["passage"] for row in table] == [3, 1]
+    assert (
+        [int(row["passage"]) for row in rows]
+        == [row["passage"] for row in table]
+        == [3, 1]
+    )
     assert [row["right_correct"] for row in table] == [False, True]
     assert [row["right_correct"] for row in rows] == ["false", "true"]
-    assert float(rows[0]["left_log_likelihood_nats"]) == table[0]["left_log_likelihood_nats"] < 0
+    assert (
+        float(rows[0]["left_log_likelihood_nats"])
+        == table[0]["left_log_likelihood_nats"]
+        < 0
+    )
     assert list(rows[0]) == list(table[0])
     (row,) = read_csv(
         view_file(
@@ -235,7 +246,10 @@ def test_any_text_comes_back_as_it_was(text):
     )
     sample = json.loads(harness_samples(pair.left, passages).splitlines()[0])
     assert (
-        kept["context"] == kept["left_answer"] == sample["arguments"]["gen_args_0"]["arg_0"] == sent
+        kept["context"]
+        == kept["left_answer"]
+        == sample["arguments"]["gen_args_0"]["arg_0"]
+        == sent
     )
     assert (
         read_csv(
@@ -311,4 +325,9 @@ def test_a_number_behind_a_name_is_no_other_s_name():
             strict=True,
         )
     )
-    assert list(unique_names(names).values()) == ["base", "base (2)", "base (2) (2)", "base (3)"]
+    assert list(unique_names(names).values()) == [
+        "base",
+        "base (2)",
+        "base (2) (2)",
+        "base (3)",
+    ]

@@ -207,12 +207,18 @@ CLOSE = "is too close to call on 120 passages."
             (BEYOND, UNDECIDED, WITHIN),
             f"Removing up to 10 % of the MLP channels {within(1.01)}. 30 % {beyond(1.35)}. 20 % {CLOSE}",
         ),
-        ((UNDECIDED, shifted(0.02, 300)), f"Removing 30 % of the MLP channels {within(1.02)}."),
+        (
+            (UNDECIDED, shifted(0.02, 300)),
+            f"Removing 30 % of the MLP channels {within(1.02)}.",
+        ),
         (
             (WITHIN, shifted(0.3, 200), shifted(0.09, 400, 1.0)),
             f"Removing up to 10 % of the MLP channels {within(1.01)}. 20 % {beyond(1.35)}.",
         ),
-        ((UNDECIDED, BEYOND), f"Removing 30 % of the MLP channels {beyond(1.35)}. 20 % {CLOSE}"),
+        (
+            (UNDECIDED, BEYOND),
+            f"Removing 30 % of the MLP channels {beyond(1.35)}. 20 % {CLOSE}",
+        ),
         (
             (shifted(0.09, 100, spread=1.0), UNDECIDED),
             f"Removing 10 % or 20 % of the MLP channels {CLOSE} {LIMITS}",
@@ -265,8 +271,14 @@ def test_the_figures_give_the_losses_of_the_models_that_the_answer_names():
     assert "6.2 % of the multiply-adds): perplexity 1.01 × dense's" in within
     assert "dense's (1.00 to 1.02), accuracy 0.0 points (" in within
     assert within.endswith("; intervals of 99.2 % and 98.8 %.")
-    assert beyond.startswith("30 % (measured 29.2 %") and "perplexity 1.35 × dense's" in beyond
-    assert not answers.estimate_words(sweep_of()) and answers.answer_figures(sweep_of()) == []
+    assert (
+        beyond.startswith("30 % (measured 29.2 %")
+        and "perplexity 1.35 × dense's" in beyond
+    )
+    assert (
+        not answers.estimate_words(sweep_of())
+        and answers.answer_figures(sweep_of()) == []
+    )
 
 
 def test_the_limit_is_met_on_straight_lines_through_dense_and_the_models():
@@ -274,14 +286,24 @@ def test_the_limit_is_met_on_straight_lines_through_dense_and_the_models():
     results = estimate_limit(sweep_of(WITHIN, UNDECIDED, BEYOND))
     between = 100 * (5 / 24 + (log(1.1) - 0.09) / (0.30 - 0.09) * (7 / 24 - 5 / 24))
     assert (
-        results.percent == pytest.approx(between) and results.low < results.percent < results.high
+        results.percent == pytest.approx(between)
+        and results.low < results.percent < results.high
     )
     alone = estimate_limit(sweep_of(shifted(0.1, 200, spread=1.0)))
-    assert alone.percent == pytest.approx(100 * 5 / 24 * log(1.1) / 0.1) and alone.high is None
+    assert (
+        alone.percent == pytest.approx(100 * 5 / 24 * log(1.1) / 0.1)
+        and alone.high is None
+    )
     assert estimate_limit(sweep_of(WITHIN)) is None, "nothing is known of more"
     near, far = (sweep_of(shifted(nats, 900, method="random")) for nats in (0.95, 0.96))
-    assert estimate_limit(near) and estimate_limit(far) is None, "losses do not grow evenly so far"
-    assert estimate_limit(sweep_of()) is None is estimate_limit(run_of(1, 0, (30, 9.8, 0, 0)))
+    assert estimate_limit(near) and estimate_limit(far) is None, (
+        "losses do not grow evenly so far"
+    )
+    assert (
+        estimate_limit(sweep_of())
+        is None
+        is estimate_limit(run_of(1, 0, (30, 9.8, 0, 0)))
+    )
 
 
 def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_that_it_began_from():
@@ -302,10 +324,15 @@ def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_
         replace(undecided, key="healed", pruned=pruned),
     )
     figures = plain(" ".join(answers.answer_figures(results)))
-    assert "“least-squares (healed 8 steps)” at 20 %: 8 steps on calibration text; KL" in figures
+    assert (
+        "“least-squares (healed 8 steps)” at 20 %: 8 steps on calibration text; KL"
+        in figures
+    )
     assert "less likely: it follows" not in figures
     assert next_step(results).request.points == (spec.before_healing, spec)
-    worse = sweep_of(shifted(0.01, 200), replace(undecided, key="healed", pruned=pruned))
+    worse = sweep_of(
+        shifted(0.01, 200), replace(undecided, key="healed", pruned=pruned)
+    )
     figures = plain(" ".join(answers.answer_figures(worse)))
     assert "less likely: it follows" in figures
 
@@ -323,12 +350,14 @@ def test_an_unfinished_run_speaks_for_so_far():
 def test_the_method_with_the_largest_sparsity_within_is_the_best():
     weak = [shifted(0.3, permille, method="random") for permille in (100, 200)]
     strong = [
-        shifted(nats, permille, method="magnitude") for permille, nats in ((100, 0.01), (200, 0.3))
+        shifted(nats, permille, method="magnitude")
+        for permille, nats in ((100, 0.01), (200, 0.3))
     ]
     results = sweep_of(*weak, *strong)
     assert [row.record.key for row in results.best] == [record.key for record in strong]
-    assert "Removing up to 10 % of the MLP channels with “magnitude” stays within" in plain(
-        answers.answer_sentence(results)
+    assert (
+        "Removing up to 10 % of the MLP channels with “magnitude” stays within"
+        in plain(answers.answer_sentence(results))
     )
 
 
@@ -340,7 +369,10 @@ def race_words_of(results: RunResults) -> str:
 def race_of(**lost: float) -> RunResults:
     """Each method at 10 %, having lost so many nats; "magnitude" leads."""
     return sweep_of(
-        *(shifted(nats, 100, method=name) for name, nats in ({"magnitude": 0.01} | lost).items())
+        *(
+            shifted(nats, 100, method=name)
+            for name, nats in ({"magnitude": 0.01} | lost).items()
+        )
     )
 
 
@@ -353,7 +385,9 @@ def race_of(**lost: float) -> RunResults:
         ),
         (
             sweep_of(
-                WITHIN, shifted(0.02, 100, 1.0, "magnitude"), shifted(0.4, 100, method="random")
+                WITHIN,
+                shifted(0.02, 100, 1.0, "magnitude"),
+                shifted(0.4, 100, method="random"),
             ),
             "“least-squares” beats “random” at 10 % (perplexity, p < 0.001 after Holm), but cannot be told apart from "
             "“magnitude” on 120 passages.",
@@ -401,7 +435,9 @@ def race_of(**lost: float) -> RunResults:
         "one-method",
     ],
 )
-def test_a_race_says_which_method_wins_or_that_they_cannot_be_told_apart(found, sentence):
+def test_a_race_says_which_method_wins_or_that_they_cannot_be_told_apart(
+    found, sentence
+):
     assert race_words_of(found) == sentence
     whole = plain(answers.answer_sentence(found))
     assert whole.startswith("Removing ") and whole.endswith(sentence)
@@ -451,7 +487,8 @@ def test_two_sparse_models_are_compared_without_limits_as_the_race_has_it():
         )
         assert "p < 0.001, Holm over 9 pairs)" in lost
         assert (
-            "within" not in f"{sentence}{lost}{basis}" and "imit" not in f"{sentence}{lost}{basis}"
+            "within" not in f"{sentence}{lost}{basis}"
+            and "imit" not in f"{sentence}{lost}{basis}"
         )
     # Three pairs at three sparsities, of which one pair is shown already.
     assert results.race[0][1].level == 1 - 0.05 / 8
@@ -527,7 +564,9 @@ def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_
             found.tolerance,
         )
     )
-    assert ("no interval" in str(numbers_table(found))) == (found.dense.last_word.total == 1)
+    assert ("no interval" in str(numbers_table(found))) == (
+        found.dense.last_word.total == 1
+    )
     document = run_document(
         found,
         found.dense,
@@ -667,7 +706,9 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
         "eight",
     ],
 )
-def test_a_search_says_what_it_found_and_what_comes_after_it(result, verdicts, spec, sentence):
+def test_a_search_says_what_it_found_and_what_comes_after_it(
+    result, verdicts, spec, sentence
+):
     models = [
         ModelVerdict(
             spec=replace(spec, permille=permille),
@@ -698,14 +739,23 @@ def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed
 
 def test_the_limit_of_accuracy_is_drawn_only_where_accuracy_is_judged():
     few, many = (run_of(132, n, (10, 0.04, 0.4, n)) for n in (12, 60))
-    assert list(loss_limits(few)) == ["word perplexity"] == list(run_tradeoff(few).limits)
-    assert loss_limits(many) == {"word perplexity": pytest.approx(log(1.1)), "accuracy": 2.0}
+    assert (
+        list(loss_limits(few)) == ["word perplexity"] == list(run_tradeoff(few).limits)
+    )
+    assert loss_limits(many) == {
+        "word perplexity": pytest.approx(log(1.1)),
+        "accuracy": 2.0,
+    }
 
 
-def with_answers(swept: RunResults, dense: QuestionSet, *others: QuestionSet, **more) -> RunResults:
+def with_answers(
+    swept: RunResults, dense: QuestionSet, *others: QuestionSet, **more
+) -> RunResults:
     """The results with dense's answers, and those of the first sparse models."""
     sets = dict(zip("abcd", (dense, *others), strict=False))
-    answers = {record: (key,) for record, key in zip(swept.run.records, sets, strict=False)}
+    answers = {
+        record: (key,) for record, key in zip(swept.run.records, sets, strict=False)
+    }
     return results_of(
         replace(swept.run, answers=answers, **more),
         [model.record for model in swept.models],
@@ -718,7 +768,10 @@ def test_a_model_that_has_not_answered_the_tasks_is_never_within_and_a_task_that
     (dense, same) = verdicts(both=600)
     first, second = with_answers(swept, dense, same).sparse_models
     assert (first.verdict.verdict, second.verdict.verdict) == ("within", "undecided")
-    assert plain(verdict_words(second.verdict)) == "is undecided: not all tasks were answered"
+    assert (
+        plain(verdict_words(second.verdict))
+        == "is undecided: not all tasks were answered"
+    )
     few, none = verdicts(both=3, wrong=50)
     results = with_answers(sweep_of(WITHIN), few, none)
     assert plain(verdict_words(results.sparse_models[0].verdict)).endswith(
@@ -771,17 +824,31 @@ def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():
     )
     few = results_of(
         whole.run,
-        [replace(model, outcomes=model.outcomes[:29]) for model in (whole.dense, sparse, beaten)],
+        [
+            replace(model, outcomes=model.outcomes[:29])
+            for model in (whole.dense, sparse, beaten)
+        ],
     )
     one = results_of(
         whole.run,
-        [replace(model, outcomes=model.outcomes[:1]) for model in (whole.dense, sparse, beaten)],
+        [
+            replace(model, outcomes=model.outcomes[:1])
+            for model in (whole.dense, sparse, beaten)
+        ],
     )
-    assert race_words_of(one) == "1 passage is too few to rank methods; test on 30 or more."
-    assert race_words_of(few) == "29 passages are too few to rank methods; test on 30 or more."
+    assert (
+        race_words_of(one)
+        == "1 passage is too few to rank methods; test on 30 or more."
+    )
+    assert (
+        race_words_of(few)
+        == "29 passages are too few to rank methods; test on 30 or more."
+    )
     ((_, difference),) = few.race
     assert difference_p(difference) == "not tested on fewer than 30 passages"
-    assert "are too few to say which is better" in difference_sentence("a", "b", difference)
+    assert "are too few to say which is better" in difference_sentence(
+        "a", "b", difference
+    )
     ((_, alike),) = sweep_of(
         sparse,
         shifted(
@@ -808,7 +875,9 @@ def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():
         ("running", 1, ""),
     ],
 )
-def test_an_unfinished_run_says_how_it_ended_and_what_there_is(state, n_sparse, sentence):
+def test_an_unfinished_run_says_how_it_ended_and_what_there_is(
+    state, n_sparse, sentence
+):
     run, _ = specimens.run(finished=False, n_sparse=n_sparse)
     assert (
         answers.run_ending(
@@ -831,4 +900,6 @@ def test_what_is_still_to_come_is_not_on_its_way_while_it_waits_or_is_stopped():
         for more in ({}, {"state": "queued"}, {"cancel_requested_at": 1.0})
     ]
     sentences = ["It is on its way.", "This run is queued.", "This run is stopping."]
-    assert [answers.still_to_come(entry, "It is on its way.") for entry in jobs] == sentences
+    assert [
+        answers.still_to_come(entry, "It is on its way.") for entry in jobs
+    ] == sentences

@@ -11,13 +11,25 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import run_headline
 from sparsedash.reporting.findings import LimitEstimate
 from sparsedash.reporting.ruler import Mark, Ruler, rulers_html, rulers_svg, run_rulers
-from sparsedash.reporting.run_pictures import answer_dots, layer_strip, model_chip, strip_words
+from sparsedash.reporting.run_pictures import (
+    answer_dots,
+    layer_strip,
+    model_chip,
+    strip_words,
+)
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
 from tests.factories import MIXTURE, PRUNED, plain
 from tests.reporting.held_results import results_of
 from tests.reporting.test_quantised_words import found as quantised_run
-from tests.reporting.test_run_answer import BEYOND, UNDECIDED, WITHIN, run_of, shifted, sweep_of
+from tests.reporting.test_run_answer import (
+    BEYOND,
+    UNDECIDED,
+    WITHIN,
+    run_of,
+    shifted,
+    sweep_of,
+)
 from tests.ui import specimens
 
 
@@ -28,7 +40,10 @@ def said(results, **more) -> str:
 def few_passages(*sparse):
     """The first 29 passages of a sweep."""
     results = sweep_of(*sparse)
-    short = [replace(model.record, outcomes=model.record.outcomes[:29]) for model in results.models]
+    short = [
+        replace(model.record, outcomes=model.record.outcomes[:29])
+        for model in results.models
+    ]
     return results_of(results.run, short)
 
 
@@ -46,8 +61,14 @@ RESULTS = {
         sweep_of(WITHIN, UNDECIDED, BEYOND),
         "10 % can go. 30 % is too much. 20 % is undecided.",
     ),
-    "all-within": (sweep_of(WITHIN, shifted(0.02, 200)), "20 % can go. More: not tested."),
-    "all-beyond": (sweep_of(BEYOND, shifted(0.6, 400)), "30 % is too much. Less: not tested."),
+    "all-within": (
+        sweep_of(WITHIN, shifted(0.02, 200)),
+        "20 % can go. More: not tested.",
+    ),
+    "all-beyond": (
+        sweep_of(BEYOND, shifted(0.6, 400)),
+        "30 % is too much. Less: not tested.",
+    ),
     "all-undecided": (
         sweep_of(*(shifted(0.09, share, spread=1.0) for share in (100, 200, 300))),
         "10 to 30 % are undecided.",
@@ -69,21 +90,40 @@ RESULTS = {
         "“least-squares” keeps most: 10 % can go.",
     ),
     "tied": (
-        sweep_of(WITHIN, shifted(0.02, 100, 1.0, "magnitude"), shifted(0.4, 100, method="random")),
+        sweep_of(
+            WITHIN,
+            shifted(0.02, 100, 1.0, "magnitude"),
+            shifted(0.4, 100, method="random"),
+        ),
         "“least-squares” and “magnitude” are tied: 10 % can go.",
     ),
     "unfinished": (sweep_of(WITHIN, finished=False), "So far: 10 % can go."),
-    "waiting": (sweep_of(finished=False), "The dense model is evaluated; no sparse model yet."),
-    "one-passage": (run_of(1, 1, (90, 0.0, 0.0, 1)), "1 passage cannot decide anything."),
+    "waiting": (
+        sweep_of(finished=False),
+        "The dense model is evaluated; no sparse model yet.",
+    ),
+    "one-passage": (
+        run_of(1, 1, (90, 0.0, 0.0, 1)),
+        "1 passage cannot decide anything.",
+    ),
     "few": (few_passages(WITHIN), "29 passages cannot decide anything."),
-    "search": (searched(), "At least 58.3 % can go, probably 62 %; 68.8 % is too much."),
+    "search": (
+        searched(),
+        "At least 58.3 % can go, probably 62 %; 68.8 % is too much.",
+    ),
     "search-open": (searched(n_trials=2), "So far: 45.8 % can go. 68.8 % is too much."),
-    "quantised": (quantised_run(), "Smallest file within: Q4_0 unpruned, 80 MB (dense 200 MB)."),
+    "quantised": (
+        quantised_run(),
+        "Smallest file within: Q4_0 unpruned, 80 MB (dense 200 MB).",
+    ),
     "quantised-pruned": (
         quantised_run(pruned_lost=0.02),
         "Smallest file within: Q4_0 with 10 % gone, 75 MB (dense 200 MB).",
     ),
-    "quantised-again": (quantised_run(source_type="Q4_1"), "10 % is too much. Less: not tested."),
+    "quantised-again": (
+        quantised_run(source_type="Q4_1"),
+        "10 % is too much. Less: not tested.",
+    ),
 }
 
 
@@ -103,12 +143,16 @@ def test_more_passages_are_asked_for_where_the_text_has_them():
 
 
 def test_a_stopped_run_is_not_said_to_go_on():
-    assert said(sweep_of(WITHIN, finished=False), ended=True) == "10 % can go. More: not tested."
+    assert (
+        said(sweep_of(WITHIN, finished=False), ended=True)
+        == "10 % can go. More: not tested."
+    )
 
 
 def test_widths_that_were_rounded_up_removed_nothing():
     unchanged = replace(
-        WITHIN, pruned=replace(WITHIN.pruned, reached=replace(PRUNED.reached, channels=0.0))
+        WITHIN,
+        pruned=replace(WITHIN.pruned, reached=replace(PRUNED.reached, channels=0.0)),
     )
     results = sweep_of(unchanged)
     assert said(results) == "At 10 % nothing was removed: the widths were rounded up."
@@ -118,7 +162,8 @@ def test_widths_that_were_rounded_up_removed_nothing():
 def test_the_line_says_what_the_verdict_rests_on_and_what_the_shares_are_of():
     words = run_headline.basis_words(sweep_of(WITHIN, BEYOND))
     assert (
-        words == "120 passages · judged by perplexity; accuracy needs more · % of the MLP channels"
+        words
+        == "120 passages · judged by perplexity; accuracy needs more · % of the MLP channels"
     )
     run, records, result = specimens.search()
     stricter = results_of(run, records, result, tolerance=Tolerance())
@@ -139,7 +184,9 @@ def test_the_ruler_is_green_below_every_share_beyond_and_red_from_the_first_one(
     assert ruler.beyond < ruler.end and ruler.pin is not None
     (upside_down,) = run_rulers(sweep_of(shifted(0.3, 100), shifted(0.01, 200)))
     assert upside_down.within == 0.0
-    assert upside_down.beyond == upside_down.marks[0].place, "the one within is a mark alone"
+    assert upside_down.beyond == upside_down.marks[0].place, (
+        "the one within is a mark alone"
+    )
 
 
 def test_a_ruler_goes_on_beyond_what_can_go_until_a_share_is_too_much():
@@ -152,19 +199,25 @@ def test_a_ruler_goes_on_beyond_what_can_go_until_a_share_is_too_much():
     assert open_ruler.end < 1.1 * open_ruler.marks[0].place
     run, records = specimens.run(finished=False, n_sparse=1)
     (live,) = run_rulers(results_of(run, records))
-    assert live.end < 1.1 * live.marks[-1].place, "shares that are to come may be too much"
+    assert live.end < 1.1 * live.marks[-1].place, (
+        "shares that are to come may be too much"
+    )
 
 
 def test_a_race_has_a_ruler_a_method_the_best_first_and_all_are_as_long():
     results = sweep_of(
-        shifted(0.4, 200, method="random"), WITHIN, shifted(0.01, 500, method="magnitude-2:4")
+        shifted(0.4, 200, method="random"),
+        WITHIN,
+        shifted(0.01, 500, method="magnitude-2:4"),
     )
     first, second, files = run_rulers(results)
     assert [first.title, second.title] == ["least-squares", "random"]
     assert first.end == second.end > 20
     assert files.title == "File size" and files.within is None
     assert files.marks[0].place == 100.0, "zeros stay in the file"
-    assert b"not known" not in rulers_svg("", "", "", [files]), "its axis has no colours"
+    assert b"not known" not in rulers_svg("", "", "", [files]), (
+        "its axis has no colours"
+    )
     picture = rulers_svg("", "", "", [first, second, files]).decode()
     assert picture.count("of the MLP channels removed") == 1, "one axis for both"
     assert "of the dense model's file" in html.unescape(picture)
@@ -183,7 +236,9 @@ def test_a_long_label_at_the_end_of_a_ruler_stays_within_it():
 def test_healed_points_have_a_ruler_and_models_to_come_a_mark():
     healed = replace(
         shifted(0.01, 200),
-        pruned=replace(WITHIN.pruned, spec=replace(WITHIN.pruned.spec, permille=200, heal_steps=9)),
+        pruned=replace(
+            WITHIN.pruned, spec=replace(WITHIN.pruned.spec, permille=200, heal_steps=9)
+        ),
     )
     titles = [ruler.title for ruler in run_rulers(sweep_of(WITHIN, healed))]
     assert len(titles) == 2 and any("heal" in title for title in titles)
@@ -222,7 +277,15 @@ def test_a_search_estimates_where_the_limit_is_met():
 
 
 def test_a_ruler_is_drawn_with_a_link_a_mark_and_its_foreign_title_as_text():
-    marks = (Mark(key="a", place=10.0, label="10 %", verdict="within", loss="perplexity 1.01 ×"),)
+    marks = (
+        Mark(
+            key="a",
+            place=10.0,
+            label="10 %",
+            verdict="within",
+            loss="perplexity 1.01 ×",
+        ),
+    )
     ruler = Ruler(
         title="<b>",
         axis="of the MLP channels removed",
@@ -240,7 +303,9 @@ def test_a_ruler_is_drawn_with_a_link_a_mark_and_its_foreign_title_as_text():
 
 def test_the_picture_of_rulers_is_an_svg_of_its_own_with_the_headline():
     results = sweep_of(WITHIN, UNDECIDED, BEYOND)
-    picture = rulers_svg("10 % can go <&>", "a model", "120 passages", run_rulers(results))
+    picture = rulers_svg(
+        "10 % can go <&>", "a model", "120 passages", run_rulers(results)
+    )
     root = ET.fromstring(picture)
     assert root.tag.endswith("svg")
     texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
@@ -250,10 +315,14 @@ def test_the_picture_of_rulers_is_an_svg_of_its_own_with_the_headline():
 
 def test_labels_that_would_cover_each_other_stand_in_rows_of_their_own():
     marks = tuple(
-        Mark(key=str(i), place=float(i), label=f"{i} %", verdict="beyond") for i in (2, 3, 20)
+        Mark(key=str(i), place=float(i), label=f"{i} %", verdict="beyond")
+        for i in (2, 3, 20)
     )
     drawn = rulers_html([Ruler(title="", axis="", end=20.0, marks=marks, within=0.0)])
-    assert drawn.count("--wide: 1; --narrow: 1") == 2 and drawn.count("--wide: 2; --narrow: 2") == 1
+    assert (
+        drawn.count("--wide: 1; --narrow: 1") == 2
+        and drawn.count("--wide: 2; --narrow: 2") == 1
+    )
 
 
 def test_a_chip_names_the_wider_interval_that_leaves_its_model_open():
@@ -276,7 +345,9 @@ def test_the_strip_of_a_mixture_counts_experts():
     drawn = layer_strip(MIXTURE)
     assert "Layer 1: no experts, nothing removed" in drawn and "sd-gone" not in drawn
     assert "Layer 2: 2 of 4 experts kept" in drawn and drawn.count("height: 50.0%") == 2
-    assert strip_words(MIXTURE) == "2 layers of 3 with experts: each keeps 2 of 4 experts."
+    assert (
+        strip_words(MIXTURE) == "2 layers of 3 with experts: each keeps 2 of 4 experts."
+    )
     unequal = replace(MIXTURE, experts=((), (0, 2), (1, 2, 3)))
     assert strip_words(unequal) == "5 of 8 experts kept."
     narrower = SparseSpec(method_named("expert-channels"), 500)

@@ -42,7 +42,9 @@ def said(row):
     return row.cells(None)
 
 
-def test_a_row_says_the_verdict_and_the_loss_of_the_model_that_the_run_s_answer_names(backend):
+def test_a_row_says_the_verdict_and_the_loss_of_the_model_that_the_run_s_answer_names(
+    backend,
+):
     add(backend)
     (usual,) = rows(backend)
     (generous,) = rows(backend, GENEROUS)
@@ -50,17 +52,25 @@ def test_a_row_says_the_verdict_and_the_loss_of_the_model_that_the_run_s_answer_
     assert said(generous)["Verdict"] == ("✓ within", "at 30\u00a0%", "", "")
     factor, interval, points = said(generous)["Cost"]
     low, high = interval.split(" to ")
-    assert factor == "0.97 ×" and float(low) < 0.97 < float(high) and points.endswith(" points")
+    assert (
+        factor == "0.97 ×"
+        and float(low) < 0.97 < float(high)
+        and points.endswith(" points")
+    )
     assert said(usual)["Started"][1] == "5\u00a0min"
     add(
         backend,
         at=1_764_000_001.0,
         methods=(SETTINGS.methods[0], MAGNITUDE),
     )
-    assert said(rows(backend, GENEROUS)[0])["Verdict"][1].startswith("at 30\u00a0% with ")
+    assert said(rows(backend, GENEROUS)[0])["Verdict"][1].startswith(
+        "at 30\u00a0% with "
+    )
 
 
-def test_sparsities_are_named_one_by_one_while_they_are_few_and_a_search_counts_its_trials(backend):
+def test_sparsities_are_named_one_by_one_while_they_are_few_and_a_search_counts_its_trials(
+    backend,
+):
     for sparsities in ((100, 200, 300), (500, 100, 200, 300), (125,)):
         add(backend, sparsities_permille=sparsities)
     results = {said(row)["Removed"] for row in rows(backend)}
@@ -91,7 +101,9 @@ def test_an_unfinished_run_says_its_state_and_what_there_is(backend):
         assert row.values(None)["state"] == (state or "not finished")
 
 
-def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_version(backend):
+def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_version(
+    backend,
+):
     backend.set_jobs(
         job(SETTINGS),
         job(specimens.search()[0].find, id=2),
@@ -201,13 +213,18 @@ def test_the_sentence_counts_the_runs_with_a_model_within(backend):
     add(backend)
     none_of_one = "1 run has no model within your limits; 1 undecided."
     assert run_list.runs_sentence(rows(backend)) == none_of_one
-    assert run_list.runs_sentence(rows(backend, LAX)) == "1 run has a model within your limits."
+    assert (
+        run_list.runs_sentence(rows(backend, LAX))
+        == "1 run has a model within your limits."
+    )
     add(backend, sparsities_permille=(100,))
     both = run_list.runs_sentence(rows(backend, LAX))
     assert both == "2 of 2 runs have a model within your limits."
 
 
-def test_a_named_row_says_its_model_below_and_the_downloaded_table_has_every_cell(backend):
+def test_a_named_row_says_its_model_below_and_the_downloaded_table_has_every_cell(
+    backend,
+):
     run = add(backend)
     (row,) = rows(backend)
     assert row.texts.startswith("calibrated on ")
@@ -222,7 +239,11 @@ def test_a_named_row_says_its_model_below_and_the_downloaded_table_has_every_cel
         10.0,
     )
     assert (results["methods"], results["took_s"]) == ("least-squares", 300.0)
-    assert results["change_points_low"] < results["change_points"] < results["change_points_high"]
+    assert (
+        results["change_points_low"]
+        < results["change_points"]
+        < results["change_points_high"]
+    )
 
 
 def overlaid_run(name="", dense="dense", n=None, **changes):
@@ -285,7 +306,9 @@ def test_long_names_are_letters_in_the_chart_and_are_told_below_it():
         list(results.tradeoff.lines) == ["WikiText-2, least-squares", "Short"]
         and results.legend == ""
     )
-    long = overlaid_run("A name of nearly sixty characters, <b>as long as it may be</b>")
+    long = overlaid_run(
+        "A name of nearly sixty characters, <b>as long as it may be</b>"
+    )
     results = overlay([one, long])
     assert list(results.tradeoff.lines) == ["A", "B"]
     assert '<b class="sd-line-1">■ B</b>A name of nearly sixty' in results.legend
@@ -301,7 +324,10 @@ def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_word
         evaluation=EvaluationSettings(n_passages=60),
     )
     results = overlay([fewer, one, second])
-    assert {model["run"] for model in results.models.values()} == {one.run.key, second.run.key}
+    assert {model["run"] for model in results.models.values()} == {
+        one.run.key,
+        second.run.key,
+    }
     assert results.notes[0].startswith(f"“{TITLE}” is not drawn: its passages differ")
     assert [model["run"] for model in overlay([fewer, one]).models.values()][:1] == [
         fewer.run.key
@@ -317,7 +343,12 @@ def test_the_share_of_right_words_is_drawn_only_where_the_runs_have_one_dense_mo
     one = overlaid_run()
     same = overlaid_run(sparsities_permille=(100,))
     second = overlaid_run(model="owner/model", dense="another")
-    assert overlay([one, same]).measures == ["word perplexity", "accuracy", "flips", "share right"]
+    assert overlay([one, same]).measures == [
+        "word perplexity",
+        "accuracy",
+        "flips",
+        "share right",
+    ]
     assert overlay([one, second]).measures == ["word perplexity", "accuracy", "flips"]
     assert overlay([one, second]).tradeoff.dense.facts == [
         "SmolLM2 135M (built in): 36 of 120 right",
@@ -331,15 +362,22 @@ def test_too_many_lines_become_the_best_method_of_each_run():
         for name in ("least-squares", "magnitude", "flap", "wanda-channels", "random")
     )
     results = overlay(
-        [overlaid_run(dtype=dtype, methods=methods) for dtype in ("float32", "bfloat16")]
+        [
+            overlaid_run(dtype=dtype, methods=methods)
+            for dtype in ("float32", "bfloat16")
+        ]
     )
     assert len(results.tradeoff.lines) == 2
-    assert f"more than {MAX_LINES} lines cannot be told apart" in " ".join(results.notes)
+    assert f"more than {MAX_LINES} lines cannot be told apart" in " ".join(
+        results.notes
+    )
 
 
 def test_of_many_methods_that_removed_nothing_the_first_ones_are_drawn(monkeypatch):
     monkeypatch.setattr(RunResults, "best", [])
-    results = overlay([overlaid_run(methods=tuple(METHODS[i].settings for i in range(9)))])
+    results = overlay(
+        [overlaid_run(methods=tuple(METHODS[i].settings for i in range(9)))]
+    )
     assert len(results.tradeoff.lines) == MAX_LINES
 
 
@@ -347,8 +385,15 @@ def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table():
     one = overlaid_run()
     second = overlaid_run(sparsities_permille=(100,))
     results = overlay([one, second])
-    assert results.models[second.sparse_records[0].key] == {"run": second.run.key, "right": "10 %"}
-    assert len(results.models) == 4 == results.numbers("accuracy").html.count('scope="row"')
+    assert results.models[second.sparse_records[0].key] == {
+        "run": second.run.key,
+        "right": "10 %",
+    }
+    assert (
+        len(results.models)
+        == 4
+        == results.numbers("accuracy").html.count('scope="row"')
+    )
     assert "not across runs" in results.notes[-1]
 
 
@@ -363,4 +408,6 @@ def test_the_table_under_a_chart_has_the_columns_of_its_measure_and_its_file_tho
     }
     files = [table.data for table in tables.values()]
     assert files == [files[0]] * len(files)
-    assert {"perplexity_ratio", "change_points", "broke", "accuracy_percent"} <= files[0][0].keys()
+    assert {"perplexity_ratio", "change_points", "broke", "accuracy_percent"} <= files[
+        0
+    ][0].keys()

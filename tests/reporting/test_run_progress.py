@@ -12,7 +12,11 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.run_progress import ALMOST, job_progress, stage_parts
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.progress import StageTime, Step
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
 from sparsedash.service.estimates import (
     NOTHING_STORED,
     Cached,
@@ -176,7 +180,9 @@ def test_parts_that_were_never_measured_make_the_time_left_a_guess_until_their_r
         share=0.5,
         remaining_s=9.0,
     ).unmeasured == ("prune",)
-    assert looked_at([*before, *expected(("prune", 0))], guessed).unmeasured == ("prune",)
+    assert looked_at([*before, *expected(("prune", 0))], guessed).unmeasured == (
+        "prune",
+    )
     assert looked_at(expected(*DENSE, *FIRST), guessed).unmeasured == ()
 
 
@@ -188,7 +194,9 @@ def test_parts_that_were_never_measured_make_the_time_left_a_guess_until_their_r
         ("continue", 0.5, 4.0, 4.0),
     ],
 )
-def test_only_the_last_stage_of_a_prompt_tells_the_time_left(stage, share, remaining_s, left_s):
+def test_only_the_last_stage_of_a_prompt_tells_the_time_left(
+    stage, share, remaining_s, left_s
+):
     parts = stage_parts(("start", "load", "read", "continue"))
     stage_times = [("start", None, 6.0), (stage, None, 4.0)]
     progress = looked_at(
@@ -256,7 +264,9 @@ def described(settings):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_in_recorded_runs_the_bar_never_goes_back_and_the_time_left_is_about_right(name):
+def test_in_recorded_runs_the_bar_never_goes_back_and_the_time_left_is_about_right(
+    name,
+):
     settings, stored = SETTINGS[name]
     parts = expected_parts(
         settings,

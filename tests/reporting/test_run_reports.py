@@ -71,7 +71,10 @@ def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions(
         "torch 2.13.0",
     ):
         assert text in plain(page)
-    for words in ("Word perplexity over 120 passages", "Change of accuracy over 120 passages"):
+    for words in (
+        "Word perplexity over 120 passages",
+        "Change of accuracy over 120 passages",
+    ):
         assert f'role="img" aria-label="{words}' in page.decode()
 
 
@@ -91,21 +94,29 @@ def test_its_charts_are_the_page_s_own_figures(backend):
     for text in ("dense", "sparse", "MLP channels removed", "1.00 ×", "10", "30 %"):
         assert f">{text}</tspan>" in svg
     # For each width three marks of a line, each with a verdict, the dense point and the band.
-    assert svg.count("<svg") == 2 and svg.count(">?<") == 6 and svg.count("<polygon") == 10
+    assert (
+        svg.count("<svg") == 2 and svg.count(">?<") == 6 and svg.count("<polygon") == 10
+    )
     colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', svg)) - {"none"}
     assert colours <= {light for light, _ in COLOUR_PAIRS}
     svg = svg_of(backend, "best", "magnitude")
     assert "● best" in svg and "■ magnitude" in svg and 'stroke-dasharray="7 4"' in svg
 
 
-def test_on_a_phone_its_charts_have_text_of_eleven_pixels_and_numbers_with_room_between(backend):
+def test_on_a_phone_its_charts_have_text_of_eleven_pixels_and_numbers_with_room_between(
+    backend,
+):
     narrow = svg_of(backend, "best", "magnitude").partition('viewBox="0 0 358 ')[2]
-    assert min(float(size) for size in re.findall(r'font-size="([\d.]+)"', narrow)) >= 11
+    assert (
+        min(float(size) for size in re.findall(r'font-size="([\d.]+)"', narrow)) >= 11
+    )
     row = re.findall(
         r'text-anchor="middle"><tspan x="([\d.]+)" y="[\d.]+">\d+(?: %)?<',
         narrow,
     )
-    assert len(row) >= 3 and all(b - a >= 30 for a, b in itertools.pairwise(map(float, row)))
+    assert len(row) >= 3 and all(
+        b - a >= 30 for a, b in itertools.pairwise(map(float, row))
+    )
 
 
 def test_the_line_to_a_far_point_is_clipped():
@@ -113,13 +124,17 @@ def test_the_line_to_a_far_point_is_clipped():
     assert 'clip-path="url(#plot-word-narrow)"' in svg
 
 
-def test_nothing_in_it_runs_or_asks_the_network_text_stays_text_and_the_file_small(stored):
+def test_nothing_in_it_runs_or_asks_the_network_text_stays_text_and_the_file_small(
+    stored,
+):
     text = HOSTILE
     (_, records) = specimens.run()
     records = [
         replace(
             r,
-            outcomes=tuple(replace(o, target=text, answer=f"{text}{i}") for o in r.outcomes),
+            outcomes=tuple(
+                replace(o, target=text, answer=f"{text}{i}") for o in r.outcomes
+            ),
         )
         for i, r in enumerate(records)
     ]
@@ -149,7 +164,9 @@ def test_nothing_in_it_runs_or_asks_the_network_text_stays_text_and_the_file_sma
     assert not names & {"src", "href", "srcdoc"} and not any(
         name.startswith("on") for name in names
     )
-    policy = f'<meta http-equiv="Content-Security-Policy" content="{html.escape(POLICY)}">'
+    policy = (
+        f'<meta http-equiv="Content-Security-Policy" content="{html.escape(POLICY)}">'
+    )
     assert page.count(policy) == 1 and POLICY.startswith("default-src 'none'")
 
 
@@ -185,10 +202,19 @@ def test_the_report_says_how_a_run_ended_where_the_example_was_made_and_what_the
         None,
         job(results.run.settings, "running"),
     ).decode()
-    assert "This run was" not in unfinished and "So far: " in unfinished and "So far: " not in page
-    for run, source in ((results.run, "Q4_<1>"), (replace(results.run, source_type=""), None)):
+    assert (
+        "This run was" not in unfinished
+        and "So far: " in unfinished
+        and "So far: " not in page
+    )
+    for run, source in (
+        (results.run, "Q4_<1>"),
+        (replace(results.run, source_type=""), None),
+    ):
         assert (
-            document_of(run, results.dense, *results.sparse_records)["model"]["source_type"]
+            document_of(run, results.dense, *results.sparse_records)["model"][
+                "source_type"
+            ]
             == source
         )
 
@@ -264,7 +290,10 @@ def test_prompts_stand_first_with_every_model_that_wrote_and_marks(house):
     legend, first, passage, *more = written(house)
     assert legend.startswith("❘ marks where a text diverges from that of dense.")
     how = "A prompt of a user, greedy, 24 tokens"
-    assert first.strip() == f"{how} <b>Once⟨U+202E⟩ dense the door <i> 30 % the ❘ wall <i> 10 % ❘ x"
+    assert (
+        first.strip()
+        == f"{how} <b>Once⟨U+202E⟩ dense the door <i> 30 % the ❘ wall <i> 10 % ❘ x"
+    )
     kinds = house[2].kinds(range(120))
     assert passage.startswith(f"Passage {kinds['broke'][0] + 1}, broke, stopped early")
     assert len(more) + 1 == len(kinds["broke"]) + len(kinds["fixed"])

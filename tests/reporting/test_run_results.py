@@ -30,16 +30,18 @@ def broken(n: int, permille: int = 100, method=None):
 def test_a_comparison_has_its_verdict_among_all_of_the_run_and_by_itself_elsewhere():
     results = sweep_of(WITHIN, BEYOND)
     first, second = results.sparse_records
-    assert verdict_of(results, results.dense, second) is results.sparse_models[1].verdict
+    assert (
+        verdict_of(results, results.dense, second) is results.sparse_models[1].verdict
+    )
     assert verdict_of(results, first, second).perplexity.level == pytest.approx(0.975)
 
 
 def test_p_values_are_adjusted_for_the_number_of_comparisons():
     results = sweep_of(broken(6), broken(6, 200))
     assert results.sparse_models[0].comparison.p_value == pytest.approx(0.03125)
-    assert [row.p_value for row in results.sparse_models] == pytest.approx([0.09375, 0.09375]), (
-        "three were asked for"
-    )
+    assert [row.p_value for row in results.sparse_models] == pytest.approx(
+        [0.09375, 0.09375]
+    ), "three were asked for"
 
 
 def test_of_a_search_without_an_answer_the_smallest_model_is_named_and_not_where_it_began():
@@ -132,7 +134,9 @@ def test_a_record_that_answered_fewer_passages_is_compared_on_those():
         "finished",
     ],
 )
-def test_the_live_point_is_of_the_model_that_the_job_evaluates(n_sparse, asked, expected):
+def test_the_live_point_is_of_the_model_that_the_job_evaluates(
+    n_sparse, asked, expected
+):
     settings = replace(specimens.SETTINGS, methods=METHODS)
     results = results_of(
         *specimens.run(
@@ -142,4 +146,6 @@ def test_the_live_point_is_of_the_model_that_the_job_evaluates(n_sparse, asked, 
         )
     )
     live = live_model(results, job(specimens.SETTINGS, **asked))
-    assert live == (expected and (expected[0], live_point(expected[1], right=30, done=80)))
+    assert live == (
+        expected and (expected[0], live_point(expected[1], right=30, done=80))
+    )

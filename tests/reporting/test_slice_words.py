@@ -36,12 +36,25 @@ def test_the_table_and_the_document_have_every_slice():
     assert law[:5] == ["subject: law", "sums", "100", "−30.0", "0.0"]
     assert law[6:8] == ["✕ beyond", "−40.3 to −20.0"]
     (document, _) = json.loads(json.dumps(slice_documents(slices)))
-    assert (document["slice"], document["differs"], document["rest"]) == ("subject: law", True, 0.0)
+    assert (document["slice"], document["differs"], document["rest"]) == (
+        "subject: law",
+        True,
+        0.0,
+    )
     assert document["loss"]["value"] == 0.3
     assert art[2] == "400"
-    assert slice_table(slices).head[-4:] == ["Broke", "Fixed", "Both right", "Both wrong"]
+    assert slice_table(slices).head[-4:] == [
+        "Broke",
+        "Fixed",
+        "Both right",
+        "Both wrong",
+    ]
     assert law[-4:] == ["30", "0", "70", "0"]
-    assert (document["broke"], document["both_right"], document["both_wrong"]) == (30, 70, 0)
+    assert (document["broke"], document["both_right"], document["both_wrong"]) == (
+        30,
+        70,
+        0,
+    )
     even = pair([i % 10 > 0 for i in range(500)], SUBJECTS)
     assert len(differing_slices(slices)) == 2
     assert differing_slices(slice_tasks([even], TOLERANCE)) == []
@@ -50,6 +63,8 @@ def test_the_table_and_the_document_have_every_slice():
 def test_every_question_is_in_the_file_with_what_became_of_it():
     lines = questions_file(judge_tasks([LOST], TOLERANCE)).decode().splitlines()
     assert len(lines) == 501
-    assert lines[0] == '"task","kind","prompt","expected","dense","other","field subject"'
+    assert (
+        lines[0] == '"task","kind","prompt","expected","dense","other","field subject"'
+    )
     assert lines[1].startswith('"sums","broke",')
     assert lines[500].endswith('"art"')

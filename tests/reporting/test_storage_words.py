@@ -2,7 +2,11 @@
 
 import pytest
 
-from sparsedash.reporting.storage_words import cache_question, deletion_question, deletion_summary
+from sparsedash.reporting.storage_words import (
+    cache_question,
+    deletion_question,
+    deletion_summary,
+)
 from sparsedash.service.deletion import RunDeletion
 from sparsedash.service.holdings import CacheContents, CacheItem
 from tests.factories import RUN
@@ -40,7 +44,9 @@ TIMING = CacheItem("timings", "records", "timing/a", 3_000_000)
     ],
     ids=["one-run", "runs", "nothing"],
 )
-def test_a_deletion_says_before_and_after_what_goes_and_what_stays(plan, question, summary):
+def test_a_deletion_says_before_and_after_what_goes_and_what_stays(
+    plan, question, summary
+):
     deletion = RunDeletion(**{**NOTHING, "n_bytes": 0, **plan})
     assert " ".join(deletion_question(deletion, {RUN.key: "Mine"})).startswith(question)
     assert deletion_summary(deletion, {RUN.key: "Mine"}) == summary

@@ -104,7 +104,9 @@ def said(results, *ratios):
         ratio = SimpleNamespace(value=value, low=low, high=high)
         return SimpleNamespace(timed=lambda phase: SimpleNamespace(ratio=ratio))
 
-    timing_keys = {key: TimingSettings(dense=results.dense.key, sparse=key).key() for key in "nf"}
+    timing_keys = {
+        key: TimingSettings(dense=results.dense.key, sparse=key).key() for key in "nf"
+    }
     return plain(structure_sentence(SimpleNamespace(result=timing), results))
 
 
@@ -139,7 +141,9 @@ def said(results, *ratios):
         ),
     ],
 )
-def test_which_structure_to_choose_is_said_by_the_runs_own_numbers(lost, ratios, expected):
+def test_which_structure_to_choose_is_said_by_the_runs_own_numbers(
+    lost, ratios, expected
+):
     assert said(found(lost), *ratios) == expected
 
 
@@ -253,10 +257,14 @@ def test_nothing_is_said_without_both_structures_or_of_two_sizes():
 def test_shares_of_layers_are_called_so_and_the_kv_cache_is_told_where_some_is_gone():
     only = method_named("shortgpt")
     assert (
-        plain(wording.model_words(SparseSpec(only, 200))) == "shortgpt, 20 % of the layers removed"
+        plain(wording.model_words(SparseSpec(only, 200)))
+        == "shortgpt, 20 % of the layers removed"
     )
     assert wording.sparsity_axis_title([only]) == "Layers removed"
-    assert wording.sparsity_axis_title([only, method_named("flap")]) == "MLP channels removed"
+    assert (
+        wording.sparsity_axis_title([only, method_named("flap")])
+        == "MLP channels removed"
+    )
     (narrower, fewer) = (model.record.pruned for model in found().sparse_models)
     assert "KV cache" not in wording.measured_sparsity(narrower)
     assert plain(wording.measured_sparsity(fewer)).endswith("20.0 % of the KV cache")

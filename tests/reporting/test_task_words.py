@@ -5,7 +5,12 @@ import re
 from dataclasses import replace
 
 from sparsedash.reporting.charts.task_chart import task_chart, task_words
-from sparsedash.reporting.task_report import answer_text, right_choice, target_text, task_report
+from sparsedash.reporting.task_report import (
+    answer_text,
+    right_choice,
+    target_text,
+    task_report,
+)
 from sparsedash.reporting.task_words import (
     idle_limits,
     judge_document,
@@ -108,21 +113,30 @@ def test_a_task_s_own_limit_is_said():
         )
     )
     results = judged(named_sets, WITHIN)
-    assert tasks_sentence("small", results) == "small stays within the limit on copying and piqa."
+    assert (
+        tasks_sentence("small", results)
+        == "small stays within the limit on copying and piqa."
+    )
     assert task_remarks(results) == "Limit on copying: 5 points."
 
 
 def test_the_table_has_a_row_a_task():
     head, *rows = task_rows(judged(WITHIN, (TEXT, TEXT), HARD))
     piqa, wiki, arc = (dict(zip(head, row, strict=True)) for row in rows)
-    assert [piqa[name] for name in ("questions", "change", "broke", "fixed", "verdict")] == [
+    assert [
+        piqa[name] for name in ("questions", "change", "broke", "fixed", "verdict")
+    ] == [
         "2,000",
         "0.0 points",
         "100",
         "100",
         "✓ within",
     ]
-    assert (wiki["measure"], wiki["change"], wiki["broke"]) == ("bits a byte", "1.00 ×", "")
+    assert (wiki["measure"], wiki["change"], wiki["broke"]) == (
+        "bits a byte",
+        "1.00 ×",
+        "",
+    )
     assert (arc["change"], arc["verdict"], arc["p"]) == ("", "not judged", "")
 
 

@@ -61,8 +61,14 @@ OPEN = "stays within your limit: perplexity 1.02 × (limit 1.10 ×)"
             judged(0.3, broke=90),
             "costs too much: perplexity 1.35 × (limit 1.10 ×), accuracy −9.0 points (limit −2)",
         ),
-        (judged(0.02, broke=30, fixed=20), f"{OPEN}; accuracy needs more than 1,000 passages"),
-        (judged(0.02, n_right=3), f"{OPEN}; too few answers are right to judge accuracy"),
+        (
+            judged(0.02, broke=30, fixed=20),
+            f"{OPEN}; accuracy needs more than 1,000 passages",
+        ),
+        (
+            judged(0.02, n_right=3),
+            f"{OPEN}; too few answers are right to judge accuracy",
+        ),
         (judged(0.3, n_right=3), "costs too much: perplexity 1.35 × (limit 1.10 ×)"),
         (
             judged(
@@ -111,7 +117,9 @@ def test_a_loss_of_many_times_is_shown_on_its_side_of_the_limit(factor, ratio, t
         deviation=0.001,
         tolerance=Tolerance(ratio=ratio),
     )
-    assert plain(verdicts.verdict_words(results)) == f"costs too much: perplexity {told}"
+    assert (
+        plain(verdicts.verdict_words(results)) == f"costs too much: perplexity {told}"
+    )
 
 
 def task(name, verdict, lost=0.0):
@@ -174,17 +182,28 @@ def test_too_few_passages_say_nothing_of_the_tasks():
         (1000.0, 100.0, "perplexity 1,000 ×, accuracy −100 points"),
     ],
 )
-def test_limits_are_said_as_they_were_typed_of_the_measures_that_are_judged(ratio, points, said):
+def test_limits_are_said_as_they_were_typed_of_the_measures_that_are_judged(
+    ratio, points, said
+):
     tolerance = Tolerance(ratio=ratio, points=points)
     assert wording.tolerance_words(tolerance) == said
     assert verdicts.limits_sentence(judged(0.02), tolerance) == f"Limits: {said}."
     alone = said.partition(",")[0] if ratio < 1000 else "perplexity 1,000 ×"
-    assert verdicts.limits_sentence(judged(0.02, n_right=3), tolerance) == f"Limit: {alone}."
+    assert (
+        verdicts.limits_sentence(judged(0.02, n_right=3), tolerance)
+        == f"Limit: {alone}."
+    )
     limited = replace(
         judged(0.02),
-        tasks=(task("sums", "undecided"), replace(task("x", "within"), most=points / 100)),
+        tasks=(
+            task("sums", "undecided"),
+            replace(task("x", "within"), most=points / 100),
+        ),
     )
-    assert plain(verdicts.limits_sentence(limited, tolerance)) == f"Limits: {said}, sums −5 points."
+    assert (
+        plain(verdicts.limits_sentence(limited, tolerance))
+        == f"Limits: {said}, sums −5 points."
+    )
 
 
 def test_a_sign_says_by_which_measure_where_only_one_decided():
@@ -217,13 +236,19 @@ def test_no_end_of_an_interval_is_rounded_to_the_other_side_of_the_limit(
     nats, deviation, said, interval
 ):
     loss = judged(nats, deviation=deviation).perplexity
-    assert (plain(verdicts.loss_value(loss)), verdicts.loss_interval(loss)) == (said, interval)
+    assert (plain(verdicts.loss_value(loss)), verdicts.loss_interval(loss)) == (
+        said,
+        interval,
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({}, "20 % stopped after 512 of 5,153 passages: a difference to the dense model is shown."),
+        (
+            {},
+            "20 % stopped after 512 of 5,153 passages: a difference to the dense model is shown.",
+        ),
         (
             {"decision": "close"},
             "20 % stopped after 512 of 5,153 passages: the difference to the dense model is under 2 points.",
@@ -232,7 +257,10 @@ def test_no_end_of_an_interval_is_rounded_to_the_other_side_of_the_limit(
             {"decision": "beyond"},
             "20 % stopped after 512 of 5,153 passages: decided by the limits of the search.",
         ),
-        ({"decision": "within", "n_answered": 5153}, "20 % answered all 5,153 passages. Intervals"),
+        (
+            {"decision": "within", "n_answered": 5153},
+            "20 % answered all 5,153 passages. Intervals",
+        ),
     ],
 )
 def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):

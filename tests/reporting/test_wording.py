@@ -146,14 +146,17 @@ ZEROS = method_named("magnitude-weights")
 def test_numbers_have_as_many_digits_as_say_something(words, cases):
     text = {value: words(value) for value in cases}
     assert {
-        value: plain(shown) if isinstance(shown, str) else shown for value, shown in text.items()
+        value: plain(shown) if isinstance(shown, str) else shown
+        for value, shown in text.items()
     } == cases
 
 
 def test_moments_are_told_by_day_and_with_the_year_where_it_is_another():
     noon = datetime.now(UTC).replace(hour=12, minute=5)
     assert wording.moment(noon.timestamp(), UTC) == "today 12:05"
-    assert wording.moment((noon - timedelta(days=1)).timestamp(), UTC) == "yesterday 12:05"
+    assert (
+        wording.moment((noon - timedelta(days=1)).timestamp(), UTC) == "yesterday 12:05"
+    )
     assert (
         wording.moment(
             datetime(
@@ -174,7 +177,8 @@ def test_moments_are_told_by_day_and_with_the_year_where_it_is_another():
 def test_runs_and_references_are_named_by_the_catalog_s_titles_or_as_they_are():
     few = RunSettings(sparsities_permille=(100, 125))
     assert (
-        plain(wording.run_title(few)) == "SmolLM2 135M, least-squares 10, 12.5 % on Cloze passages"
+        plain(wording.run_title(few))
+        == "SmolLM2 135M, least-squares 10, 12.5 % on Cloze passages"
     )
     many = RunSettings(
         sparsities_permille=(20, 50, 100, 200),
@@ -189,7 +193,10 @@ def test_runs_and_references_are_named_by_the_catalog_s_titles_or_as_they_are():
 
 
 def test_a_method_says_what_is_unusual_about_it_and_its_width_multiple_once_for_all():
-    assert wording.method_title(replace(method_named("obs"), damping=0.5)) == "obs (damping 0.5)"
+    assert (
+        wording.method_title(replace(method_named("obs"), damping=0.5))
+        == "obs (damping 0.5)"
+    )
     changed = replace(MAGNITUDE, width_multiple=64)
     assert wording.method_title(changed) == "magnitude"
     assert (
@@ -200,14 +207,22 @@ def test_a_method_says_what_is_unusual_about_it_and_its_width_multiple_once_for_
     layers = method_named("layers")
     masks = method_named("wanda")
     both = RunSettings(methods=(changed, layers, masks))
-    assert wording.method_titles(both) == "magnitude, layers, wanda, widths in multiples of 64"
+    assert (
+        wording.method_titles(both)
+        == "magnitude, layers, wanda, widths in multiples of 64"
+    )
     assert wording.method_titles(RunSettings(methods=(layers,))) == "layers"
 
 
 def test_a_calibration_says_how_its_tokens_count_and_are_cut_where_that_is_not_as_usual():
     usual = CalibrationSettings(corpus="wikitext-2", n_samples=1000)
-    assert wording.calibration_words(usual) == "calibration: WikiText-2, 1,000 × 256 tokens"
-    assert wording.calibration_words(replace(usual, packed=True)).endswith("256 tokens, packed")
+    assert (
+        wording.calibration_words(usual)
+        == "calibration: WikiText-2, 1,000 × 256 tokens"
+    )
+    assert wording.calibration_words(replace(usual, packed=True)).endswith(
+        "256 tokens, packed"
+    )
     assert wording.calibration_words(replace(usual, token_weights="residual")).endswith(
         "256 tokens, tokens weighted by the residual stream"
     )
@@ -226,7 +241,8 @@ def test_a_run_says_the_type_of_the_quantised_file_that_its_model_is_unpacked_fr
 
 def test_a_run_names_the_revisions_that_it_read_and_the_hub_s_newer_ones():
     read = tuple(
-        (f"{DATA_SET}a/{name}", commit * 40) for name, commit in zip("pqr", "123", strict=True)
+        (f"{DATA_SET}a/{name}", commit * 40)
+        for name, commit in zip("pqr", "123", strict=True)
     )
     identity = f"owner/model@0123abc{'0' * 33}"
     run = replace(
@@ -245,8 +261,14 @@ def test_a_run_names_the_revisions_that_it_read_and_the_hub_s_newer_ones():
         == wording.newer_words({})
         == ""
     )
-    assert wording.newer_words(dict(read[:1])) == "The hub has a newer revision of a/p: 1111111."
-    assert wording.newer_words(dict(read[:2])) == "The hub has newer revisions of a/p and a/q."
+    assert (
+        wording.newer_words(dict(read[:1]))
+        == "The hub has a newer revision of a/p: 1111111."
+    )
+    assert (
+        wording.newer_words(dict(read[:2]))
+        == "The hub has newer revisions of a/p and a/q."
+    )
 
 
 def test_a_run_names_the_records_that_are_there_dense_first_and_by_the_method_where_it_has_several():
@@ -279,7 +301,9 @@ def test_names_say_what_was_taken_and_of_what():
         plain(wording.model_words(SparseSpec(MAGNITUDE, 125)))
         == "magnitude, 12.5 % of the MLP channels removed"
     )
-    assert plain(wording.model_words(SparseSpec(ZEROS, 500))).endswith("weights set to zero")
+    assert plain(wording.model_words(SparseSpec(ZEROS, 500))).endswith(
+        "weights set to zero"
+    )
     assert (
         wording.sparsity_axis_title([])
         == wording.sparsity_axis_title([MAGNITUDE])

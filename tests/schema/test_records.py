@@ -18,7 +18,12 @@ ALL = [
     replace(RECORD, pruned=None),
     RUN,
     replace(RUN, finished=True, finished_at=2.0),
-    Passages(key="p", indices=(0, 3), contexts=("Open the", "She\nshut the"), targets=("d", "é")),
+    Passages(
+        key="p",
+        indices=(0, 3),
+        contexts=("Open the", "She\nshut the"),
+        targets=("d", "é"),
+    ),
     Continuation(key="c", prompt="Once", left=" upon a time", right="\x00\u2028 🙂"),
 ]
 
@@ -72,7 +77,10 @@ def test_damaged_json_and_another_kind_raise_a_store_error(damaged):
 def test_scores_are_those_of_the_outcomes():
     assert RECORD.word_perplexity == pytest.approx(exp(2.0))
     assert Score(right=1, total=4).accuracy == 0.25
-    assert (replace(RECORD, pruned=None).sparsity_permille, RECORD.sparsity_permille) == (0, 125)
+    assert (
+        replace(RECORD, pruned=None).sparsity_permille,
+        RECORD.sparsity_permille,
+    ) == (0, 125)
     hopeless = replace(RECORD, outcomes=(outcome(0, right=False, log_likelihood=-1e4),))
     assert hopeless.word_perplexity == inf, "beyond the largest float"
     bad = replace(RECORD, outcomes=(outcome(0, right=False, log_likelihood=-700.0),))
@@ -87,14 +95,19 @@ def test_scores_are_those_of_the_outcomes():
         lambda: replace(PRUNED, dense_widths=(0, 0)),
         lambda: replace(PRUNED, held_out_errors=(0.1,)),
         lambda: Passages(key="p", indices=(0, 1), contexts=("a",), targets=("b", "c")),
-        lambda: Passages(key="p", indices=(1, 1), contexts=("a", "a"), targets=("b", "b")),
+        lambda: Passages(
+            key="p", indices=(1, 1), contexts=("a", "a"), targets=("b", "b")
+        ),
         lambda: replace(RECORD, outcomes=RECORD.outcomes[:1] * 2),
-        lambda: replace(PRUNED, widths=tuple(width + 1 for width in PRUNED.dense_widths)),
+        lambda: replace(
+            PRUNED, widths=tuple(width + 1 for width in PRUNED.dense_widths)
+        ),
     ],
 )
 def test_what_cannot_belong_together_is_no_record(damaged):
     with pytest.raises(
-        StoreError, match=r"no answers|not belong together|a passage twice|more channels"
+        StoreError,
+        match=r"no answers|not belong together|a passage twice|more channels",
     ):
         damaged()
 
@@ -118,7 +131,9 @@ def test_what_cannot_belong_together_is_no_record(damaged):
     ],
 )
 def test_a_value_that_cannot_be_is_refused(of, field, value):
-    plain = json.loads(to_json(replace(RECORD, outcomes=(outcome(), *RECORD.outcomes[1:]))))
+    plain = json.loads(
+        to_json(replace(RECORD, outcomes=(outcome(), *RECORD.outcomes[1:])))
+    )
     answer = plain["outcomes"][0]
     answer["top"] = [{"text": "a", "probability": 0.5}]
     part = {"record": plain, "pruned": plain["pruned"], "outcome": answer}

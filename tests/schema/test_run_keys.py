@@ -17,7 +17,10 @@ SETTINGS = RunSettings(methods=(FITTED.method, RANDOM.method))
 
 def keys(calibration="own text", *known):
     """Keys of a run whose passages are known, and these texts."""
-    names = {reference: f"id of {reference}" for reference in (*known, SETTINGS.evaluation.corpus)}
+    names = {
+        reference: f"id of {reference}"
+        for reference in (*known, SETTINGS.evaluation.corpus)
+    }
     return RunKeys(
         settings=replace(SETTINGS, calibration=CalibrationSettings(corpus=calibration)),
         model="m",

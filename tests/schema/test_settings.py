@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.find_settings import PLANNED, FindSettings, planned_run, run_or_find_settings
+from sparsedash.schema.find_settings import (
+    PLANNED,
+    FindSettings,
+    planned_run,
+    run_or_find_settings,
+)
 from sparsedash.schema.method_settings import (
     Allocation,
     Budget,
@@ -46,7 +51,11 @@ METHOD = MethodSettings()
 PROMPT = ContinuationSettings(left="l", right="r", prompt="Once")
 SINGLE = MethodSettings(pattern="1x1")
 CHANGES = [
-    *[(RUN, {name: value}) for name, value in OTHER[RunSettings].items() if name != "residency"],
+    *[
+        (RUN, {name: value})
+        for name, value in OTHER[RunSettings].items()
+        if name != "residency"
+    ],
     *[
         (RUN, {"methods": (replace(METHOD, **{name: value}),)})
         for name, value in OTHER[MethodSettings].items()
@@ -68,7 +77,12 @@ CHANGES = [
     ],
     *[
         (PROMPT, change)
-        for change in ({"left": "x"}, {"right": "x"}, {"prompt": "More"}, {"n_tokens": 41})
+        for change in (
+            {"left": "x"},
+            {"right": "x"},
+            {"prompt": "More"},
+            {"n_tokens": 41},
+        )
     ],
     (PROMPT, {"others": ("x",)}),
     (replace(PROMPT, temperature_percent=50), {"seed": 1}),
@@ -76,7 +90,9 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(
-    ("usual", "change"), CHANGES, ids=[f"{n}-{next(iter(c))}" for n, (_, c) in enumerate(CHANGES)]
+    ("usual", "change"),
+    CHANGES,
+    ids=[f"{n}-{next(iter(c))}" for n, (_, c) in enumerate(CHANGES)],
 )
 def test_a_request_s_key_changes_with_every_setting(usual, change):
     assert replace(usual, **change).key() != usual.key()
@@ -106,12 +122,16 @@ def test_requests_of_one_result_have_one_key(one, other):
 
 @pytest.mark.parametrize("settings", [RUN, FIND], ids=["run", "search"])
 def test_a_key_changes_with_the_state_of_a_local_file(settings):
-    assert settings.key({"/models/a.gguf": "10 1"}) != settings.key({"/models/a.gguf": "10 2"})
+    assert settings.key({"/models/a.gguf": "10 1"}) != settings.key(
+        {"/models/a.gguf": "10 2"}
+    )
     assert settings.key({}) == settings.key()
 
 
 @pytest.mark.parametrize("pattern", ["1x1", "2:4", "4:8"])
-def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_that_do(pattern):
+def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_that_do(
+    pattern,
+):
     kinds = {
         "saliency": Saliency,
         "compensation": Compensation,
@@ -121,7 +141,10 @@ def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_th
     for name, allowed in allowed_choices(pattern).items():
         for value in get_args(kinds.get(name, Scope)):
             if value in allowed:
-                assert getattr(MethodSettings(pattern=pattern, **{name: value}), name) == value
+                assert (
+                    getattr(MethodSettings(pattern=pattern, **{name: value}), name)
+                    == value
+                )
                 continue
             with pytest.raises(
                 SettingsError, match=f"{', '.join(allowed)} with pattern {pattern}"
@@ -131,8 +154,12 @@ def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_th
 
 
 def test_a_pattern_that_decides_the_sparsity_is_made_once_whatever_the_sweep_asks_for():
-    single, fixed = (MethodSettings(pattern=pattern, scope="decoder") for pattern in ("1x1", "2:4"))
-    settings = RunSettings(methods=(METHOD, fixed, single), sparsities_permille=(100, 300))
+    single, fixed = (
+        MethodSettings(pattern=pattern, scope="decoder") for pattern in ("1x1", "2:4")
+    )
+    settings = RunSettings(
+        methods=(METHOD, fixed, single), sparsities_permille=(100, 300)
+    )
     assert settings.points == (
         SparseSpec(METHOD, 100),
         SparseSpec(METHOD, 300),
@@ -145,7 +172,9 @@ def test_a_pattern_that_decides_the_sparsity_is_made_once_whatever_the_sweep_ask
 
 def test_a_method_that_removes_nothing_is_the_dense_model_and_is_not_healed():
     assert SparseSpec(METHOD, 0, heal_steps=10) == DENSE
-    assert SparseSpec(METHOD, 0, quantise="q8_0") == SparseSpec(quantise="q8_0") != DENSE
+    assert (
+        SparseSpec(METHOD, 0, quantise="q8_0") == SparseSpec(quantise="q8_0") != DENSE
+    )
 
 
 def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dense_is_quantised_once():
@@ -164,7 +193,11 @@ def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dens
         ("q8_0", 100),
         ("q4_k_m", 100),
     ]
-    assert [spec.permille for spec in settings.points if spec.heal_steps] == [100, 100, 100]
+    assert [spec.permille for spec in settings.points if spec.heal_steps] == [
+        100,
+        100,
+        100,
+    ]
     layers = RunSettings(
         methods=(
             MethodSettings(
@@ -175,10 +208,13 @@ def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dens
             ),
         )
     )
-    assert {method.width_multiple for method in replace(layers, quantise=("q4_k_m",)).methods} == {
-        MethodSettings().width_multiple
-    }
-    alone = RunSettings(methods=(MethodSettings(),), sparsities_permille=(0,), quantise=("q8_0",))
+    assert {
+        method.width_multiple
+        for method in replace(layers, quantise=("q4_k_m",)).methods
+    } == {MethodSettings().width_multiple}
+    alone = RunSettings(
+        methods=(MethodSettings(),), sparsities_permille=(0,), quantise=("q8_0",)
+    )
     assert (settings.point_permilles, alone.point_permilles) == ((100,), (0,))
     with pytest.raises(SettingsError, match="float32 where models are quantised"):
         replace(settings, dtype="bfloat16")
@@ -195,7 +231,9 @@ def test_a_run_has_one_budget_which_single_weights_beside_do_not_share():
     )
     with pytest.raises(SettingsError, match="one for all methods of a run"):
         RunSettings(methods=(methods[0], magnitude))
-    with pytest.raises(SettingsError, match=r"Budget must be channels with.*not 'bytes'"):
+    with pytest.raises(
+        SettingsError, match=r"Budget must be channels with.*not 'bytes'"
+    ):
         with_budget([single], "bytes")
 
 
@@ -213,15 +251,17 @@ def test_a_run_has_one_budget_which_single_weights_beside_do_not_share():
     ],
 )
 def test_prompts_are_few_short_different_lines(prompts):
-    assert RunSettings(prompts=()).prompts == () and FindSettings(prompts=("Once",)).run(
-        (100,)
-    ).prompts == ("Once",)
+    assert RunSettings(prompts=()).prompts == () and FindSettings(
+        prompts=("Once",)
+    ).run((100,)).prompts == ("Once",)
     with pytest.raises(SettingsError, match="Prompts"):
         RunSettings(prompts=prompts)
 
 
 def test_one_round_has_no_schedule():
-    assert MethodSettings(saliency="fisher", schedule="cubic") == MethodSettings(saliency="fisher")
+    assert MethodSettings(saliency="fisher", schedule="cubic") == MethodSettings(
+        saliency="fisher"
+    )
     rounds = MethodSettings(saliency="fisher", rounds=2)
     assert replace(rounds, schedule="cubic") != rounds
 
@@ -232,11 +272,15 @@ def test_one_round_has_no_schedule():
         (RUN, "run"),
         (RunSettings(dtype="bfloat16", sparsities_permille=(0, 125, 900)), "run"),
         (RunSettings(methods=(METHOD, replace(METHOD, damping=10), SINGLE)), "run"),
-        (RunSettings(methods=(MethodSettings(saliency="fisher", schedule="cubic"),)), "run"),
+        (
+            RunSettings(methods=(MethodSettings(saliency="fisher", schedule="cubic"),)),
+            "run",
+        ),
         (FIND, "find"),
         (
             FindSettings(
-                tolerance=Tolerance(ratio=2, points=1), evaluation=EvaluationSettings(n_passages=9)
+                tolerance=Tolerance(ratio=2, points=1),
+                evaluation=EvaluationSettings(n_passages=9),
             ),
             "find",
         ),
@@ -259,17 +303,32 @@ REFUSED = [
     (MethodSettings, {"scope": "decoder"}, "scope", "mlp with pattern channelx1"),
     (MethodSettings, {"width_multiple": 32.0}, "width multiple", "a whole number"),
     (CalibrationSettings, {"corpus": ""}, "calibration text", "without spaces around"),
-    (CalibrationSettings, {"corpus": " self"}, "calibration text", "without spaces around"),
+    (
+        CalibrationSettings,
+        {"corpus": " self"},
+        "calibration text",
+        "without spaces around",
+    ),
     (EvaluationSettings, {"corpus": "a\nb"}, "evaluation text", "printable"),
     (RunSettings, {"model": "x" * 4097}, "model", "4,096"),
     (RunSettings, {"model": 5}, "model", "a reference"),
     (RunSettings, {"dtype": "float16"}, "dtype", "float32, bfloat16"),
     (RunSettings, {"methods": ()}, "methods", "at least one"),
     (RunSettings, {"sparsities_permille": ()}, "number of sparsities", "1 to 50"),
-    (RunSettings, {"sparsities_permille": tuple(range(51))}, "number of sparsities", "1 to 50"),
+    (
+        RunSettings,
+        {"sparsities_permille": tuple(range(51))},
+        "number of sparsities",
+        "1 to 50",
+    ),
     (RunSettings, {"sparsities_permille": (100, 100)}, "sparsities", "all different"),
     (RunSettings, {"sparsities_permille": (901,)}, "sparsity (per mille)", "0 to 900"),
-    (RunSettings, {"sparsities_permille": (12.5,)}, "sparsity (per mille)", "a whole number"),
+    (
+        RunSettings,
+        {"sparsities_permille": (12.5,)},
+        "sparsity (per mille)",
+        "a whole number",
+    ),
 ]
 
 
@@ -287,7 +346,9 @@ def test_a_refused_setting_names_the_field_the_value_and_what_is_allowed(
     if name == "sparsities":
         value = ", ".join(f"{permille / 10:g}" for permille in value)
     value = len(value) if name.startswith("number") else value
-    shown = value[0] if isinstance(value, tuple) and name.startswith("sparsity") else value
+    shown = (
+        value[0] if isinstance(value, tuple) and name.startswith("sparsity") else value
+    )
     assert caught.value.field == name
     assert caught.value.message.startswith(f"{name[:1].upper()}{name[1:]} must be ")
     assert repr(shown)[:40] in caught.value.message
@@ -301,7 +362,9 @@ def test_a_refused_setting_names_the_field_the_value_and_what_is_allowed(
         lambda: replace(PROMPT, prompt="  "),
         lambda: FindSettings(evaluation=EvaluationSettings(stop_early=True)),
         lambda: FindSettings(
-            method=MethodSettings(pattern="2:4", saliency="magnitude", compensation="none")
+            method=MethodSettings(
+                pattern="2:4", saliency="magnitude", compensation="none"
+            )
         ),
         lambda: settings_from_plain(FindSettings, asdict(FIND) | {"wish": 1}),
     ],

@@ -46,7 +46,9 @@ WANDA = MethodSettings(pattern="2:4", scope="decoder", compensation="none")
 
 def outcomes(method=USUAL, evaluation=EVALUATION, heal_steps=0, **changes):
     spec = SparseSpec(method, 100, heal_steps)
-    return outcomes_key(MODEL, "float32", CORPUS, evaluation, spec, STATISTICS, **changes)
+    return outcomes_key(
+        MODEL, "float32", CORPUS, evaluation, spec, STATISTICS, **changes
+    )
 
 
 def dense(evaluation):
@@ -63,15 +65,19 @@ def test_keys_of_statistics_and_sampled_text_changewith_every_calibration_settin
         MODEL, "float32", CORPUS, CALIBRATION
     )
     key, changed_key = (
-        text_key(MODEL, "float32", calibration) for calibration in (CALIBRATION, changed)
+        text_key(MODEL, "float32", calibration)
+        for calibration in (CALIBRATION, changed)
     )
     assert (key == changed_key) == (name in ("token_weights", "packed"))
 
 
 @pytest.mark.parametrize(
-    ("change", "same"), [({"token_weights": "residual"}, {"gradients"}), ({"packed": True}, set())]
+    ("change", "same"),
+    [({"token_weights": "residual"}, {"gradients"}), ({"packed": True}, set())],
 )
-def test_the_weights_of_tokens_leave_the_gradients_alone_and_packing_changes_all(change, same):
+def test_the_weights_of_tokens_leave_the_gradients_alone_and_packing_changes_all(
+    change, same
+):
     keys, others = (
         asdict(calibration_keys(MODEL, "float32", CORPUS, calibration))
         for calibration in (CALIBRATION, replace(CALIBRATION, **change))
@@ -80,17 +86,22 @@ def test_the_weights_of_tokens_leave_the_gradients_alone_and_packing_changes_all
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), other_values(EvaluationSettings, ["corpus", "stop_early", *OF_TASKS])
+    ("name", "value"),
+    other_values(EvaluationSettings, ["corpus", "stop_early", *OF_TASKS]),
 )
 def test_an_outcomes_key_changes_with_every_evaluation_setting(name, value):
     assert dense(replace(EVALUATION, **{name: value})) != dense(EVALUATION)
 
 
 @pytest.mark.parametrize("name", OF_TASKS)
-def test_tasks_leave_the_answers_to_passages_alone_and_name_another_run_where_there_are_any(name):
+def test_tasks_leave_the_answers_to_passages_alone_and_name_another_run_where_there_are_any(
+    name,
+):
     changed = replace(EVALUATION, **{name: OTHER[EvaluationSettings][name]})
     assert outcomes(evaluation=changed) == outcomes()
-    assert (RunSettings(evaluation=changed).key() == RunSettings().key()) == (name != "tasks")
+    assert (RunSettings(evaluation=changed).key() == RunSettings().key()) == (
+        name != "tasks"
+    )
     piqa = replace(EVALUATION, tasks=("piqa",))
     assert (
         RunSettings(evaluation=replace(changed, tasks=("boolq",))).key()
@@ -118,7 +129,8 @@ def test_a_key_of_answers_changes_with_model_task_and_what_a_method_uses_alone()
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), other_values(MethodSettings, ["seed", "strength", "rounds", "curve_levels"])
+    ("name", "value"),
+    other_values(MethodSettings, ["seed", "strength", "rounds", "curve_levels"]),
 )
 def test_an_outcomes_key_changes_with_every_choice_that_least_squares_uses(name, value):
     assert outcomes(replace(USUAL, **{name: value})) != outcomes()
@@ -159,7 +171,9 @@ def test_an_outcomes_key_changes_with_the_parameters_that_its_method_uses_alone(
 
 
 def test_scores_serve_every_budget():
-    assert scores_key(STATISTICS, replace(USUAL, budget="bytes")) == scores_key(STATISTICS, USUAL)
+    assert scores_key(STATISTICS, replace(USUAL, budget="bytes")) == scores_key(
+        STATISTICS, USUAL
+    )
 
 
 def test_curves_serve_every_budget_and_refit_but_not_another_order():
@@ -184,7 +198,12 @@ def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_wha
         return scheduled_gradients_key(keys, method, permille)
 
     usual = replace(ROUNDS, allocation="global")
-    for same in ({"compensation": "none"}, {"width_multiple": 1}, {"damping": 0.5}, {"seed": 3}):
+    for same in (
+        {"compensation": "none"},
+        {"width_multiple": 1},
+        {"damping": 0.5},
+        {"seed": 3},
+    ):
         assert key(replace(usual, **same)) == key(usual)
     for change in (
         {"rounds": 5},
@@ -250,7 +269,14 @@ def test_a_healed_model_has_keys_of_its_own_with_the_version_of_healing(monkeypa
 
 def test_outcomes_keys_tell_model_precision_text_statistics_and_sparsity_apart():
     usual = (MODEL, "float32", CORPUS, EVALUATION, SparseSpec(USUAL, 100), STATISTICS)
-    others = ("n" * 64, "bfloat16", "d" * 64, EvaluationSettings(n_passages=1), DENSE, "t" * 64)
+    others = (
+        "n" * 64,
+        "bfloat16",
+        "d" * 64,
+        EvaluationSettings(n_passages=1),
+        DENSE,
+        "t" * 64,
+    )
     keys = {
         outcomes_key(*usual[:place], value, *usual[place + 1 :])
         for place, value in enumerate(others)
@@ -267,7 +293,14 @@ def test_only_the_key_of_a_sparse_model_that_stops_early_knows_of_it_and_of_how_
     assert dense(early) == dense(EVALUATION)
     assert outcomes(n_sparse=3) == outcomes()
     assert (
-        len({outcomes(), outcomes(evaluation=early), outcomes(evaluation=early, n_sparse=3)}) == 3
+        len(
+            {
+                outcomes(),
+                outcomes(evaluation=early),
+                outcomes(evaluation=early, n_sparse=3),
+            }
+        )
+        == 3
     )
 
 
@@ -282,7 +315,8 @@ def test_the_keys_are_those_that_results_are_already_kept_under():
         "dense": dense(EVALUATION),
         "best": outcomes(method_named("best")),
         "published": outcomes(
-            method_named("retrain-free (published)"), EvaluationSettings(rule="published")
+            method_named("retrain-free (published)"),
+            EvaluationSettings(rule="published"),
         ),
         "run": RunSettings().key(),
     }
@@ -312,7 +346,8 @@ KEPT = {
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / "sparsedash" / "schema" / "store_keys.py"
 OTHERS = sorted(
-    {*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")} - {HOME}
+    {*ROOT.glob("*.py"), *ROOT.glob("pages/*.py"), *ROOT.glob("sparsedash/**/*.py")}
+    - {HOME}
 )
 
 

@@ -20,7 +20,9 @@ from tests.factories import RUN, answered
 from tests.ui import specimens
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100,))
-TEXT = b"".join(b'{"text": "Once upon a time there was door %d."}\n' % n for n in range(6))
+TEXT = b"".join(
+    b'{"text": "Once upon a time there was door %d."}\n' % n for n in range(6)
+)
 TIMING = Timing(
     key="timing",
     dense="d",
@@ -83,8 +85,12 @@ def work(backend: Backend, job, suffix: str = "") -> None:
 def stored_run(backend: Backend, name: str, **changes: object) -> Run:
     """A run under this name with its records; it shares the dense one with all others."""
     run, (dense, *sparse) = specimens.run()
-    sparse_records = [replace(record, key=f"{name}-{i}") for i, record in enumerate(sparse)]
-    texts = replace(specimens.passages(), key=passages_key("sha256:4567", run.settings.evaluation))
+    sparse_records = [
+        replace(record, key=f"{name}-{i}") for i, record in enumerate(sparse)
+    ]
+    texts = replace(
+        specimens.passages(), key=passages_key("sha256:4567", run.settings.evaluation)
+    )
     run = replace(run, key=name, sparse=tuple(record.key for record in sparse_records))
     run = replace(run, **changes)
     for part in (dense, *sparse_records, texts, run):
@@ -116,7 +122,9 @@ class House:
 
     def of(self, name, **changes):
         """The backend of a user. changes: of the rules."""
-        return self.backend.seen_by(name, msgspec.structs.replace(self.rules, **changes))
+        return self.backend.seen_by(
+            name, msgspec.structs.replace(self.rules, **changes)
+        )
 
     def done(self, backend, settings=SETTINGS):
         """The job of a run that this user asked for, and that a worker has done."""

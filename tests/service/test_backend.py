@@ -42,20 +42,31 @@ def test_the_same_request_is_one_job_until_its_results_are_lost(backend):
     health = backend.health()
     assert (health["status"], health["running"], health["queued"]) == ("ok", 0, 1)
     again = backend.submit(SETTINGS)
-    assert (again.state, backend.queue_position(2), backend.queue_position(again.id)) == (
+    assert (
+        again.state,
+        backend.queue_position(2),
+        backend.queue_position(again.id),
+    ) == (
         "queued",
         1,
         2,
     )
 
 
-def test_the_forecast_of_a_run_is_kept_as_it_was_when_it_was_asked_for(backend, monkeypatch):
-    monkeypatch.setattr(backend._speed, "known", lambda: Speeds(float32=1e11, bfloat16=2e11))
+def test_the_forecast_of_a_run_is_kept_as_it_was_when_it_was_asked_for(
+    backend, monkeypatch
+):
+    monkeypatch.setattr(
+        backend._speed, "known", lambda: Speeds(float32=1e11, bfloat16=2e11)
+    )
     settings = RunSettings(calibration=CalibrationSettings(corpus=BUILTIN_TEXT))
     before = backend.preflight(settings)
     job = backend.submit(settings)
     forecast = backend.forecast(job)
-    assert replace(forecast, disk=before.disk) == before and forecast.duration.total_s is not None
+    assert (
+        replace(forecast, disk=before.disk) == before
+        and forecast.duration.total_s is not None
+    )
     assert dict(forecast.duration.parts).keys() == {
         "starting",
         "loading",
@@ -90,7 +101,8 @@ def test_a_start_is_expected_to_take_as_long_as_the_longest_of_the_last_three_th
         job = backend.submit(replace(SETTINGS, sparsities_permille=(10 * (i + 1),)))
         claimed = backend._table.claim(job.id, "slot-0", 1)
         backend._table.report(
-            claimed, Step("load", 0, 1, stage_times=(StageTime("start", None, seconds),))
+            claimed,
+            Step("load", 0, 1, stage_times=(StageTime("start", None, seconds),)),
         )
         backend._table.end(claimed, "done")
     assert start_s(backend) == 12.0
@@ -110,13 +122,17 @@ def test_a_first_look_takes_the_format_that_is_clearly_faster(
 ):
     speeds = bfloat16 and Speeds(float32=1e11, bfloat16=bfloat16)
     monkeypatch.setattr(backend._speed, "known", lambda: speeds)
-    monkeypatch.setattr("sparsedash.service.backend.multiplies_bfloat16", lambda: has_tiles)
+    monkeypatch.setattr(
+        "sparsedash.service.backend.multiplies_bfloat16", lambda: has_tiles
+    )
     assert backend.fastest_dtype() == dtype
 
 
 def test_a_disk_without_room_for_a_job_is_not_healthy(backend, monkeypatch):
     monkeypatch.setattr(
-        shutil, "disk_usage", lambda path: SimpleNamespace(total=10**12, used=10**12, free=1000)
+        shutil,
+        "disk_usage",
+        lambda path: SimpleNamespace(total=10**12, used=10**12, free=1000),
     )
     with pytest.raises(StoreError, match="free"):
         backend.health()
@@ -153,7 +169,9 @@ def test_a_search_is_a_job_of_its_own_kind_that_is_done_once(backend):
     assert backend.preflight(FIND).stored.n_sparse == len(PLANNED)
 
 
-def test_a_retry_is_the_live_job_and_one_that_is_done_or_cannot_be_read_is_refused(backend):
+def test_a_retry_is_the_live_job_and_one_that_is_done_or_cannot_be_read_is_refused(
+    backend,
+):
     job = backend.submit(SETTINGS)
     assert backend.retry(job.id) == job
     work(backend, job)
@@ -165,11 +183,15 @@ def test_a_retry_is_the_live_job_and_one_that_is_done_or_cannot_be_read_is_refus
         backend.retry(job.id)
 
 
-def test_a_prompt_once_answered_stays_answered_and_a_verification_is_asked_for_again(backend):
+def test_a_prompt_once_answered_stays_answered_and_a_verification_is_asked_for_again(
+    backend,
+):
     for request in (PROMPT, VerifySettings()):
         job = backend.submit(request)
         assert backend.submit(request) == job
-        answer = Continuation(key=PROMPT.key(), prompt=PROMPT.prompt, left="a", right="b")
+        answer = Continuation(
+            key=PROMPT.key(), prompt=PROMPT.prompt, left="a", right="b"
+        )
         backend._store.put(answer.key, answer)
         finish(backend, job)
         assert (backend.submit(request).id == job.id) == (request is PROMPT)

@@ -22,7 +22,9 @@ TEXT = "\n\n".join(f"{BEFORE} {n} has a last word" for n in range(9))
 def with_data(folder):
     """A task whose data lie in a subfolder of its own, and that file."""
     reference = write_task(
-        folder, "mine", **MULTIPLE_CHOICE | {"dataset_kwargs": {"data_files": "data/mc.jsonl"}}
+        folder,
+        "mine",
+        **MULTIPLE_CHOICE | {"dataset_kwargs": {"data_files": "data/mc.jsonl"}},
     )
     (folder / "data").mkdir()
     data = folder / "data" / "mc.jsonl"
@@ -31,7 +33,9 @@ def with_data(folder):
 
 
 def with_yaml(folder):
-    reference = write_task(folder, "mine", [TEXT], **MULTIPLE_CHOICE | {"description": BEFORE})
+    reference = write_task(
+        folder, "mine", [TEXT], **MULTIPLE_CHOICE | {"description": BEFORE}
+    )
     return {"tasks": (reference,)}, folder / "mine.yaml"
 
 
@@ -46,14 +50,21 @@ def with_weights(folder):
     return {"model": str(folder)}, folder / "model.safetensors"
 
 
-KINDS = {"data": with_data, "yaml": with_yaml, "text": with_text, "weights": with_weights}
+KINDS = {
+    "data": with_data,
+    "yaml": with_yaml,
+    "text": with_text,
+    "weights": with_weights,
+}
 
 
 def request(kind, folder):
     """Settings that name such a file, and the file."""
     named, file = KINDS[kind](folder)
     calibration = replace(SETTINGS.calibration, n_samples=256)
-    settings = replace(SETTINGS, model=named.pop("model", SETTINGS.model), calibration=calibration)
+    settings = replace(
+        SETTINGS, model=named.pop("model", SETTINGS.model), calibration=calibration
+    )
     return replace(settings, evaluation=EvaluationSettings(**named)), file
 
 

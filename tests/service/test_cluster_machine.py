@@ -8,7 +8,13 @@ import msgspec
 import pytest
 
 from sparsedash.jobs import cluster
-from sparsedash.jobs.cluster_parts import MachineFacts, Part, PartEnd, from_bytes, to_bytes
+from sparsedash.jobs.cluster_parts import (
+    MachineFacts,
+    Part,
+    PartEnd,
+    from_bytes,
+    to_bytes,
+)
 from sparsedash.jobs.job import CLUSTER
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema import store_keys
@@ -56,10 +62,14 @@ def never():
     return False
 
 
-def test_a_visitor_s_part_is_a_visitor_s_job_there_and_comes_back_as_the_file_of_a_run(alone):
+def test_a_visitor_s_part_is_a_visitor_s_job_there_and_comes_back_as_the_file_of_a_run(
+    alone,
+):
     steps = []
     text = {"abc/mine.txt": b"the lamp and the boat"}
-    part = from_bytes(Part, to_bytes(replace(part_of("quick", (1,)), owner="bob", texts=text)))
+    part = from_bytes(
+        Part, to_bytes(replace(part_of("quick", (1,)), owner="bob", texts=text))
+    )
     table = JobTable(alone.folder / "jobs.sqlite")
     steady = part_of("steady")
     before = table.submit("part", steady.key, steady.settings)
@@ -71,21 +81,27 @@ def test_a_visitor_s_part_is_a_visitor_s_job_there_and_comes_back_as_the_file_of
 
     end = alone.do(part, "ann", report, never)
     assert (end.state, end.machine) == ("done", "ann")
-    assert len(seen) == 1 and not Uploads(alone.folder).kept(), "nobody could delete it there"
+    assert len(seen) == 1 and not Uploads(alone.folder).kept(), (
+        "nobody could delete it there"
+    )
     run = read_run_file(end.file).run
     assert (run.key, len(run.sparse)) == (part.key, 1)
     assert alone.store.get(Record, run.sparse[0]).sparsity_permille == 200
     assert {progress.machine for progress in steps} == {"ann"}
     newest, *_ = table.newest_jobs(9)
     assert (newest.owner, may_use_token(newest.owner)) == ("bob", False)
-    assert table.get(before.id).state == "cancelled", "what waited there before is not done first"
+    assert table.get(before.id).state == "cancelled", (
+        "what waited there before is not done first"
+    )
     table.close()
     assert alone.do(steady, "ann", steps.append, lambda: True).state == "cancelled", (
         "nobody wants it any more"
     )
 
 
-def test_a_part_that_could_not_be_followed_does_not_hold_up_the_next_one(alone, monkeypatch):
+def test_a_part_that_could_not_be_followed_does_not_hold_up_the_next_one(
+    alone, monkeypatch
+):
     looks = iter(range(1_000_000))
     look = alone._table.get
 
@@ -97,7 +113,9 @@ def test_a_part_that_could_not_be_followed_does_not_hold_up_the_next_one(alone, 
     monkeypatch.setattr(alone._table, "get", failing)
     with pytest.raises(StoreError, match="locked"):
         alone.do(part_of("steady"), "ann", lambda progress: None, never)
-    assert alone.do(part_of("quick"), "ann", lambda progress: None, never).state == "done"
+    assert (
+        alone.do(part_of("quick"), "ann", lambda progress: None, never).state == "done"
+    )
 
 
 def test_a_part_that_another_server_begins_while_this_one_connects_goes_on(tmp_path):
@@ -113,7 +131,11 @@ def test_a_part_that_another_server_begins_while_this_one_connects_goes_on(tmp_p
     there = SimpleNamespace(part_keys=part_keys, drop=dropped.append)
     scheduler = SimpleNamespace(address="tcp://there")
     runner = ClusterRunner(
-        tmp_path, JobTable(tmp_path / "jobs.sqlite"), store, scheduler, connect=lambda *_: there
+        tmp_path,
+        JobTable(tmp_path / "jobs.sqlite"),
+        store,
+        scheduler,
+        connect=lambda *_: there,
     )
     assert runner._connect() and not dropped
     store.close()
@@ -133,7 +155,10 @@ def test_a_machine_with_other_stages_than_the_server_makes_nothing(alone, monkey
 def test_two_workers_of_one_computer_have_a_folder_each(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_DATA_DIR", str(tmp_path))
     first, second = (cluster_machine._opened.__wrapped__() for _ in range(2))
-    assert (first.folder, second.folder) == (tmp_path / "cluster" / "0", tmp_path / "cluster" / "1")
+    assert (first.folder, second.folder) == (
+        tmp_path / "cluster" / "0",
+        tmp_path / "cluster" / "1",
+    )
 
 
 def test_what_a_machine_says_of_itself_can_be_read(alone, monkeypatch):
@@ -190,7 +215,9 @@ def test_all_that_belongs_to_a_calibration_is_fetched_and_nothing_else(stores):
     assert wants.get_artefact(f"{OTHER}/0") is None
     assert wants.recall(store_keys.calibrated_note(STATISTICS)) == "3"
     assert wants.recall(store_keys.calibration_warning_note(STATISTICS)) == ""
-    assert fetch_calibration(kept, wants, fetch, never) == 0, "what is here is not fetched again"
+    assert fetch_calibration(kept, wants, fetch, never) == 0, (
+        "what is here is not fetched again"
+    )
 
 
 @pytest.mark.parametrize("gone", ["artefact", "machine"])

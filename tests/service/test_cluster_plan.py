@@ -64,7 +64,10 @@ def made(part, machine, calibration=KEPT, **changes) -> PartEnd:
     )
     run = replace(run, finished=True, seconds={"evaluate": 2.0}, **changes)
     return PartEnd(
-        state="done", machine="ann", file=run_file(run, machine), calibration=calibration
+        state="done",
+        machine="ann",
+        file=run_file(run, machine),
+        calibration=calibration,
     )
 
 
@@ -83,9 +86,16 @@ def test_the_first_part_goes_alone_and_the_run_grows_in_order_whatever_comes_bac
     assert plan.remaining() == ("0",)
     assert (plan.part("0").known, plan.part("0").calibration) == (b"", None)
     for name, share in (("0", "12.5"), ("2", "13"), ("1", "14.25")):
-        keep(plan, machine, name, warnings=(f"Layers lose {share} times more.", "Few tokens."))
+        keep(
+            plan,
+            machine,
+            name,
+            warnings=(f"Layers lose {share} times more.", "Few tokens."),
+        )
         run = store.get(Run, job.key)
-        shown.append((len(run.sparse), run.finished, plan.progress_message(), *plan.remaining()))
+        shown.append(
+            (len(run.sparse), run.finished, plan.progress_message(), *plan.remaining())
+        )
         again = ClusterPlan(job, store)
         if not plan.is_complete:
             assert again.remaining() == plan.remaining(), (
@@ -99,7 +109,11 @@ def test_the_first_part_goes_alone_and_the_run_grows_in_order_whatever_comes_bac
         (3, True, messages[2]),
     ]
     assert run.seconds == {"evaluate": 6.0}
-    assert [store.get(Record, key).sparsity_permille for key in run.sparse] == [100, 200, 300]
+    assert [store.get(Record, key).sparsity_permille for key in run.sparse] == [
+        100,
+        200,
+        300,
+    ]
     assert run.warnings == ("Layers lose 12.5 times more.", "Few tokens."), (
         "each once, whatever its numbers"
     )
@@ -111,7 +125,9 @@ def test_the_last_part_is_asked_for_again_where_the_whole_run_could_not_be_store
     plan = ClusterPlan(job, store)
     keep(plan, machine, "0", "1")
     with monkeypatch.context() as patched:
-        patched.setattr(type(store), "put", Mock(side_effect=StoreError("The disk is full.")))
+        patched.setattr(
+            type(store), "put", Mock(side_effect=StoreError("The disk is full."))
+        )
         with pytest.raises(StoreError):
             keep(plan, machine, "2")
     again = ClusterPlan(job, store)
@@ -121,7 +137,9 @@ def test_the_last_part_is_asked_for_again_where_the_whole_run_could_not_be_store
 
 
 @pytest.mark.parametrize("why", ["a record is gone", "a stage has another version"])
-def test_noted_parts_that_are_of_no_use_are_asked_for_again(job, store, machine, monkeypatch, why):
+def test_noted_parts_that_are_of_no_use_are_asked_for_again(
+    job, store, machine, monkeypatch, why
+):
     keep(ClusterPlan(job, store), machine, "0")
     if why == "a record is gone":
         store.drop(Record, store.get(Run, job.key).dense)
@@ -134,8 +152,14 @@ def test_noted_parts_that_are_of_no_use_are_asked_for_again(job, store, machine,
     ("changes", "reason"),
     [
         ({"key": "f" * 64}, "a result that was not asked for"),
-        ({"settings": replace(ASKED, dtype="bfloat16")}, "a result that was not asked for"),
-        ({"corpora": {"calibration": "other", "evaluation": "b" * 40}}, "another model or text"),
+        (
+            {"settings": replace(ASKED, dtype="bfloat16")},
+            "a result that was not asked for",
+        ),
+        (
+            {"corpora": {"calibration": "other", "evaluation": "b" * 40}},
+            "another model or text",
+        ),
     ],
 )
 def test_what_was_not_asked_for_is_refused_and_nothing_of_it_kept(
@@ -157,16 +181,20 @@ def test_what_was_not_asked_for_is_refused_and_nothing_of_it_kept(
 
 def test_uploads_go_along_and_one_that_is_gone_is_told(job, store, tmp_path):
     content, another = (
-        json.dumps({"text": text}).encode() for text in ("the lamp and the boat", "another text")
+        json.dumps({"text": text}).encode()
+        for text in ("the lamp and the boat", "another text")
     )
     reference, same_name = (
-        Uploads(store.folder).keep("mine.jsonl", upload) for upload in (content, another)
+        Uploads(store.folder).keep("mine.jsonl", upload)
+        for upload in (content, another)
     )
     calibration = CalibrationSettings(corpus=reference)
     evaluation = EvaluationSettings(corpus=same_name)
     request = replace(ASKED, calibration=calibration, evaluation=evaluation)
     plan = ClusterPlan(replace(job, settings=asdict(request)), store)
-    assert {Uploads(tmp_path).keep(*upload) for upload in plan.part("0").texts.items()} == {
+    assert {
+        Uploads(tmp_path).keep(*upload) for upload in plan.part("0").texts.items()
+    } == {
         reference,
         same_name,
     }
@@ -180,7 +208,9 @@ def test_a_part_names_the_visitor_whose_jobs_go_without_the_token(
     job, store, tmp_path, monkeypatch, owner, named
 ):
     rules = tmp_path / "serve.toml"
-    rules.write_text('address = "https://localhost"\nlogin = "oidc"\nadministrators = ["root"]\n')
+    rules.write_text(
+        'address = "https://localhost"\nlogin = "oidc"\nadministrators = ["root"]\n'
+    )
     monkeypatch.setenv("SPARSEDASH_SERVE", str(rules))
     assert ClusterPlan(replace(job, owner=owner), store).part("0").owner == named
 
@@ -191,12 +221,16 @@ def test_the_first_part_calibrates_for_every_kind_of_method():
     single = MethodSettings(
         pattern="1x1", saliency="obs", compensation="none", allocation="uniform"
     )
-    blind = MethodSettings(saliency="magnitude", compensation="none", allocation="uniform")
+    blind = MethodSettings(
+        saliency="magnitude", compensation="none", allocation="uniform"
+    )
     assert first_points(replace(ASKED, methods=(plain, another))) == (0,)
     assert first_points(replace(ASKED, methods=(plain, single))) == (0, 3)
     assert first_points(replace(ASKED, methods=(blind, plain))) == (3,)
     assert first_points(replace(ASKED, methods=(blind,))) == (0,)
-    best, by_curves, sequential = map(method_named, ("least-squares", "obs-by-curves", "best"))
+    best, by_curves, sequential = map(
+        method_named, ("least-squares", "obs-by-curves", "best")
+    )
     methods = (replace(best, allocation="curves"), best, by_curves, sequential)
     assert first_points(replace(ASKED, methods=methods)) == (0, 3, 6), (
         "the last has the curves before it"

@@ -31,7 +31,8 @@ def dask(tmp_path_factory):
     # imported.
     eventually(
         lambda: all(
-            "Registered to" in (house.folder / f"{name}.log").read_text() for name in house.workers
+            "Registered to" in (house.folder / f"{name}.log").read_text()
+            for name in house.workers
         )
     )
     yield house
@@ -54,15 +55,22 @@ def settings(tmp_path):
     best = MethodSettings(width_multiple=8)
     methods = (best, replace(best, saliency="magnitude", compensation="none"))
     stored_run = small_run(
-        save_tiny(tmp_path / "tiny"), text, methods=methods, sparsities_permille=(125, 500)
+        save_tiny(tmp_path / "tiny"),
+        text,
+        methods=methods,
+        sparsities_permille=(125, 500),
     )
-    return replace(stored_run, evaluation=replace(stored_run.evaluation, stop_early=True))
+    return replace(
+        stored_run, evaluation=replace(stored_run.evaluation, stop_early=True)
+    )
 
 
 def ended(backend, dask, job):
     eventually(lambda: not backend.job(job.id).live)
     done = backend.job(job.id)
-    assert done.state == "done", f"{done.error_text}\n{backend.log_tail(job.id)}\n{dask.log()}"
+    assert done.state == "done", (
+        f"{done.error_text}\n{backend.log_tail(job.id)}\n{dask.log()}"
+    )
     return done
 
 
@@ -77,7 +85,9 @@ def test_a_sweep_on_two_machines_gives_the_records_that_it_gives_here(
     expected = run(settings, here)
     healed = backend.submit(settings.healed(1))
     job = ended(backend, dask, backend.submit(settings))
-    assert backend.job(healed.id).state == "queued", "it waits for a worker of this machine"
+    assert backend.job(healed.id).state == "queued", (
+        "it waits for a worker of this machine"
+    )
     stored_run = backend.run(job.key)
     assert (stored_run.finished, stored_run.dense, stored_run.sparse) == (
         True,
@@ -98,7 +108,9 @@ def test_a_sweep_on_two_machines_gives_the_records_that_it_gives_here(
     assert log.count("Calibrating") == 1
 
 
-def test_a_search_runs_on_one_machine_and_its_answer_comes_back(backend, dask, settings):
+def test_a_search_runs_on_one_machine_and_its_answer_comes_back(
+    backend, dask, settings
+):
     request = FindSettings(
         model=settings.model,
         method=settings.methods[0],

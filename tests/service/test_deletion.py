@@ -28,7 +28,14 @@ from sparsedash.schema.pair_records import (
     TimingSettings,
     TokenDivergence,
 )
-from sparsedash.schema.records import Healed, Passages, Record, Run, VerifySettings, about_artefact
+from sparsedash.schema.records import (
+    Healed,
+    Passages,
+    Record,
+    Run,
+    VerifySettings,
+    about_artefact,
+)
 from sparsedash.schema.settings import CalibrationSettings
 from sparsedash.schema.store_keys import healed_part
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -37,7 +44,14 @@ from sparsedash.storage.model_folders import UNFINISHED_EXPORT, unpacked_models
 from sparsedash.storage.users import UserData
 from sparsedash.storage.verification import verify
 from tests.service.made import SETTINGS, TIMING, finish, records, stored_run
-from tests.storage.every_kind import LARGE, fill, harm_entry, harm_file, take_away, unpack
+from tests.storage.every_kind import (
+    LARGE,
+    fill,
+    harm_entry,
+    harm_file,
+    take_away,
+    unpack,
+)
 from tests.ui import specimens
 from tests.ui.test_models_exports import ASKED
 
@@ -132,7 +146,9 @@ def test_a_run_goes_with_all_that_only_it_uses(backend):
     for kind in (Run, FindResult, Record, Passages, Timing):
         assert list(backend._store.keys(kind)) == []
     assert backend.user_data.marks() == {}
-    assert backend._store.recall(store_keys.losses_note(run.dense, run.sparse[0])) is None
+    assert (
+        backend._store.recall(store_keys.losses_note(run.dense, run.sparse[0])) is None
+    )
     assert backend.runs() == [] and backend.run("one") is None
     assert {file.name for file in log.parent.glob("*.log")} == {"99.log", "slot-0.log"}
 
@@ -150,7 +166,9 @@ def test_healed_weights_stay_while_a_run_has_them_and_go_with_the_last_one(backe
     for name in ("one", "other"):
         run = stored_run(backend, name, settings=settings)
         record = backend._store.get(Record, run.sparse[0])
-        backend._store.put(record.key, replace(record, pruned=replace(record.pruned, healed=done)))
+        backend._store.put(
+            record.key, replace(record, pruned=replace(record.pruned, healed=done))
+        )
     for name in (healed_part("one", "0"), healed_part("two", "0"), "refit/0"):
         backend._store.put_artefact(name, bytes(10**6), about_artefact("healed", MODEL))
     n_bytes = 10**6 + 32
@@ -205,9 +223,9 @@ def test_comparisons_prompts_and_choices_go_with_their_models_whether_or_not_a_l
     backend.user_data.choose(one.dense, one.sparse[0], "3", one.sparse[0])
     assert backend.result(Divergence, gone[0]) and backend.result(Continuation, gone[1])
     delete_runs(backend, ["one"])
-    assert compared in backend._store.keys(Divergence) and gone[0] not in backend._store.keys(
-        Divergence
-    )
+    assert compared in backend._store.keys(Divergence) and gone[
+        0
+    ] not in backend._store.keys(Divergence)
     assert list(backend._store.keys(Continuation)) == [written, settings.key()]
     assert backend.result(Divergence, gone[0]) is None, "nor is it cached in memory"
     assert len(list(backend._store.keys(Prompts))) == 1
@@ -280,7 +298,9 @@ def test_a_run_of_others_stays_and_a_shared_one_stays_theirs(house):
     assert ([run.key for run in shared.runs], shared.n_records) == ([job.key], 0)
     assert ada.run(job.key) is None and bob.run(job.key) is not None
     bob.user_data.pin_runs([job.key], True)
-    assert list(delete_runs(bob, [job.key]).refused) == [job.key], "pins are each user's own"
+    assert list(delete_runs(bob, [job.key]).refused) == [job.key], (
+        "pins are each user's own"
+    )
     bob.user_data.pin_runs([job.key], False)
     delete_runs(bob, [job.key])
     assert house.backend.runs() == [] and records(house.backend) == set()
@@ -295,7 +315,9 @@ def test_an_administrator_deletes_whatever_there_is_and_alone_keeps_house(house)
     assert house.backend._table.owners.of(job.key) == frozenset()
     unpack(house.backend._store, "tiny-0123")
     (model,) = house.of("root").housekeeping.holdings().files
-    with pytest.raises(AccessError, match="Only an administrator looks into the data folder"):
+    with pytest.raises(
+        AccessError, match="Only an administrator looks into the data folder"
+    ):
         house.of("ada").housekeeping.empty_cache()
     with pytest.raises(AccessError):
         house.of("ada").housekeeping.delete_file(model)
@@ -305,7 +327,9 @@ def test_an_administrator_deletes_whatever_there_is_and_alone_keeps_house(house)
     assert house.of("root").submit(VerifySettings()).state == "queued"
 
 
-def test_emptying_the_cache_takes_what_can_be_made_again_and_nothing_else(backend, keeper):
+def test_emptying_the_cache_takes_what_can_be_made_again_and_nothing_else(
+    backend, keeper
+):
     fill(backend._store)
     stored_run(backend, "one")
     killed = backend.data_dir / "exports" / f"{UNFINISHED_EXPORT}killed"
@@ -315,12 +339,20 @@ def test_emptying_the_cache_takes_what_can_be_made_again_and_nothing_else(backen
     harm_entry(backend._store, "records", "choices/chosen")
     assert backend._store.get(Choices, "chosen") is None
     before = keeper.holdings()
-    counts = {"calibration": 2, "timings": 1, "exports": 1, "damaged": 1, "unfinished": 3}
+    counts = {
+        "calibration": 2,
+        "timings": 1,
+        "exports": 1,
+        "damaged": 1,
+        "unfinished": 3,
+    }
     assert parts(before.cache.items) == counts
     assert before.cache.artefact_bytes == len(LARGE) + len(b"few bytes") + 2 * 32
     entries = (*backend._store.entries("records"), *backend._store.entries("artefacts"))
     n_bytes = sum(part.n_bytes for part in (*entries, *before.files))
-    assert before.n_bytes == n_bytes + 500, "each byte once, and those of the killed export"
+    assert before.n_bytes == n_bytes + 500, (
+        "each byte once, and those of the killed export"
+    )
     emptied = keeper.empty_cache()
     assert emptied == before.cache and emptied.spared == ()
     after = keeper.holdings()
@@ -343,7 +375,12 @@ def test_one_export_upload_or_model_is_deleted_at_a_time(backend, keeper):
 
 @pytest.mark.parametrize(
     ("what", "protects"),
-    [("known model", "mine"), ("timed model", "mine"), ("unknown model", ""), ("lost record", "")],
+    [
+        ("known model", "mine"),
+        ("timed model", "mine"),
+        ("unknown model", ""),
+        ("lost record", ""),
+    ],
 )
 def test_a_job_protects_what_it_may_need_and_everything_where_its_model_is_not_known(
     backend, keeper, what, protects
@@ -353,11 +390,15 @@ def test_a_job_protects_what_it_may_need_and_everything_where_its_model_is_not_k
         backend._store.put_artefact(name, b"x", about_artefact("gradients", model))
     unpack(backend._store, "tiny-0123")
     if what == "known model":
-        backend._store.remember(store_keys.model_identity_note(specimens.SETTINGS.model, ""), MODEL)
+        backend._store.remember(
+            store_keys.model_identity_note(specimens.SETTINGS.model, ""), MODEL
+        )
     if what.endswith("model") and what != "timed model":
         live(backend)
     else:
-        timed = TimingSettings(dense=run.dense if protects else "gone", sparse=run.sparse[0])
+        timed = TimingSettings(
+            dense=run.dense if protects else "gone", sparse=run.sparse[0]
+        )
         live(backend, timed, timed.key(), "timing")
     cache = keeper.cache()
     assert [item.name for item in cache.items] == (["yours"] if protects else [])
@@ -422,18 +463,26 @@ def test_a_lower_limit_of_artefacts_deletes_but_not_under_a_job_unless_the_envir
         keeper.allow(3.0)
 
 
-def test_damage_that_verification_found_goes_with_the_cache_and_with_its_files(backend, keeper):
+def test_damage_that_verification_found_goes_with_the_cache_and_with_its_files(
+    backend, keeper
+):
     store = backend._store
     names = fill(store)
     for shelf, name in (("records", "timing/timing"), ("artefacts", "large")):
         harm_entry(store, shelf, name)
-    for file in (names["export"][0], backend.data_dir / "models" / names["unpacked model"][0]):
+    for file in (
+        names["export"][0],
+        backend.data_dir / "models" / names["unpacked model"][0],
+    ):
         harm_file(file)
     store.put(VerifySettings().key(), verify(store, lambda step: None))
     assert keeper.verification().n_damaged == 4
     live(backend)
     assert parts(keeper.empty_cache().items) == {"damaged": 2}
-    assert {damage.kind for damage in keeper.verification().damaged} == {"unpacked model", "export"}
+    assert {damage.kind for damage in keeper.verification().damaged} == {
+        "unpacked model",
+        "export",
+    }
     backend.cancel(backend.jobs()[0].id)
     for file in keeper.holdings().files:
         keeper.delete_file(file)
@@ -450,15 +499,20 @@ def test_an_empty_folder_holds_nothing(backend):
 def test_the_size_of_a_run_is_what_only_it_uses(backend):
     one = stored_run(backend, "one")
     _ = stored_run(backend, "other")
-    bytes_of = {entry.name: entry.n_bytes for entry in backend._store.entries("records")}
+    bytes_of = {
+        entry.name: entry.n_bytes for entry in backend._store.entries("records")
+    }
     names = {"run/one", *(f"record/{key}" for key in one.sparse)}
     sizes = {
-        holdings.run.key: holdings.n_bytes for holdings in backend.housekeeping.holdings().runs
+        holdings.run.key: holdings.n_bytes
+        for holdings in backend.housekeeping.holdings().runs
     }
     assert sizes["one"] == sum(bytes_of[name] for name in names)
 
 
-def test_an_administrator_s_cleanup_leaves_the_runs_that_others_have_pinned(backend, keeper):
+def test_an_administrator_s_cleanup_leaves_the_runs_that_others_have_pinned(
+    backend, keeper
+):
     stored_run(backend, "one"), stored_run(backend, "other")
     UserData(backend._store, "bob").pin_runs(["one"], True)
     delete_runs(backend, ["one", "other"])

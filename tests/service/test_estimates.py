@@ -13,7 +13,11 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import TOGETHER_TOKENS, TOKENS_A_PASSAGE
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.records import RESUMED
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
 from sparsedash.service.estimates import (
     NOTHING_STORED,
     Cached,
@@ -26,12 +30,16 @@ from sparsedash.service.estimates import (
 from tests.factories import MIXTURE_SHAPE, RUN
 
 SPEEDS = Speeds(float32=2e11, bfloat16=4e11, disk=1e9)
-SETTINGS = RunSettings(calibration=CalibrationSettings(corpus="builtin:smollm2-text"), prompts=())
+SETTINGS = RunSettings(
+    calibration=CalibrationSettings(corpus="builtin:smollm2-text"), prompts=()
+)
 
 
 def described(speeds=SPEEDS, folder="/nowhere"):
     """Describes runs of listed models on a machine of this speed."""
-    return lambda settings: run_workload(settings, listed_shape(settings.model), speeds, folder)
+    return lambda settings: run_workload(
+        settings, listed_shape(settings.model), speeds, folder
+    )
 
 
 def counted(stage, settings=SETTINGS, speeds=SPEEDS):
@@ -55,7 +63,9 @@ def large(model, method, n_samples, length, n_passages):
         dtype="bfloat16",
         methods=(method_named(method),),
         sparsities_permille=(100, 200),
-        calibration=CalibrationSettings(corpus="c4", n_samples=n_samples, length=length),
+        calibration=CalibrationSettings(
+            corpus="c4", n_samples=n_samples, length=length
+        ),
         evaluation=EvaluationSettings(corpus="lambada", n_passages=n_passages),
         residency="streamed",
     )
@@ -65,12 +75,18 @@ LLAMA = large("huggyllama/llama-7b", "least-squares", 88, 512, 100)
 GPT_J = large("EleutherAI/gpt-j-6b", "wanda-channels", 16, 256, 10)
 
 
-@pytest.mark.parametrize(("dtype", "tokens_a_second"), [("float32", 627), ("bfloat16", 982)])
-def test_evaluating_the_built_in_model_is_estimated_within_a_third(dtype, tokens_a_second):
+@pytest.mark.parametrize(
+    ("dtype", "tokens_a_second"), [("float32", 627), ("bfloat16", 982)]
+)
+def test_evaluating_the_built_in_model_is_estimated_within_a_third(
+    dtype, tokens_a_second
+):
     """`benchmarks/speed.py` on two cores, see docs/results.md."""
     settings = on_passages(200, replace(SETTINGS, dtype=dtype))
     seconds = counted("evaluate", settings, Speeds(float32=174e9, bfloat16=404e9))
-    assert 3 * 200 * TOKENS_A_PASSAGE / seconds == pytest.approx(tokens_a_second, rel=1 / 3)
+    assert 3 * 200 * TOKENS_A_PASSAGE / seconds == pytest.approx(
+        tokens_a_second, rel=1 / 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,13 +101,22 @@ def test_evaluating_the_built_in_model_is_estimated_within_a_third(dtype, tokens
             id="LLaMA-7B",
         ),
         pytest.param(
-            GPT_J, Speeds(float32=330e9, bfloat16=330e9, disk=1.3e9), 187, 244, 247, id="GPT-J-6B"
+            GPT_J,
+            Speeds(float32=330e9, bfloat16=330e9, disk=1.3e9),
+            187,
+            244,
+            247,
+            id="GPT-J-6B",
         ),
     ],
 )
-def test_large_models_are_estimated_within_a_third(settings, speeds, calibrate, prune, evaluate):
+def test_large_models_are_estimated_within_a_third(
+    settings, speeds, calibrate, prune, evaluate
+):
     """`benchmarks/streaming.py` on two cores with 24 GB, see docs/results.md."""
-    estimate = {stage: counted(stage, settings, speeds) for stage in ("calibrate", "prune")}
+    estimate = {
+        stage: counted(stage, settings, speeds) for stage in ("calibrate", "prune")
+    }
     dense, *_ = (
         part
         for part in run_parts(settings, described(speeds)(settings))
@@ -101,14 +126,18 @@ def test_large_models_are_estimated_within_a_third(settings, speeds, calibrate, 
     estimate["evaluate"] = 3 * dense.seconds
     assert estimate["calibrate"] == pytest.approx(calibrate, rel=1 / 3)
     assert estimate["evaluate"] == pytest.approx(evaluate, rel=1 / 3)
-    assert sum(estimate.values()) == pytest.approx(calibrate + prune + evaluate, rel=1 / 3)
+    assert sum(estimate.values()) == pytest.approx(
+        calibrate + prune + evaluate, rel=1 / 3
+    )
 
 
 def test_longer_passages_take_longer(tmp_path):
     """The built-in mix has three times the tokens of the cloze passages, a file what it holds."""
 
     def evaluating(corpus):
-        settings = replace(SETTINGS, evaluation=EvaluationSettings(corpus=corpus, n_passages=10))
+        settings = replace(
+            SETTINGS, evaluation=EvaluationSettings(corpus=corpus, n_passages=10)
+        )
         parts = run_parts(settings, described(folder=tmp_path)(settings))
         return sum(part.seconds for part in parts if part.stage == "evaluate")
 
@@ -120,7 +149,9 @@ def test_longer_passages_take_longer(tmp_path):
     # What does not grow with the passages, as the losses by kind of text, is in none of these.
     more_tokens = (1250 - TOKENS_A_PASSAGE) / (339 - TOKENS_A_PASSAGE)
     assert longer > 0.6 * cloze
-    assert evaluating(f"file:{file}") - cloze == pytest.approx(more_tokens * longer, rel=0.01)
+    assert evaluating(f"file:{file}") - cloze == pytest.approx(
+        more_tokens * longer, rel=0.01
+    )
 
 
 def test_the_built_in_mix_has_no_more_passages_than_texts():
@@ -140,8 +171,16 @@ SLOWER = {
         replace(STREAMED, residency="resident"),
         "calibrate",
     ),
-    "again for each sparse model": (STREAMED, replace(STREAMED, residency="resident"), "prune"),
-    "and for the passages": (STREAMED, replace(STREAMED, residency="resident"), "evaluate"),
+    "again for each sparse model": (
+        STREAMED,
+        replace(STREAMED, residency="resident"),
+        "prune",
+    ),
+    "and for the passages": (
+        STREAMED,
+        replace(STREAMED, residency="resident"),
+        "evaluate",
+    ),
     "more passages than go together": (
         on_passages(N_AT_ONCE + 1, STREAMED, stop_early=True),
         on_passages(N_AT_ONCE, STREAMED, stop_early=True),
@@ -154,7 +193,11 @@ SLOWER = {
     "single weights refitted": (by("sparsegpt"), by("wanda"), "prune"),
     "a text that the model writes": (RunSettings(), SETTINGS, "text"),
     **{
-        f"text that {name} reads again": (by(name, calibration=MANY_SAMPLES), by(name), "prune")
+        f"text that {name} reads again": (
+            by(name, calibration=MANY_SAMPLES),
+            by(name),
+            "prune",
+        )
         for name in ("retrain-free (published)", "best", "wanda")
     },
 }
@@ -203,7 +246,9 @@ def test_what_all_models_of_a_method_share_is_counted_once():
 def test_fewer_experts_of_all_points_are_made_with_the_first():
     methods = (method_named("experts"), method_named("reap"))
     settings = RunSettings(model="m", methods=methods, sparsities_permille=(250, 500))
-    workload = Workload(shape=MIXTURE_SHAPE, settings=settings, speeds=SPEEDS, n_passages=100)
+    workload = Workload(
+        shape=MIXTURE_SHAPE, settings=settings, speeds=SPEEDS, n_passages=100
+    )
 
     def pruning(settings):
         parts = run_parts(settings, workload)
@@ -212,7 +257,10 @@ def test_fewer_experts_of_all_points_are_made_with_the_first():
     first, *others = pruning(settings)
     assert others == [0, 0, 0]
     # The dense model reads the text once for all of them.
-    alone = [pruning(replace(settings, sparsities_permille=(250,), methods=(m,))) for m in methods]
+    alone = [
+        pruning(replace(settings, sparsities_permille=(250,), methods=(m,)))
+        for m in methods
+    ]
     shared = shared_pruning_s(workload, methods[0])
     assert first == pytest.approx(2 * sum(seconds for (seconds,) in alone) - 3 * shared)
 
@@ -221,7 +269,9 @@ def test_fewer_experts_of_all_points_are_made_with_the_first():
 def test_a_machine_twice_as_fast_halves_every_stage(stage):
     twice = Speeds(float32=4e11, bfloat16=8e11, disk=2e9)
     assert 2 * counted(stage, speeds=twice) == pytest.approx(counted(stage))
-    slow_solver = counted("prune", by("obs", dtype="bfloat16"), replace(SPEEDS, float32=1e11))
+    slow_solver = counted(
+        "prune", by("obs", dtype="bfloat16"), replace(SPEEDS, float32=1e11)
+    )
     assert slow_solver > 1.4 * counted("prune", by("obs", dtype="bfloat16"))
 
 
@@ -241,7 +291,9 @@ def test_built_in_tasks_are_counted_by_their_tokens():
 def run_of(settings=SETTINGS, cached=(), busy=False, **seconds):
     """A finished run of two sparse models, 3 s + 32 s + 4 s + 15 s."""
     seconds = {"load": 3.0, "calibrate": 32.0, "prune": 4.0, "evaluate": 15.0} | seconds
-    return replace(RUN, settings=settings, finished=True, seconds=seconds, cached=cached, busy=busy)
+    return replace(
+        RUN, settings=settings, finished=True, seconds=seconds, cached=cached, busy=busy
+    )
 
 
 def estimated(settings, *runs, stored=NOTHING_STORED, speeds=None, start_s=0.0):
@@ -253,7 +305,9 @@ MORE_TEXT = replace(SETTINGS, calibration=replace(SETTINGS.calibration, n_sample
 PROMPTED = replace(SETTINGS, prompts=("Once",))
 HALF = Cached(calibration=True, dense=True, points=(0,), n_sparse=2)
 C4 = replace(SETTINGS, calibration=CalibrationSettings(corpus="c4"))
-TWO_TEXTS = replace(C4, methods=tuple(map(method_named, ("obs-by-curves", "least-squares"))))
+TWO_TEXTS = replace(
+    C4, methods=tuple(map(method_named, ("obs-by-curves", "least-squares")))
+)
 TIMES = {
     "the sum of the earlier run": (SETTINGS, [run_of()], NOTHING_STORED, 54),
     "prompts count with pruning": (
@@ -265,7 +319,12 @@ TIMES = {
     "half is stored": (SETTINGS, [run_of()], HALF, 3 + 2 + 5),
     "all is stored": (SETTINGS, [run_of()], replace(HALF, points=(0, 1)), 0),
     "twice the text": (MORE_TEXT, [run_of()], NOTHING_STORED, 54 + 32),
-    "twice the passages": (on_passages(264), [run_of(on_passages(132))], NOTHING_STORED, 54 + 15),
+    "twice the passages": (
+        on_passages(264),
+        [run_of(on_passages(132))],
+        NOTHING_STORED,
+        54 + 15,
+    ),
     "the slowest of the last three": (
         SETTINGS,
         [run_of(load=0.0), run_of(), run_of(load=1.0), run_of(load=99.0)],
@@ -299,7 +358,9 @@ TIMES = {
 }
 
 
-@pytest.mark.parametrize(("settings", "runs", "stored", "seconds"), TIMES.values(), ids=TIMES)
+@pytest.mark.parametrize(
+    ("settings", "runs", "stored", "seconds"), TIMES.values(), ids=TIMES
+)
 def test_a_run_takes_what_its_parts_took_before(settings, runs, stored, seconds):
     duration = estimated(settings, *runs, stored=stored)
     assert duration.total_s == pytest.approx(seconds, rel=0.2)
@@ -325,7 +386,9 @@ def test_tasks_that_cannot_be_counted_take_as_long_as_the_same_ones_did():
     with_tasks = replace(SETTINGS, evaluation=EvaluationSettings(tasks=("piqa",)))
     answers = {"a": ("b",)}
     before = replace(run_of(with_tasks, answer=30.0), answers=answers)
-    assert dict(estimated(with_tasks, before).parts)["answering tasks"] == pytest.approx(30)
+    assert dict(estimated(with_tasks, before).parts)[
+        "answering tasks"
+    ] == pytest.approx(30)
     failed = replace(before, answers={})
     fewer = replace(with_tasks, evaluation=replace(with_tasks.evaluation, task_limit=9))
     for settings, run in ((with_tasks, failed), (fewer, before)):
@@ -344,11 +407,19 @@ def stages(settings, stored=NOTHING_STORED):
 def test_a_quantised_model_is_pruned_and_healed_once_for_all_types():
     quantised = by("best", quantise=("q8_0", "q6_k"))
     parts = stages(quantised)
-    assert [parts.count(stage) for stage in ("prune", "quantise", "evaluate")] == [2, 6, 9]
+    assert [parts.count(stage) for stage in ("prune", "quantise", "evaluate")] == [
+        2,
+        6,
+        9,
+    ]
     healed = by("best", heal_steps=(0, 8), quantise=("q8_0",))
     plain = tuple(i for i, spec in enumerate(healed.points) if not spec.quantise)
     remaining = stages(healed, Cached(dense=True, points=plain))
-    assert [remaining.count(stage) for stage in ("heal", "quantise", "evaluate")] == [0, 5, 5]
+    assert [remaining.count(stage) for stage in ("heal", "quantise", "evaluate")] == [
+        0,
+        5,
+        5,
+    ]
 
 
 HEALED = by("best").healed(48)

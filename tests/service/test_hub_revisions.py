@@ -87,7 +87,9 @@ def test_a_hub_that_does_not_answer_is_not_asked_and_the_local_cache_says_what_w
     pinned(settings, store, HERE, with_token=False)
     second = moved(hub, tmp_path)
     n_asked = len(hub.asked)
-    assert pinned(settings, store, GONE, with_token=False).revisions != ((NAME, second),)
+    assert pinned(settings, store, GONE, with_token=False).revisions != (
+        (NAME, second),
+    )
     assert len(hub.asked) == n_asked
 
 
@@ -95,7 +97,9 @@ def test_data_sets_of_tasks_are_pinned_and_what_cannot_be_had_is_left_to_the_run
     asked, store, monkeypatch
 ):
     monkeypatch.setattr(
-        hub_revisions, "data_sets", {"piqa": ("a/piqa",), "mmlu": ("b/gated", "a/piqa")}.get
+        hub_revisions,
+        "data_sets",
+        {"piqa": ("a/piqa",), "mmlu": ("b/gated", "a/piqa")}.get,
     )
     tasks = ("builtin:copying", "piqa", "mmlu", "file:mine.yaml")
     settings = RunSettings(evaluation=EvaluationSettings(tasks=tasks))
@@ -104,10 +108,14 @@ def test_data_sets_of_tasks_are_pinned_and_what_cannot_be_had_is_left_to_the_run
     assert pins.revisions == ((f"{DATA_SET}a/piqa", "a" * 40),)
     assert asked[1:] == [[f"{DATA_SET}a/piqa", f"{DATA_SET}b/gated"]]
     assert pinned(settings, store, GONE, with_token=False) == pins, "as noted"
-    assert pins.key() != replace(pins, revisions=((f"{DATA_SET}a/piqa", "b" * 40),)).key()
+    assert (
+        pins.key() != replace(pins, revisions=((f"{DATA_SET}a/piqa", "b" * 40),)).key()
+    )
 
 
-@pytest.mark.parametrize("model", ["builtin:smollm2-135m", "/a/folder", f"owner/model@{'a' * 40}"])
+@pytest.mark.parametrize(
+    "model", ["builtin:smollm2-135m", "/a/folder", f"owner/model@{'a' * 40}"]
+)
 def test_what_cannot_move_is_asked_of_nobody(asked, store, model):
     settings = replace(SETTINGS, model=model)
     assert pinned(settings, store, HERE, with_token=False) == settings
@@ -116,7 +124,9 @@ def test_what_cannot_move_is_asked_of_nobody(asked, store, model):
 
 def test_a_branch_is_a_name_of_its_own(asked, store):
     asked[0]["owner/model@dev"] = "d" * 40
-    settings = pinned(replace(SETTINGS, model="owner/model@dev"), store, HERE, with_token=False)
+    settings = pinned(
+        replace(SETTINGS, model="owner/model@dev"), store, HERE, with_token=False
+    )
     assert settings.model_commit == "d" * 40
 
 
@@ -133,7 +143,10 @@ def test_a_run_is_told_the_newer_revision_of_what_it_read_also_where_it_was_not_
     assert newer_revisions(earlier, store) == {SETTINGS.model: new}
     assert (
         newer_revisions(
-            replace(earlier, settings=settings, model_identity=f"{SETTINGS.model}@{new}"), store
+            replace(
+                earlier, settings=settings, model_identity=f"{SETTINGS.model}@{new}"
+            ),
+            store,
         )
         == {}
     )

@@ -44,7 +44,9 @@ def test_the_speed_is_known_once_it_was_measured_and_a_measurement_that_fails_is
     measuring = speed._measuring
     measuring.wait(timeout=60)
     assert speed.known() == speed.known() == known
-    assert speed._measuring is (None if known else measuring) and not speed.is_measuring()
+    assert (
+        speed._measuring is (None if known else measuring) and not speed.is_measuring()
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,14 +55,19 @@ def test_the_speed_is_known_once_it_was_measured_and_a_measurement_that_fails_is
         pytest.param("busy", True, False, id="old, while jobs run"),
         pytest.param("nan at yesterday", False, True, id="words"),
         pytest.param(
-            '{"float32": 5e9, "bfloat16": 0, "disk": 1, "at": 1}', False, True, id="no speed"
+            '{"float32": 5e9, "bfloat16": 0, "disk": 1, "at": 1}',
+            False,
+            True,
+            id="no speed",
         ),
         pytest.param(GOOD % (time.time() + 1e6), True, True, id="of the future"),
         pytest.param(GOOD % 1, True, True, id="old, until there is a new one"),
         pytest.param(GOOD % "NOW", True, False, id="new"),
     ],
 )
-def test_what_was_measured_holds_for_a_while(note, known, measures, speed, store, monkeypatch):
+def test_what_was_measured_holds_for_a_while(
+    note, known, measures, speed, store, monkeypatch
+):
     monkeypatch.setattr(machine_speed.sys, "executable", "true")
     if note == "busy":
         speed._busy = lambda: True

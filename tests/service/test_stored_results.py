@@ -71,7 +71,9 @@ def stored(store, n_runs=1):
         renamed = [replace(record, key=f"{i}-{record.key}") for record in sparse]
         for record in (dense, *renamed):
             store.put(record.key, record)
-        runs.append(replace(run, key=f"run-{i}", sparse=tuple(record.key for record in renamed)))
+        runs.append(
+            replace(run, key=f"run-{i}", sparse=tuple(record.key for record in renamed))
+        )
     return runs
 
 
@@ -128,9 +130,14 @@ def test_the_verdict_on_a_run_is_that_of_its_tasks_too_and_within_only_where_the
         return listed
 
     first = judged()[0]
-    assert (first.verdict, [loss.task for loss in first.deciding]) == ("beyond", ["sums"])
+    assert (first.verdict, [loss.task for loss in first.deciding]) == (
+        "beyond",
+        ["sums"],
+    )
     store.drop(QuestionSet, "b")
-    assert "within" not in {verdict.verdict for verdict in judged()}, "nothing is within unasked"
+    assert "within" not in {verdict.verdict for verdict in judged()}, (
+        "nothing is within unasked"
+    )
 
 
 def test_runs_with_the_same_models_and_other_tasks_have_verdicts_of_their_own(store):
@@ -188,7 +195,9 @@ def test_a_note_is_the_value_that_was_kept_infinite_ones_too_or_none(store):
         assert recalled(store, name, Losses) == value
 
 
-def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_damaged(store):
+def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_damaged(
+    store,
+):
     answers = AnswerCache(store)
     line = json.dumps(CHOICE).encode()
     (key,) = answers.keep("samples_colours_2026-01-02T03-04-05.6.jsonl", line)
@@ -205,7 +214,9 @@ def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_dam
     odd = "0" * 32
     store.put_artefact(f"answers/{odd}", b"no answers")
     store.put_artefact(odd, store.get_artefact(f"answers/{key}"))
-    assert answers.get(odd) is None and not store.has_entry("artefacts", f"answers/{odd}")
+    assert answers.get(odd) is None and not store.has_entry(
+        "artefacts", f"answers/{odd}"
+    )
     assert answers.get(odd) is None
     store.drop_entry("artefacts", f"answers/{key}")
     assert answers.get(key) is None
@@ -214,8 +225,15 @@ def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_dam
 def test_a_task_that_cannot_be_judged_is_a_note_beside_the_others():
     sums, worse = verdicts(both=30, broke=10)
     words, answered_words = verdicts(both=40, task="words")
-    questions = tuple(replace(question, prompt_hash="new") for question in answered_words.questions)
-    sets = {"a": sums, "b": words, "c": worse, "d": replace(answered_words, questions=questions)}
+    questions = tuple(
+        replace(question, prompt_hash="new") for question in answered_words.questions
+    )
+    sets = {
+        "a": sums,
+        "b": words,
+        "c": worse,
+        "d": replace(answered_words, questions=questions),
+    }
     answers = {"dense": ("a", "b"), "s": ("c", "d")}
     judged = judge_run(run(sparse=("s",), answers=answers), sets.get, Tolerance())["s"]
     assert [task.task for task in judged.results] == ["sums"]

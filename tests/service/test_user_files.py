@@ -64,17 +64,23 @@ def test_exports_are_listed_newest_first_until_their_folder_is_gone_and_deleting
     backend,
 ):
     folders = [
-        exported(backend, backend.data_dir / "exports" / f"{n}", f"{n}", float(n)) for n in range(3)
+        exported(backend, backend.data_dir / "exports" / f"{n}", f"{n}", float(n))
+        for n in range(3)
     ]
     remove(folders[1])
     assert [export.key for export in backend.exports.listed()] == ["2", "0"]
     for key in ("2", "2", "0"):
         backend.exports.drop(key)
-    assert not any(folder.exists() for folder in folders) and backend.exports.listed() == []
+    assert (
+        not any(folder.exists() for folder in folders)
+        and backend.exports.listed() == []
+    )
     job = backend.submit(ASKED)
     finish(backend, job)
     folder = exported(backend, backend.data_dir / "exports" / "a", ASKED.key())
-    assert backend.submit(ASKED).id == job.id, "it is not made again while its folder is there"
+    assert backend.submit(ASKED).id == job.id, (
+        "it is not made again while its folder is there"
+    )
     remove(folder)
     assert backend.submit(ASKED).id != job.id
 
@@ -116,10 +122,13 @@ def test_the_forms_are_those_that_the_family_has_as_far_as_it_is_known(backend):
     masks = replace(
         RECORD,
         pruned=replace(
-            PRUNED, spec=SparseSpec(MethodSettings(pattern="1x1", allocation="uniform"), 125)
+            PRUNED,
+            spec=SparseSpec(MethodSettings(pattern="1x1", allocation="uniform"), 125),
         ),
     )
-    assert [form for form, why in backend.exports.problems(masks).items() if not why] == ["masked"]
+    assert [
+        form for form, why in backend.exports.problems(masks).items() if not why
+    ] == ["masked"]
 
 
 def test_an_export_goes_where_an_administrator_says_and_below_the_folders_then(house):
@@ -144,7 +153,9 @@ def test_an_export_goes_where_an_administrator_says_and_below_the_folders_then(h
     assert root.submit(inside).state == "queued"
 
 
-def test_an_export_of_another_is_neither_seen_nor_deleted_and_a_shared_one_stays_theirs(house):
+def test_an_export_of_another_is_neither_seen_nor_deleted_and_a_shared_one_stays_theirs(
+    house,
+):
     ada = house.of("ada")
     bob = house.of("bob")
     folder = exported(house.backend, house.backend.data_dir / "exports" / "a")
@@ -171,13 +182,17 @@ def test_an_upload_is_its_user_s_and_the_same_one_by_two_users_stays_the_other_s
         [],
     ]
     assert not ada.reference_problem("evaluation text", f"{reference}[:5]")
-    assert "no such upload of yours" in bob.reference_problem("evaluation text", f"{reference}[:1]")
+    assert "no such upload of yours" in bob.reference_problem(
+        "evaluation text", f"{reference}[:1]"
+    )
     with pytest.raises(CorpusError, match="no upload"):
         bob.uploads.drop(reference)
     with pytest.raises(AccessError):
         bob.submit(replace(SETTINGS, evaluation=EvaluationSettings(corpus=reference)))
     assert bob.uploads.keep("mine.jsonl", TEXT) == reference
-    settings = replace(SETTINGS, calibration=CalibrationSettings(corpus=f"{reference}[:1]"))
+    settings = replace(
+        SETTINGS, calibration=CalibrationSettings(corpus=f"{reference}[:1]")
+    )
     job = house.backend._table.submit("run", settings.key(), asdict(settings))
     ada.uploads.drop(reference)
     assert (list(ada.uploads.kept()), list(bob.uploads.kept())) == ([], [reference])
@@ -202,7 +217,9 @@ def test_uploads_are_held_to_their_number_and_their_size(house):
         house.of("root").uploads.keep(f"{name}.jsonl", TEXT * ord(name))
 
 
-EXPORTS = [replace(ASKED, weights=weights) for weights in ("float32", "bfloat16", "float16")]
+EXPORTS = [
+    replace(ASKED, weights=weights) for weights in ("float32", "bfloat16", "float16")
+]
 
 
 def of_size(house, n_parameters):
@@ -211,7 +228,8 @@ def of_size(house, n_parameters):
     house.done(ada)
     shape = replace(SHAPE, n_parameters=n_parameters)
     house.backend._store.remember(
-        store_keys.model_shape_note(ada.record("dense-float32").model_identity), shape.plain()
+        store_keys.model_shape_note(ada.record("dense-float32").model_identity),
+        shape.plain(),
     )
     return ada
 
@@ -232,12 +250,16 @@ def test_waiting_exports_count_with_the_bytes_they_will_take(house):
 
 
 @pytest.mark.parametrize("what", ["uploads", "exports"])
-def test_two_servers_of_one_folder_do_not_both_give_the_last_place(house, monkeypatch, what):
+def test_two_servers_of_one_folder_do_not_both_give_the_last_place(
+    house, monkeypatch, what
+):
     of_size(house, 150_000_000)
     second_backend = Backend(house.folder / "data")
     both = threading.Barrier(2)
     rules = msgspec.structs.replace(house.rules, quota=Quota(uploads=2, kept_gb=1))
-    servers = [server.seen_by("ada", rules) for server in (house.backend, second_backend)]
+    servers = [
+        server.seen_by("ada", rules) for server in (house.backend, second_backend)
+    ]
     if what == "exports":
         servers[0].submit(EXPORTS[0])
         acts = [
@@ -247,7 +269,8 @@ def test_two_servers_of_one_folder_do_not_both_give_the_last_place(house, monkey
     else:
         servers[0].uploads.keep("first.jsonl", TEXT)
         acts = [
-            partial(server.uploads.keep, f"{n}.jsonl", TEXT) for n, server in enumerate(servers)
+            partial(server.uploads.keep, f"{n}.jsonl", TEXT)
+            for n, server in enumerate(servers)
         ]
     owner, name = (Exports, "kept_bytes") if what == "exports" else (Uploads, "kept")
     looked = getattr(owner, name)

@@ -29,7 +29,11 @@ from tests.engine.tiny import save_tiny
             ["--within", "1"],
             "Allowed word perplexity must be more than 1, at most 1000, not 1.0",
         ),
-        ("run", ["--within-task", "piqa"], "more than 0 and up to 100, such as piqa=3."),
+        (
+            "run",
+            ["--within-task", "piqa"],
+            "more than 0 and up to 100, such as piqa=3.",
+        ),
         ("run", ["--json", "/nowhere/at/all.json"], "in a folder that exists"),
         (
             "run",
@@ -42,7 +46,11 @@ from tests.engine.tiny import save_tiny
             "sparsedash: Model: there is no model /nowhere on this machine",
         ),
         ("run", ["--calibration", "nosuch"], "-train, self, file:PATH, or an upload."),
-        ("run", ["--data-dir", "/dev/null"], "The data folder /dev/null cannot be used"),
+        (
+            "run",
+            ["--data-dir", "/dev/null"],
+            "The data folder /dev/null cannot be used",
+        ),
         ("find", ["--stop-early"], "unrecognized arguments: --stop-early"),
         ("find", ["--method", "wanda-2:4"], "invalid choice: 'wanda-2:4'"),
         ("time", ["--sparsity", "10,20"], "Only one model can be timed"),
@@ -64,11 +72,19 @@ from tests.engine.tiny import save_tiny
             ["--form", "gguf", "--dense-gguf", "nowhere.gguf"],
             "must be a GGUF file of the dense model",
         ),
-        ("export", ["--form", "padded", "--dense-gguf", "THESIS"], "nothing with --form padded"),
+        (
+            "export",
+            ["--form", "padded", "--dense-gguf", "THESIS"],
+            "nothing with --form padded",
+        ),
     ],
 )
-def test_a_command_is_refused(flags, command, change, said, refusal, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_commands, "complete_run", lambda *_: pytest.fail("it was started"))
+def test_a_command_is_refused(
+    flags, command, change, said, refusal, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        run_commands, "complete_run", lambda *_: pytest.fail("it was started")
+    )
     thesis = tmp_path / "thesis.txt"
     thesis.write_text("written by hand")
     data = tmp_path / "data"
@@ -140,7 +156,9 @@ def test_a_flag_that_one_of_the_methods_uses_is_taken(method, flags, started):
     [([], [0.5, 0.0]), (["--mix", "0"], [0.0, 0.0]), (["--mix", "0.25"], [0.25, 0.25])],
 )
 def test_a_flag_that_is_not_named_leaves_each_method_as_it_is(flags, shares, started):
-    settings = started("--method", "best,least-squares", "--width-multiple", "8", *flags)
+    settings = started(
+        "--method", "best,least-squares", "--width-multiple", "8", *flags
+    )
     assert [method.mix for method in settings.methods] == shares
 
 
@@ -169,7 +187,22 @@ def test_an_export_in_a_form_that_cannot_hold_the_model_is_refused_before_its_ru
     )
     model = str(save_tiny(tmp_path / "tiny", family))
     to = ["--to", str(tmp_path / "out")]
-    assert main(["export", *flags, "--model", model, "--form", form, "--method", method, *to]) == 2
+    assert (
+        main(
+            [
+                "export",
+                *flags,
+                "--model",
+                model,
+                "--form",
+                form,
+                "--method",
+                method,
+                *to,
+            ]
+        )
+        == 2
+    )
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -182,13 +215,18 @@ def test_a_bad_variable_and_a_model_without_weights_are_refused(
     )
     assert main(["run", *flags, "--model", str(tmp_path)]) == 2
     printed = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
-    assert printed.startswith(f"sparsedash: The weights of {tmp_path} are not on this machine.")
+    assert printed.startswith(
+        f"sparsedash: The weights of {tmp_path} are not on this machine."
+    )
     monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "nan")
-    assert refusal("run", *flags).startswith("sparsedash: SPARSEDASH_ARTEFACT_GB must be a number ")
+    assert refusal("run", *flags).startswith(
+        "sparsedash: SPARSEDASH_ARTEFACT_GB must be a number "
+    )
 
 
 @pytest.mark.parametrize(
-    "said", [("--token", "hf_" + "aB3" * 11), ("--calibration", "https://me:hf_1@127.0.0.1/x")]
+    "said",
+    [("--token", "hf_" + "aB3" * 11), ("--calibration", "https://me:hf_1@127.0.0.1/x")],
 )
 def test_a_secret_that_is_typed_by_mistake_is_not_repeated(flags, capsys, said):
     # argparse raises, after its own line; what SparseDash refuses itself comes back as a code.
@@ -207,7 +245,9 @@ def test_help_names_every_method_and_text_the_exit_codes_and_how_to_begin_withou
     pages = []
     for command in ([], ["run"]):
         done = subprocess.run(
-            [sys.executable, "-c", program, *command, "--help"], capture_output=True, text=True
+            [sys.executable, "-c", program, *command, "--help"],
+            capture_output=True,
+            text=True,
         )
         assert (done.returncode, " torch " in done.stdout) == (0, False)
         pages.append("".join(done.stdout.split()))
@@ -217,5 +257,11 @@ def test_help_names_every_method_and_text_the_exit_codes_and_how_to_begin_withou
         f"Exitcodes:0done,1failed,2refusedbeforeanythingwascomputed,3beyondthetolerance{ends},"
         in pages[0]
     )
-    offered = (*presets.METHODS, *choices.CALIBRATION_CORPORA, *choices.EVALUATION_CORPORA)
-    assert not [entry.name for entry in offered if entry.name.replace(" ", "") not in pages[1]]
+    offered = (
+        *presets.METHODS,
+        *choices.CALIBRATION_CORPORA,
+        *choices.EVALUATION_CORPORA,
+    )
+    assert not [
+        entry.name for entry in offered if entry.name.replace(" ", "") not in pages[1]
+    ]

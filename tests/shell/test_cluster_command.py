@@ -34,7 +34,12 @@ def check(capsys, monkeypatch):
     ("address", "certificates", "code", "said"),
     [
         ("", {}, 2, "SPARSEDASH_SCHEDULER"),
-        ("tcp://10.1.2.3:8786", {}, 2, "Any client of one without certificates runs code"),
+        (
+            "tcp://10.1.2.3:8786",
+            {},
+            2,
+            "Any client of one without certificates runs code",
+        ),
         ("tcp://127.0.0.1:PORT", {}, 1, "No scheduler answers at"),
         (
             "tls://127.0.0.1:PORT",
@@ -57,15 +62,24 @@ def test_a_scheduler_that_cannot_be_used_is_an_error(
 ):
     monkeypatch.setattr("sparsedash.jobs.cluster.CONNECT_S", 0.5)
     (tmp_path / "BROKEN").write_text("no certificate")
-    named = {f"SPARSEDASH_TLS_{name}": str(tmp_path / file) for name, file in certificates.items()}
-    ended, _, err = check(SPARSEDASH_SCHEDULER=address.replace("PORT", str(free_port())), **named)
+    named = {
+        f"SPARSEDASH_TLS_{name}": str(tmp_path / file)
+        for name, file in certificates.items()
+    }
+    ended, _, err = check(
+        SPARSEDASH_SCHEDULER=address.replace("PORT", str(free_port())), **named
+    )
     assert (ended, said in err) == (code, True), err
 
 
 def test_a_certificate_of_another_authority_is_let_nowhere(check, dask, tmp_path):
     foreign = Certificates(tmp_path / "foreign")
     code, _, err = check(SPARSEDASH_SCHEDULER=dask.address, **foreign.environment)
-    assert (code, "No scheduler answers at" in err, "certificate" in err.lower()) == (1, True, True)
+    assert (code, "No scheduler answers at" in err, "certificate" in err.lower()) == (
+        1,
+        True,
+        True,
+    )
 
 
 def test_its_machines_are_listed_with_what_is_to_be_mended(check, dask):

@@ -22,10 +22,18 @@ from tests.ui import specimens
 
 def test_an_export_is_proven_and_proven_again(flags, data_folder, tmp_path, capsys):
     to = tmp_path / "out"
-    assert main(["export", *flags, "--form", "uniform", "--shard-mb", "1", "--to", str(to)]) == 0
+    assert (
+        main(
+            ["export", *flags, "--form", "uniform", "--shard-mb", "1", "--to", str(to)]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert printed.splitlines()[0] == str(to)
-    assert "of 12 answers 12 are as by the model in memory and 12 as in the run." in printed
+    assert (
+        "of 12 answers 12 are as by the model in memory and 12 as in the run."
+        in printed
+    )
     assert json.loads((to / "config.json").read_text())["intermediate_size"] == 48
     again = ["verify", str(to), "--data-dir", data_folder]
     assert main(again) == 0
@@ -37,10 +45,14 @@ def test_an_export_is_proven_and_proven_again(flags, data_folder, tmp_path, caps
     )
     (to / "tokenizer.json").write_text("{}")
     assert main(again) == 1
-    assert "is not as exported: changed or new: tokenizer.json." in capsys.readouterr().err
+    assert (
+        "is not as exported: changed or new: tokenizer.json." in capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize(("form", "weights"), [("padded", "bfloat16"), ("gguf", "float32")])
+@pytest.mark.parametrize(
+    ("form", "weights"), [("padded", "bfloat16"), ("gguf", "float32")]
+)
 def test_the_weights_have_the_number_format_of_the_run_unless_the_form_has_none_such(
     flags, monkeypatch, form, weights
 ):
@@ -56,7 +68,9 @@ def test_the_weights_have_the_number_format_of_the_run_unless_the_form_has_none_
 
 
 @pytest.mark.parametrize("made", ["nothing", "no recipe", "no json", "another"])
-def test_a_folder_that_is_no_export_of_this_data_folder_is_refused(made, tmp_path, refusal):
+def test_a_folder_that_is_no_export_of_this_data_folder_is_refused(
+    made, tmp_path, refusal
+):
     folder = tmp_path / "folder"
     (tmp_path / "data").mkdir()
     if made != "nothing":
@@ -66,7 +80,9 @@ def test_a_folder_that_is_no_export_of_this_data_folder_is_refused(made, tmp_pat
             "{" if made == "no json" else json.dumps({"export": "abc"})
         )
     error = refusal("verify", str(folder), "--data-dir", str(tmp_path / "data"))
-    assert re.search("holds no recipe.json|the data folder that this was exported from", error)
+    assert re.search(
+        "holds no recipe.json|the data folder that this was exported from", error
+    )
 
 
 @pytest.fixture
@@ -82,10 +98,15 @@ def run(tmp_path):
 def test_every_run_is_listed_with_the_key_by_which_it_goes_to_another_data_folder(
     run, tmp_path, capsys, refusal
 ):
-    file, here, there = (tmp_path / name for name in ("a.sparsedash-run", "here", "there"))
+    file, here, there = (
+        tmp_path / name for name in ("a.sparsedash-run", "here", "there")
+    )
     store = Store(here)
     UserData(store).name_run(run.key, "with \x1b[31m stories")
-    store.put("f" * 64, replace(run, key="f" * 64, started_at=run.started_at - 1, finished=False))
+    store.put(
+        "f" * 64,
+        replace(run, key="f" * 64, started_at=run.started_at - 1, finished=False),
+    )
     store.close()
     assert main(["runs", "--data-dir", str(here)]) == 0
     head, newest, oldest = capsys.readouterr().out.splitlines()
@@ -117,7 +138,10 @@ def test_every_run_is_listed_with_the_key_by_which_it_goes_to_another_data_folde
         ("new", "No runs."),
     ):
         assert main(["runs", "--data-dir", str(tmp_path / folder)]) == 0
-        assert capsys.readouterr().out == f"{printed}\n" and not (tmp_path / "mistyped").exists()
+        assert (
+            capsys.readouterr().out == f"{printed}\n"
+            and not (tmp_path / "mistyped").exists()
+        )
         (tmp_path / "new").mkdir(exist_ok=True)
 
 

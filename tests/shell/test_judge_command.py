@@ -26,17 +26,31 @@ def folders(tmp_path):
     """
     for name, n_right in (("dense", 400), ("small", 300)):
         lines = [
-            WRITTEN | {"doc_hash": f"{i}", "exact_match": float(i < n_right)} for i in range(400)
+            WRITTEN | {"doc_hash": f"{i}", "exact_match": float(i < n_right)}
+            for i in range(400)
         ]
         samples(tmp_path / name, *lines, task="sums")
     samples(tmp_path / "dense", WRITTEN, task="more")
     return str(tmp_path / "dense"), str(tmp_path / "small")
 
 
-def test_two_folders_end_in_a_table_a_sentence_and_a_document(folders, tmp_path, capsys):
+def test_two_folders_end_in_a_table_a_sentence_and_a_document(
+    folders, tmp_path, capsys
+):
     file = tmp_path / "judged.json"
     assert (
-        main(["judge", *folders, "--within-points", "5", "--json", str(file), "--fail-beyond"]) == 3
+        main(
+            [
+                "judge",
+                *folders,
+                "--within-points",
+                "5",
+                "--json",
+                str(file),
+                "--fail-beyond",
+            ]
+        )
+        == 3
     )
     printed = capsys.readouterr()
     (tmp_path / "pruned").mkdir()
@@ -79,29 +93,40 @@ def test_a_limit_of_one_task_overrules_that_of_all_and_one_that_nobody_answered_
         "Limit on sums: 40 points." in printed.out
         and "small stays within the limit on sums." in printed.out
     )
-    assert "sparsedash: warning: Limits name sum, but the answers are of sums." in printed.err
+    assert (
+        "sparsedash: warning: Limits name sum, but the answers are of sums."
+        in printed.err
+    )
 
 
 def test_a_pair_that_was_asked_differently_is_refused(folders, tmp_path, refusal):
     answers = [
-        WRITTEN | {"doc_hash": f"{i}", "prompt_hash": "new" if i < 42 else "p"} for i in range(400)
+        WRITTEN | {"doc_hash": f"{i}", "prompt_hash": "new" if i < 42 else "p"}
+        for i in range(400)
     ]
     changed = samples(tmp_path / "other", *answers, task="sums")
     (one,) = (tmp_path / "dense").glob("samples_sums_*")
-    assert "the prompt differs in 42 of 400 questions" in refusal("judge", str(one), str(changed))
+    assert "the prompt differs in 42 of 400 questions" in refusal(
+        "judge", str(one), str(changed)
+    )
     samples(tmp_path / "two", WRITTEN, task="more")
     samples(tmp_path / "two", WRITTEN, task="most")
     assert "no task in common" in refusal("judge", folders[1], str(tmp_path / "two"))
 
 
-def test_several_models_end_in_a_leaderboard_a_ranking_and_a_document(folders, tmp_path, capsys):
+def test_several_models_end_in_a_leaderboard_a_ranking_and_a_document(
+    folders, tmp_path, capsys
+):
     file = tmp_path / "judged.json"
     third = tmp_path / "third"
     shutil.copytree(folders[0], third)
     command = ["judge", *folders, str(third), "--json", str(file), "--fail-beyond"]
     assert main(command) == 3
     printed = capsys.readouterr()
-    assert "dense and third tie for first on 400 questions that all answered." in printed.out
+    assert (
+        "dense and third tie for first on 400 questions that all answered."
+        in printed.out
+    )
     assert "small costs too much: sums −25.0 points (limit −2)." in printed.out
     assert "third stays within the limit on sums." in printed.out
     warning = "small: Questions of more left out: 1, answered by one model only."
@@ -153,7 +178,9 @@ def test_markdown_is_escaped_and_a_verdict_can_fail_a_job(tmp_path, capsys):
 
 
 def test_the_example_workflow_judges_and_fails(folders, tmp_path):
-    steps = yaml.safe_load((DOCS / "judge-workflow.yml").read_text())["jobs"]["judge"]["steps"]
+    steps = yaml.safe_load((DOCS / "judge-workflow.yml").read_text())["jobs"]["judge"][
+        "steps"
+    ]
     (script,) = (step["run"] for step in steps if step.get("name") == "Judge")
     program = tmp_path / "bin" / "sparsedash"
     program.parent.mkdir()
@@ -177,7 +204,9 @@ def test_the_example_workflow_judges_and_fails(folders, tmp_path):
     assert "### change costs too much: sums" in text
 
 
-def test_base_files_of_llama_cpp_give_the_figures_of_the_field(tmp_path, capsys, refusal):
+def test_base_files_of_llama_cpp_give_the_figures_of_the_field(
+    tmp_path, capsys, refusal
+):
     tokens, base, near = drawn_models()
     names = {"base": base, "near": near, "far": drawn_models(noise=3.0)[2]}
     files = {name: str(tmp_path / f"{name}.kld") for name in names}
@@ -229,4 +258,6 @@ def test_answers_are_judged_without_torch(folders):
         f"import sys; from sparsedash.shell.commands import main; assert main(['judge', *{folders!r}]) == 0\n"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, timeout=120
+    )

@@ -43,7 +43,14 @@ def mixture(tmp_path, capsys):
     tiny_tokenizer().save_pretrained(folder)
     # A bar of transformers.
     capsys.readouterr()
-    return ["--model", str(folder), "--method", "expert-channels", "--width-multiple", "8"]
+    return [
+        "--model",
+        str(folder),
+        "--method",
+        "expert-channels",
+        "--width-multiple",
+        "8",
+    ]
 
 
 def test_a_run_prints_its_table_and_progress_and_writes_a_document(
@@ -51,7 +58,10 @@ def test_a_run_prints_its_table_and_progress_and_writes_a_document(
 ):
     to, read = document
     fresh = ["--data-dir", str(tmp_path / "data"), "--sparsity", "50,12.5"]
-    assert main(["run", *flags, *fresh, "--token-weights", "residual", "--packed", *to]) == 0
+    assert (
+        main(["run", *flags, *fresh, "--token-weights", "residual", "--packed", *to])
+        == 0
+    )
     result = read()
     assert [sparse["sparsity_percent"] for sparse in result["sparse"]] == [50.0, 12.5]
     for answers in (result["dense"], *result["sparse"]):
@@ -74,7 +84,10 @@ def test_a_run_prints_its_table_and_progress_and_writes_a_document(
 
 def test_every_model_continues_the_prompts_that_are_given(flags, document, capsys):
     to, read = document
-    assert main(["run", *flags, *to, "--prompt", "the lamp and", "--prompt", "a boat"]) == 0
+    assert (
+        main(["run", *flags, *to, "--prompt", "the lamp and", "--prompt", "a boat"])
+        == 0
+    )
     written = read()
     assert written["settings"]["prompts"] == ["the lamp and", "a boat"]
     dense = written["dense"]["continuations"]
@@ -82,7 +95,10 @@ def test_every_model_continues_the_prompts_that_are_given(flags, document, capsy
     assert len(dense) == len(sparse) == 2 and None not in [*dense, *sparse]
     lines = capsys.readouterr().out.splitlines()
     start = lines.index("the lamp and")
-    shown = [f"  dense  {one_line(dense[0].strip())}", f"  50 %   {one_line(sparse[0].strip())}"]
+    shown = [
+        f"  dense  {one_line(dense[0].strip())}",
+        f"  50 %   {one_line(sparse[0].strip())}",
+    ]
     assert lines[start + 1 : start + 3] == [line.rstrip() for line in shown]
 
 
@@ -93,24 +109,39 @@ def test_every_model_is_healed_beside_the_unhealed_one(
     to, read = document
     fresh = ("--data-dir", str(tmp_path / "data"))
     monkeypatch.setattr(
-        "sparsedash.shell.run_commands.healing_steps", lambda minutes, *_: round(80 * minutes)
+        "sparsedash.shell.run_commands.healing_steps",
+        lambda minutes, *_: round(80 * minutes),
     )
     monkeypatch.setattr(
         "sparsedash.service.machine_speed.MachineSpeed.measured", lambda speed: None
     )
-    assert main(["run", *flags, *to, "--method", "magnitude,magnitude-2:4", *how, *fresh]) == 0
+    assert (
+        main(["run", *flags, *to, "--method", "magnitude,magnitude-2:4", *how, *fresh])
+        == 0
+    )
     plain, healed, masked = read()["sparse"]
-    assert [model["method"]["heal_steps"] for model in (plain, healed, masked)] == [0, 8, 0]
-    assert plain["healed"] is masked["healed"] is None and healed["healed"]["steps"] == 8
+    assert [model["method"]["heal_steps"] for model in (plain, healed, masked)] == [
+        0,
+        8,
+        0,
+    ]
+    assert (
+        plain["healed"] is masked["healed"] is None and healed["healed"]["steps"] == 8
+    )
     printed = capsys.readouterr()
-    assert "magnitude (healed 8 steps)" in printed.out and "Healing, magnitude" in printed.err
+    assert (
+        "magnitude (healed 8 steps)" in printed.out
+        and "Healing, magnitude" in printed.err
+    )
 
 
 @pytest.mark.parametrize("command", ["run", "find"])
 def test_what_is_left_of_experts_is_neither_healed_nor_quantised(
     command, mixture, refusal, capsys, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(MachineSpeed, "measured", lambda _: pytest.fail("it was measured"))
+    monkeypatch.setattr(
+        MachineSpeed, "measured", lambda _: pytest.fail("it was measured")
+    )
     line = [command, *mixture, "--data-dir", str(tmp_path / "data")]
     refused = "Models with fewer or narrower experts cannot be {} here. Leave it out, or choose"
     assert refused.format("quantised") in refusal(*line, "--quantise", "q8_0")
@@ -121,7 +152,9 @@ def test_what_is_left_of_experts_is_neither_healed_nor_quantised(
 
 def test_healing_is_refused_where_it_is_not_possible(flags, refusal):
     assert "0 to 1,440 minutes" in refusal("run", *flags, "--heal", "-1")
-    assert "Give one of them" in refusal("run", *flags, "--heal", "1", "--heal-steps", "8")
+    assert "Give one of them" in refusal(
+        "run", *flags, "--heal", "1", "--heal-steps", "8"
+    )
     assert "no method removes channels" in refusal(
         "run", *flags, "--method", "wanda-2:4", "--heal-steps", "8"
     )
@@ -152,7 +185,9 @@ def test_a_run_is_judged_and_can_fail_the_command(flags, document, capsys, monke
         {"ratio": 1.1, "points": 2.0, "tasks": {}},
     )
     assert verdict["points"] is None
-    assert verdict["ratio"]["low"] < verdict["ratio"]["value"] < verdict["ratio"]["high"]
+    assert (
+        verdict["ratio"]["low"] < verdict["ratio"]["value"] < verdict["ratio"]["high"]
+    )
     assert "undecided" in capsys.readouterr().out
     assert main(["run", *flags, "--fail-unless-within"]) == 3
     beyond = read()
@@ -174,12 +209,23 @@ def test_a_run_is_judged_and_can_fail_the_command(flags, document, capsys, monke
         ("undecided", None, False),
     ],
 )
-def test_only_measures_that_are_all_within_pass_the_strict_gate(whole, accuracy, within):
+def test_only_measures_that_are_all_within_pass_the_strict_gate(
+    whole, accuracy, within
+):
     document = {
-        "sparse": [{"verdict": {"verdict": whole, "points": accuracy and {"verdict": accuracy}}}]
+        "sparse": [
+            {
+                "verdict": {
+                    "verdict": whole,
+                    "points": accuracy and {"verdict": accuracy},
+                }
+            }
+        ]
     }
     assert all_within(document, 1) == within
-    assert not all_within(document, 2), "a model whose answers are gone was not shown to be within"
+    assert not all_within(document, 2), (
+        "a model whose answers are gone was not shown to be within"
+    )
 
 
 def test_a_document_on_standard_output_is_all_that_is_printed_there(
@@ -206,11 +252,16 @@ def test_several_methods_race_in_one_run(flags, capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "sparsities"), [("run", (100, 200)), ("time", (200,)), ("export", (200,))]
+    ("command", "sparsities"),
+    [("run", (100, 200)), ("time", (200,)), ("export", (200,))],
 )
 def test_flags_that_are_not_given_are_the_defaults_of_the_settings(command, sparsities):
-    arguments = _parser().parse_args([command, "--model", "a/b", "--method", "least-squares"])
-    assert run_from_flags(arguments) == RunSettings(model="a/b", sparsities_permille=sparsities)
+    arguments = _parser().parse_args(
+        [command, "--model", "a/b", "--method", "least-squares"]
+    )
+    assert run_from_flags(arguments) == RunSettings(
+        model="a/b", sparsities_permille=sparsities
+    )
 
 
 def test_a_mixture_loses_experts_and_reads_enough_text_unless_flags_say_others(
@@ -218,13 +269,22 @@ def test_a_mixture_loses_experts_and_reads_enough_text_unless_flags_say_others(
 ):
     wide = replace(MIXTURE_SHAPE.structure.experts[1], n=128, width=768, n_chosen=8)
     structure = replace(MIXTURE_SHAPE.structure, experts=(None, wide, wide))
-    named = [NamedModel(family="glm4_moe", shape=replace(MIXTURE_SHAPE, structure=structure))]
+    named = [
+        NamedModel(family="glm4_moe", shape=replace(MIXTURE_SHAPE, structure=structure))
+    ]
     monkeypatch.setattr(flags_of_commands, "named_model", lambda *_: named[-1])
     monkeypatch.setattr(flags_of_commands, "inspect_config", lambda *_: None)
     monkeypatch.setattr(flags_of_commands, "require_startable", lambda *_: None)
 
     def requested(*more):
-        line = ["run", "--model", str(tmp_path), "--data-dir", str(tmp_path / "data"), *more]
+        line = [
+            "run",
+            "--model",
+            str(tmp_path),
+            "--data-dir",
+            str(tmp_path / "data"),
+            *more,
+        ]
         arguments = _parser().parse_args(line)
         settings, store = open_store_for(run_from_flags(arguments), arguments)
         store.close()
@@ -243,7 +303,9 @@ def test_a_mixture_loses_experts_and_reads_enough_text_unless_flags_say_others(
     assert capsys.readouterr().err == ""
     assert requested("--calibration-samples", "9").calibration.n_samples == 9
     assert "many of them will stay as they are" in capsys.readouterr().err
-    named.append(NamedModel(family="qwen3_moe", shape=replace(named[0].shape, widths=(0, 0, 0))))
+    named.append(
+        NamedModel(family="qwen3_moe", shape=replace(named[0].shape, widths=(0, 0, 0)))
+    )
     chosen = requested("--method", "reap,best", "--width-multiple", "64").methods
     channels = replace(method_named("expert-channels"), width_multiple=64)
     assert chosen == (method_named("reap"), channels)
@@ -258,7 +320,9 @@ def test_a_mixture_loses_experts_and_reads_enough_text_unless_flags_say_others(
         "sparsedash: Method: expert-channels (best, as this model has no channels but those of its "
         "experts)."
     )
-    with pytest.raises(SettingsError, match="None of these methods uses --curve-levels: expert-"):
+    with pytest.raises(
+        SettingsError, match="None of these methods uses --curve-levels: expert-"
+    ):
         requested("--method", "best", "--curve-levels", "3")
 
 
@@ -272,18 +336,27 @@ def test_a_document_that_cannot_be_written_after_the_run_is_an_error(
     assert main(["run", *flags, "--json", str(tmp_path / "out.json")]) == 1
     printed = capsys.readouterr()
     assert "dense" in printed.out
-    assert printed.err.splitlines()[-1] == "sparsedash: out.json could not be written: no space."
+    assert (
+        printed.err.splitlines()[-1]
+        == "sparsedash: out.json could not be written: no space."
+    )
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is full")
-def test_a_document_is_kept_where_the_output_fails(flags, capsys, monkeypatch, tmp_path):
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="this system has no device that is full"
+)
+def test_a_document_is_kept_where_the_output_fails(
+    flags, capsys, monkeypatch, tmp_path
+):
     file = tmp_path / "out.json"
     with Path("/dev/full").open("w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         assert main(["run", *flags, "--json", str(file)]) == 1
         monkeypatch.undo()
     assert json.loads(file.read_text())["format"].startswith("sparsedash.run/")
-    assert "No output can be written: No space left on device." in capsys.readouterr().err
+    assert (
+        "No output can be written: No space left on device." in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -294,7 +367,10 @@ def test_a_document_is_kept_where_the_output_fails(flags, capsys, monkeypatch, t
             RuntimeError("[enforce fail] can't allocate memory: you tried"),
             "Memory ran out. Free some memory",
         ),
-        (ModuleNotFoundError("No module named 'x'", name="x"), "The package x is not installed."),
+        (
+            ModuleNotFoundError("No module named 'x'", name="x"),
+            "The package x is not installed.",
+        ),
         (
             RuntimeError("strange"),
             "RuntimeError: strange. That should not happen: please report it.",
@@ -318,7 +394,13 @@ DENSE = replace(RECORD, key=RUN.dense, pruned=None)
 
 def test_the_table_has_a_line_a_model_and_a_note_on_the_published_rule():
     head, dense, sparse = run_table(results_of(RUN, [DENSE, RECORD]))
-    assert sparse.replace(" %", "%").split()[:5] == ["12.5%", "16.7%", "13.0%", "9.0%", "10.0%"]
+    assert sparse.replace(" %", "%").split()[:5] == [
+        "12.5%",
+        "16.7%",
+        "13.0%",
+        "9.0%",
+        "10.0%",
+    ]
     assert dense.replace(" %", "%").split()[1:3] == ["0.0%", "0.0%"]
     assert len(head) == len(sparse) > len(dense)
     evaluation = replace(RUN.settings.evaluation, rule="published")
@@ -351,13 +433,19 @@ def test_a_terminal_has_a_bar_for_each_stage_and_model(capsys, monkeypatch):
         for done in (0, 6, 12):
             bar(Step("evaluate", done, 12, unit="passages", point=0))
         shown = capsys.readouterr().err
-        assert "Starting the engine: " in shown and "\rEvaluating, 12.5 %:   0%" in shown
+        assert (
+            "Starting the engine: " in shown and "\rEvaluating, 12.5 %:   0%" in shown
+        )
         assert bar._bar.n == 12
 
 
 def test_a_perplexity_that_no_float_holds_is_null_in_the_document_and_words_in_the_table():
-    hopeless = replace(RECORD, outcomes=tuple(outcome(i, log_likelihood=-1000.0) for i in range(2)))
-    document = json.loads(json.dumps(document_of(RUN, DENSE, hopeless), allow_nan=False))
+    hopeless = replace(
+        RECORD, outcomes=tuple(outcome(i, log_likelihood=-1000.0) for i in range(2))
+    )
+    document = json.loads(
+        json.dumps(document_of(RUN, DENSE, hopeless), allow_nan=False)
+    )
     assert document["sparse"][0]["word_perplexity"] is None
     *_, sparse = run_table(results_of(RUN, [DENSE, hopeless]))
     assert "beyond 10³⁰⁸" in plain(sparse)
@@ -368,18 +456,28 @@ def search_flags(flags):
     return [*flags[:-8], "--width-multiple", "32", *flags[-2:]]
 
 
-def test_a_search_ends_with_its_sentence_and_writes_its_trials(search_flags, document, capsys):
+def test_a_search_ends_with_its_sentence_and_writes_its_trials(
+    search_flags, document, capsys
+):
     to, read = document
     # The random model's losses are small next to a thousand times the perplexity.
-    assert main(["find", *search_flags, "--passages", "40", "--within", "1000", *to]) == 0
+    assert (
+        main(["find", *search_flags, "--passages", "40", "--within", "1000", *to]) == 0
+    )
     search = read()["find"]
     assert search["answer_percent"] == 66.7 and search["finished"] is True
     assert search["steps_percent"] == [33.3, 66.7] and search["passages"] == 40
     assert [trial["verdict"] for trial in search["trials"]] == ["within", "within"]
     assert [sparse["sparsity_percent"] for sparse in read()["sparse"]] == [33.3, 66.7]
-    assert [sparse["verdict"]["verdict"] for sparse in read()["sparse"]] == ["within", "within"]
+    assert [sparse["verdict"]["verdict"] for sparse in read()["sparse"]] == [
+        "within",
+        "within",
+    ]
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[-2:] == [search["sentence"], f"Run {read()['key'][:16]}"]
+    assert printed.out.splitlines()[-2:] == [
+        search["sentence"],
+        f"Run {read()['key'][:16]}",
+    ]
     assert search["sentence"].startswith(
         "Removing up to 66.7 % of the MLP channels stays within your limit"
     )
@@ -395,7 +493,9 @@ class QuickTiming(TimingSettings):
     most_s: int = 1
 
 
-def test_a_timing_follows_its_run_and_is_printed_and_written(flags, document, capsys, monkeypatch):
+def test_a_timing_follows_its_run_and_is_printed_and_written(
+    flags, document, capsys, monkeypatch
+):
     to, read = document
     monkeypatch.setattr(run_commands, "TimingSettings", QuickTiming)
     assert main(["time", *flags, "--threads", "1", *to]) == 0
@@ -410,8 +510,14 @@ def test_a_timing_follows_its_run_and_is_printed_and_written(flags, document, ca
     written = read()
     timing = written["timing"]
     assert written["format"] == TIMING_FORMAT and timing["n_threads"] == 1
-    assert main(["time", *flags, "--threads", "1", *to]) == 0, "its own file may be written over"
-    assert [phase["phase"] for phase in timing["phases"]] == ["prefill", "decode", "load"]
+    assert main(["time", *flags, "--threads", "1", *to]) == 0, (
+        "its own file may be written over"
+    )
+    assert [phase["phase"] for phase in timing["phases"]] == [
+        "prefill",
+        "decode",
+        "load",
+    ]
     assert all(len(p["dense_s"]) == len(p["sparse_s"]) >= 3 for p in timing["phases"])
 
 

@@ -30,7 +30,9 @@ def pair(rights, fields=None, clusters=None, context=""):
 
 
 def test_a_slice_that_lost_more_than_the_rest_is_found():
-    subjects = [{"subject": "law" if i < 100 else "art", "id": f"{i}"} for i in range(500)]
+    subjects = [
+        {"subject": "law" if i < 100 else "art", "id": f"{i}"} for i in range(500)
+    ]
     law, art = slice_tasks([pair([i >= 30 for i in range(500)], subjects)], TOLERANCE)
     assert (law.name, art.name) == ("subject: law", "subject: art")
     assert law.differs and art.differs
@@ -43,7 +45,9 @@ def test_a_slice_that_lost_more_than_the_rest_is_found():
 
 def test_a_loss_that_is_spread_evenly_differs_nowhere():
     subjects = [{"subject": f"{i % 5}", "level": f"{i % 3}"} for i in range(600)]
-    slices = slice_tasks([pair([i % 10 > 0 for i in range(600)], subjects)], TOLERANCE, ["level"])
+    slices = slice_tasks(
+        [pair([i % 10 > 0 for i in range(600)], subjects)], TOLERANCE, ["level"]
+    )
     assert [part.name for part in slices] == ["level: 0", "level: 1", "level: 2"]
     assert not any(part.differs for part in slices)
     with pytest.raises(CorpusError, match="No question has a field topic"):
@@ -55,7 +59,8 @@ def test_slices_by_length_are_quarters_and_small_ones_are_left_out():
     questions = []
     for k, part in enumerate(pairs):
         questions += [
-            (replace(one, doc_hash=f"{k} {i}"), two) for i, (one, two) in enumerate(part.questions)
+            (replace(one, doc_hash=f"{k} {i}"), two)
+            for i, (one, two) in enumerate(part.questions)
         ]
     together = replace(pairs[0], questions=tuple(questions))
     names = [part.name for part in slice_tasks([together], TOLERANCE)]
@@ -67,7 +72,12 @@ def test_slices_by_length_are_quarters_and_small_ones_are_left_out():
 
 def test_documents_have_no_slices():
     documents = [rolled(i, -20.0 - i) for i in range(40)]
-    assert slice_tasks([pair_answers(answered(*documents), answered(*documents))], TOLERANCE) == []
+    assert (
+        slice_tasks(
+            [pair_answers(answered(*documents), answered(*documents))], TOLERANCE
+        )
+        == []
+    )
 
 
 def test_the_exact_p_counts_all_slices_of_the_size():
@@ -80,7 +90,9 @@ def test_the_exact_p_counts_all_slices_of_the_size():
         assert answer_slices._exact_p(3, 1, 9, 4, lost) == pytest.approx(share)
 
 
-def test_with_many_flips_the_normal_approximation_agrees_with_the_exact_test(monkeypatch):
+def test_with_many_flips_the_normal_approximation_agrees_with_the_exact_test(
+    monkeypatch,
+):
     subjects = [{"subject": "law" if i % 4 == 0 else "art"} for i in range(1200)]
     rights = [(i * 7919) % 13 > (1 if i % 4 else 2) for i in range(1200)]
     (exact, _) = slice_tasks([pair(rights, subjects)], TOLERANCE)

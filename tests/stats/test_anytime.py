@@ -47,14 +47,19 @@ def test_the_p_value_is_one_over_the_e_value_of_the_sign_test(broke, fixed):
 def test_the_e_value_is_the_stake_averaged_over_every_bet(broke, fixed, same, mean):
     n = broke + fixed + same
     integral, _ = quad(
-        lambda s: (1 + s) ** fixed * (1 - s) ** broke * (1 + s * mean) ** -n / 2, -1, 1, limit=500
+        lambda s: (1 + s) ** fixed * (1 - s) ** broke * (1 + s * mean) ** -n / 2,
+        -1,
+        1,
+        limit=500,
     )
     assert log_e_value(broke, fixed, n, mean) == pytest.approx(log(integral), abs=2e-3)
 
 
 @settings(deadline=None, max_examples=20)
 @given(counts, counts, st.integers(0, 800))
-def test_the_interval_holds_what_is_observed_and_leaves_zero_out_with_the_test(broke, fixed, same):
+def test_the_interval_holds_what_is_observed_and_leaves_zero_out_with_the_test(
+    broke, fixed, same
+):
     n = broke + fixed + same
     if n == 0:
         return
@@ -68,20 +73,39 @@ def test_the_interval_holds_what_is_observed_and_leaves_zero_out_with_the_test(b
 
 
 def test_decisions_by_hand():
-    assert decide_difference(24, 3, 256, 1) == decide_difference(24, 3, 256, 10) == "difference"
+    assert (
+        decide_difference(24, 3, 256, 1)
+        == decide_difference(24, 3, 256, 10)
+        == "difference"
+    )
     assert anytime_p(17, 3) == pytest.approx(21 * comb(20, 3) / 2**20)
-    assert decide_difference(17, 3, 256, 1) == decide_difference(17, 3, 256, 2) == "difference"
+    assert (
+        decide_difference(17, 3, 256, 1)
+        == decide_difference(17, 3, 256, 2)
+        == "difference"
+    )
     assert decide_difference(17, 3, 256, 3) == "open"
     assert decide_difference(3, 4, 256, 1) == "open"
-    assert decide_difference(60, 62, 3000, 1) == decide_difference(60, 62, 2200, 1) == "close"
+    assert (
+        decide_difference(60, 62, 3000, 1)
+        == decide_difference(60, 62, 2200, 1)
+        == "close"
+    )
     assert decide_difference(60, 62, 2200, 10) == "open"
-    assert decide_difference(60, 90, 3000, 1) == decide_difference(90, 60, 3000, 1000) == "open"
+    assert (
+        decide_difference(60, 90, 3000, 1)
+        == decide_difference(90, 60, 3000, 1000)
+        == "open"
+    )
 
 
 def flips_at_looks(rng, shares, n_runs: int, looks: list[int]) -> np.ndarray:
     """Running counts (n_runs, looks, 2) of broken and fixed passages."""
     sizes = np.diff([0, *looks])
-    parts = [rng.multinomial(size, [*shares, 1 - sum(shares)], n_runs)[:, :2] for size in sizes]
+    parts = [
+        rng.multinomial(size, [*shares, 1 - sum(shares)], n_runs)[:, :2]
+        for size in sizes
+    ]
     return np.cumsum(np.stack(parts, axis=1), axis=1)
 
 
@@ -91,7 +115,8 @@ def share_ended(found: np.ndarray, decision: str, looks: list[int]) -> float:
     ended = 0
     for run in found.tolist():
         decisions = (
-            decide_once(broke, fixed, n, 1) for n, (broke, fixed) in zip(looks, run, strict=True)
+            decide_once(broke, fixed, n, 1)
+            for n, (broke, fixed) in zip(looks, run, strict=True)
         )
         ended += next((d for d in decisions if d != "open"), "open") == decision
     return ended / len(found)
@@ -131,7 +156,9 @@ def test_the_shares_add_up_to_one_and_the_last_look_has_most(n):
     looks = planned_looks(n)
     assert sum(look.share for look in looks) == pytest.approx(1)
     assert looks[-1].n_passages == n and looks[-1].share >= 0.75
-    assert [look.n_passages for look in looks] == sorted({look.n_passages for look in looks})
+    assert [look.n_passages for look in looks] == sorted(
+        {look.n_passages for look in looks}
+    )
 
 
 def test_looks_are_at_halves_and_never_at_too_few_passages():

@@ -33,7 +33,10 @@ def test_a_divergence_by_hand():
     near = np.log([[0.25, 0.5, 0.25]])
     tokens = token_divergences(base, near, np.array([1]))
     assert tokens.kl == pytest.approx(0.5 * np.log(2) - 0.25 * np.log(2))
-    assert (tokens.base_nll, tokens.nll) == (pytest.approx(np.log(4)), pytest.approx(np.log(2)))
+    assert (tokens.base_nll, tokens.nll) == (
+        pytest.approx(np.log(4)),
+        pytest.approx(np.log(2)),
+    )
     assert not tokens.same_top[0]
 
 
@@ -58,16 +61,22 @@ def test_figures_equal_an_independent_computation():
     assert figures.kl.value == pytest.approx(np.mean(kl), rel=1e-5)
     assert figures.kl_max == pytest.approx(max(kl), rel=1e-5)
     for q in (0.5, 0.9, 0.95, 0.99):
-        assert figures.kl_quantiles[q] == pytest.approx(np.percentile(kl, 100 * q), rel=1e-5)
+        assert figures.kl_quantiles[q] == pytest.approx(
+            np.percentile(kl, 100 * q), rel=1e-5
+        )
     assert figures.kl_quantiles[0.999] is None
     assert figures.delta.value == pytest.approx(np.mean(delta))
     assert figures.delta_rms.value == pytest.approx(np.sqrt(np.mean(np.square(delta))))
     assert figures.delta_quantiles[0.01] == pytest.approx(np.percentile(delta, 1))
     assert figures.same_top.value == same / 1240
     assert figures.perplexity == pytest.approx(np.exp(np.mean(nll[1])))
-    assert figures.ratio.value == pytest.approx(np.exp(np.mean(nll[1]) - np.mean(nll[0])))
+    assert figures.ratio.value == pytest.approx(
+        np.exp(np.mean(nll[1]) - np.mean(nll[0]))
+    )
     by_block = np.array(kl).reshape(40, 31).mean(axis=1)
-    assert figures.kl.error == pytest.approx(by_block.std(ddof=1) / np.sqrt(40), rel=1e-4)
+    assert figures.kl.error == pytest.approx(
+        by_block.std(ddof=1) / np.sqrt(40), rel=1e-4
+    )
 
 
 def test_a_quantile_needs_ten_tokens_beyond_it_and_an_error_two_blocks():
@@ -85,7 +94,9 @@ def test_the_rise_of_perplexity_is_judged_over_blocks():
     far = drawn_models(n_chunk=60, noise=3.0)[2]
     for logits in (base, near, far):
         blocks = blocks_of(tokens, base, logits)
-        verdicts.append(judge_perplexity({"": blocks}, Tolerance(ratio=1.2), {})[""].verdict)
+        verdicts.append(
+            judge_perplexity({"": blocks}, Tolerance(ratio=1.2), {})[""].verdict
+        )
     assert verdicts == ["within", "within", "beyond"]
     few = blocks_of(*drawn_models(n_chunk=20, noise=0.0))
     assert judge_perplexity({"few": few}, Tolerance(), {})["few"].verdict == "undecided"
@@ -95,7 +106,9 @@ def test_several_models_share_the_chance_of_error():
     tokens, base, near = drawn_models(n_chunk=60, noise=0.3)
     blocks = blocks_of(tokens, base, near)
     alone = judge_perplexity({"one": blocks}, Tolerance(ratio=1.001), {})
-    together = judge_perplexity({"one": blocks, "two": blocks}, Tolerance(ratio=1.001), {})
+    together = judge_perplexity(
+        {"one": blocks, "two": blocks}, Tolerance(ratio=1.001), {}
+    )
     assert alone["one"].level == pytest.approx(0.9)
     assert together["one"].level == pytest.approx(0.95)
 
@@ -110,6 +123,8 @@ def test_nothing_is_within_whose_file_cuts_off_more_than_a_token_of_a_thousand()
     blocks = blocks_of(tokens, base, near)
     verdicts = []
     for n_cut in (1, 2):
-        losses = judge_perplexity({"near": blocks}, Tolerance(ratio=1.2), {"near": n_cut})
+        losses = judge_perplexity(
+            {"near": blocks}, Tolerance(ratio=1.2), {"near": n_cut}
+        )
         verdicts.append(losses["near"].verdict)
     assert (verdicts, 60 * 31) == (["within", "undecided"], 1_860)

@@ -61,9 +61,15 @@ def test_models_rank_below_those_that_are_shown_to_be_better_and_others_tie():
 
 
 def test_only_questions_that_all_answered_count_and_documents_do_not():
-    dense = [model(0), answered(*(rolled(i, -20.0 - i) for i in range(40)), task="texts")]
+    dense = [
+        model(0),
+        answered(*(rolled(i, -20.0 - i) for i in range(40)), task="texts"),
+    ]
     models = {
-        "a": [model(0, n=300), answered(*(rolled(i, -21.0 - i) for i in range(40)), task="texts")],
+        "a": [
+            model(0, n=300),
+            answered(*(rolled(i, -21.0 - i) for i in range(40)), task="texts"),
+        ],
         "b": [model(0, n=300, start=100)],
     }
     ranking = rank_models(judge_models(dense, models, Tolerance()), "dense")
@@ -75,7 +81,9 @@ def test_only_questions_that_all_answered_count_and_documents_do_not():
 def test_each_task_counts_alike_and_what_differs_between_tasks_is_no_error():
     dense = [model(0), model(0, n=40, task="facts", start=400)]
     models = {"a": [model(0), model(40, n=40, task="facts", start=400)]}
-    (first, last) = rank_models(judge_models(dense, models, Tolerance()), "dense").models
+    (first, last) = rank_models(
+        judge_models(dense, models, Tolerance()), "dense"
+    ).models
     assert (first.name, last.score) == ("dense", 0.5)
     # Each task lost all or nothing: by itself neither varies.
     assert last.high - last.low < 0.1

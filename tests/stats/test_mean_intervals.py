@@ -22,7 +22,9 @@ from sparsedash.stats.mean_intervals import (
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 29, 131, 5152])
 @pytest.mark.parametrize("p", [0.6, 0.9, 0.975, 0.995, 0.9999, 0.025])
 def test_the_quantiles_are_those_of_students_t(degrees, p):
-    assert student_quantile(p, degrees) == pytest.approx(float(stats.t.ppf(p, degrees)), rel=1e-4)
+    assert student_quantile(p, degrees) == pytest.approx(
+        float(stats.t.ppf(p, degrees)), rel=1e-4
+    )
 
 
 def students(values, alpha=0.05):
@@ -44,7 +46,9 @@ def test_either_end_is_students_with_one_more_like_the_most_extreme_on_its_side(
 @given(st.lists(st.integers(-50, 50), min_size=10, max_size=40))
 def test_it_is_never_narrower_than_students(values):
     low, high = mean_interval(moments(values), 0.05)
-    even_low, even_high = students(values) if np.ptp(values) > 0 else (values[0], values[0])
+    even_low, even_high = (
+        students(values) if np.ptp(values) > 0 else (values[0], values[0])
+    )
     assert low <= even_low + 1e-6 and high >= even_high - 1e-6
 
 
@@ -65,7 +69,9 @@ def test_an_interval_valid_at_any_look_is_wider_and_one_value_has_none():
 
 
 @pytest.mark.parametrize(("n", "allowed"), [(30, 0.042), (132, 0.034)])
-def test_the_mean_of_skewed_values_is_missed_about_as_rarely_as_it_says_on_either_side(n, allowed):
+def test_the_mean_of_skewed_values_is_missed_about_as_rarely_as_it_says_on_either_side(
+    n, allowed
+):
     rows = np.random.default_rng(7).gamma(4.0, size=(4000, n)) - 4.0
     bounds = [mean_interval(moments(row), 0.05) for row in rows.tolist()]
     # 2.5 % each, and what 4,000 draws and thirty skewed values leave of it.

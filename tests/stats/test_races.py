@@ -13,7 +13,8 @@ def shifted(key, nats, spread=0.0, n=100, **more):
     record = answered(key, n)
     falls = [nats + spread * (1 if i % 2 else -1) for i in range(n)]
     outcomes = [
-        replace(o, log_likelihood=-1 - fall) for o, fall in zip(record.outcomes, falls, strict=True)
+        replace(o, log_likelihood=-1 - fall)
+        for o, fall in zip(record.outcomes, falls, strict=True)
     ]
     return replace(record, outcomes=tuple(outcomes), **more)
 
@@ -22,15 +23,23 @@ FIRST = shifted("first", 0.1)
 
 
 def test_the_second_model_loses_by_the_mean_of_the_paired_falls():
-    (difference,) = likelihood_differences([(FIRST, shifted("second", 0.3, spread=0.1))])
+    (difference,) = likelihood_differences(
+        [(FIRST, shifted("second", 0.3, spread=0.1))]
+    )
     assert (
         difference.value == pytest.approx(0.2)
         and 0.17 < difference.low < 0.19
         and difference.level == 0.95
     )
-    assert difference.is_shown and difference.p_value < 1e-9 and difference.n_passages == 100
+    assert (
+        difference.is_shown
+        and difference.p_value < 1e-9
+        and difference.n_passages == 100
+    )
     (turned,) = likelihood_differences([(shifted("second", 0.3, spread=0.1), FIRST)])
-    assert (turned.low, turned.high) == pytest.approx((-difference.high, -difference.low))
+    assert (turned.low, turned.high) == pytest.approx(
+        (-difference.high, -difference.low)
+    )
 
 
 def test_identical_answers_are_no_difference():
@@ -44,12 +53,16 @@ def test_identical_answers_are_no_difference():
 
 
 def test_one_passage_shows_nothing():
-    (difference,) = likelihood_differences([(shifted("a", 0, n=1), shifted("b", 5, n=1))])
+    (difference,) = likelihood_differences(
+        [(shifted("a", 0, n=1), shifted("b", 5, n=1))]
+    )
     assert (difference.low, difference.high, difference.p_value) == (-inf, inf, 1)
 
 
 def test_a_handful_of_passages_shows_no_difference_however_narrow_the_interval():
-    (difference,) = likelihood_differences([(shifted("a", 0, n=10), shifted("b", 5, n=10))])
+    (difference,) = likelihood_differences(
+        [(shifted("a", 0, n=10), shifted("b", 5, n=10))]
+    )
     assert difference.low > 0 and not difference.is_shown
 
 

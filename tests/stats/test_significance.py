@@ -27,7 +27,10 @@ def test_mcnemar_is_the_exact_one_of_statsmodels(both_right, broke, fixed, both_
 
 
 def test_mcnemar_counts_more_than_a_float_can():
-    assert 0 < significance.mcnemar(2600, 2400) < 0.01 and significance.mcnemar(5000, 0) == 0.0
+    assert (
+        0 < significance.mcnemar(2600, 2400) < 0.01
+        and significance.mcnemar(5000, 0) == 0.0
+    )
 
 
 @given(counts, counts)
@@ -81,7 +84,9 @@ def score_rejects(broke: int, fixed: int, n: int, difference: float) -> bool:
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(10, 300))
-def test_the_paired_interval_ends_where_the_score_test_begins_to_reject(broke, fixed, same):
+def test_the_paired_interval_ends_where_the_score_test_begins_to_reject(
+    broke, fixed, same
+):
     n = broke + fixed + same
     low, high = significance.paired_interval(broke, fixed, n)
     for end, outwards in ((low, -1e-4), (high, 1e-4)):
@@ -91,18 +96,27 @@ def test_the_paired_interval_ends_where_the_score_test_begins_to_reject(broke, f
 
 
 @given(counts, counts, counts)
-def test_the_paired_interval_holds_the_difference_and_turns_with_the_models(broke, fixed, same):
+def test_the_paired_interval_holds_the_difference_and_turns_with_the_models(
+    broke, fixed, same
+):
     n = broke + fixed + same or 1
     low, high = significance.paired_interval(broke, fixed, n)
     assert -1 <= low <= (fixed - broke) / n <= high <= 1
-    assert significance.paired_interval(fixed, broke, n) == pytest.approx((-high, -low), abs=2e-6)
+    assert significance.paired_interval(fixed, broke, n) == pytest.approx(
+        (-high, -low), abs=2e-6
+    )
 
 
 def test_a_comparison_counts_the_flips_and_signs_the_difference():
     dense = [True, True, True, False, False]
     sparse = [True, False, False, True, False]
     comparison = significance.compare_verdicts(dense, sparse)
-    assert (comparison.both_right, comparison.broke, comparison.fixed, comparison.both_wrong) == (
+    assert (
+        comparison.both_right,
+        comparison.broke,
+        comparison.fixed,
+        comparison.both_wrong,
+    ) == (
         1,
         2,
         1,
@@ -133,7 +147,10 @@ STOPPED = Stopping(
 def test_a_passage_that_one_record_did_not_answer_is_not_counted():
     dense = answers(dict.fromkeys(range(4), True))
     sparse = answers({1: False, 3: True}, STOPPED)
-    assert [(one.index, two.index) for one, two in significance.shared_outcomes(dense, sparse)] == [
+    assert [
+        (one.index, two.index)
+        for one, two in significance.shared_outcomes(dense, sparse)
+    ] == [
         (1, 1),
         (3, 3),
     ]
@@ -141,7 +158,11 @@ def test_a_passage_that_one_record_did_not_answer_is_not_counted():
         significance.compare_records(dense, sparse),
         significance.compare_records(sparse, dense),
     ):
-        assert (result.both_right, result.broke + result.fixed, result.both_wrong) == (1, 1, 0)
+        assert (result.both_right, result.broke + result.fixed, result.both_wrong) == (
+            1,
+            1,
+            0,
+        )
         assert result.n_passages == 2
 
 
@@ -166,7 +187,9 @@ def test_the_accuracy_of_a_record_that_was_to_stop_early_has_a_wider_interval():
 
 
 def test_holm_by_hand():
-    assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
+        [0.03, 0.06, 0.06, 0.02]
+    )
     assert significance.holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
     assert significance.holm([0.02]) == [0.02]
     assert significance.holm([]) == []

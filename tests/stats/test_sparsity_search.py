@@ -16,7 +16,9 @@ def searched(inside):
     tried = []
     while (place := sparsity_search.next_trial(len(inside), tried)) is not None:
         tried.append((place, inside[place]))
-    return [place for place, _ in tried], sparsity_search.search_bounds(len(inside), tried)
+    return [place for place, _ in tried], sparsity_search.search_bounds(
+        len(inside), tried
+    )
 
 
 def test_steps_are_one_width_multiple_apart():
@@ -50,7 +52,10 @@ def test_where_no_channel_can_go_there_is_no_step(width, multiple):
 
 
 def test_single_weights_go_percent_by_percent():
-    assert sparsity_search.WEIGHT_STEPS[:2] == (10, 20) and sparsity_search.WEIGHT_STEPS[-1] == 900
+    assert (
+        sparsity_search.WEIGHT_STEPS[:2] == (10, 20)
+        and sparsity_search.WEIGHT_STEPS[-1] == 900
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 11, 43, 90])
@@ -80,7 +85,9 @@ def test_equal_points_stay_both_and_nothing_gives_nothing():
 
 
 def test_it_is_what_the_definition_says_on_a_grid_of_points():
-    points = [(float(x), float((x * 7 + y * 5) % 6)) for x, y in product(range(6), range(3))]
+    points = [
+        (float(x), float((x * 7 + y * 5) % 6)) for x, y in product(range(6), range(3))
+    ]
 
     def is_beaten(p):
         return any(q[0] >= p[0] and q[1] >= p[1] and q != p for q in points)

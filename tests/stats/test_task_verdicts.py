@@ -53,7 +53,10 @@ def test_questions_are_paired_by_document_in_any_order_and_one_that_repeats_anot
             answered(question(0), question(1, target_hash="x")),
             "the expected answer differs in 1 of 2",
         ),
-        (answered(scored(-1, -2), scored(-1, -2, i=1)), "the kind of answer differs in 2 of 2"),
+        (
+            answered(scored(-1, -2), scored(-1, -2, i=1)),
+            "the kind of answer differs in 2 of 2",
+        ),
         (answered(question(7)), "no question of sums in common"),
         (answered(question(0), measure="f1"), "different measures: exact_match and f1"),
         (answered(question(0), version="2"), "different versions: 1 and 2"),
@@ -67,7 +70,10 @@ def test_a_pair_that_was_asked_or_judged_differently_is_refused_by_name(other, w
 def test_questions_with_other_choices_are_refused():
     one = scored(-1, -2)
     changed = replace(
-        one, choices=tuple(replace(choice, text=f"{choice.text}!") for choice in one.choices)
+        one,
+        choices=tuple(
+            replace(choice, text=f"{choice.text}!") for choice in one.choices
+        ),
     )
     with pytest.raises(CorpusError, match="the text of the choices differs in 1 of 1"):
         pair_answers(answered(one), answered(changed))
@@ -76,7 +82,9 @@ def test_questions_with_other_choices_are_refused():
 def test_a_document_is_paired_with_the_same_part_where_there_are_several():
     law, art = (question(0, fields={"part": part}) for part in ("law", "art"))
     swapped = answered(law, replace(art, right=False))
-    pairs = pair_answers(swapped, answered(replace(art, prompt_hash=law.prompt_hash))).questions
+    pairs = pair_answers(
+        swapped, answered(replace(art, prompt_hash=law.prompt_hash))
+    ).questions
     assert [one.part for one, _ in pairs] == ["art"]
     # Of one part each, whatever the files' names say.
     assert len(pair_answers(answered(law), answered(art)).questions) == 1
@@ -99,8 +107,12 @@ def test_a_task_is_judged_by_its_flips_against_the_limit(counts, verdict):
 
 
 def test_a_task_s_own_limit_holds_where_the_tolerance_is_narrower():
-    own_points = tuple(replace(answers, points=5.0) for answers in verdicts(440, 30, 30))
-    assert [result.loss.most for result in judge(own_points, verdicts(440, 30, 30))] == [0.05, 0.02]
+    own_points = tuple(
+        replace(answers, points=5.0) for answers in verdicts(440, 30, 30)
+    )
+    assert [
+        result.loss.most for result in judge(own_points, verdicts(440, 30, 30))
+    ] == [0.05, 0.02]
     (wide,) = judge_tasks([pair_answers(*own_points)], Tolerance(points=8.0))
     assert (wide.loss.most, wide.verdict) == (0.08, "within")
     # Named, the limit is the visitor's even where the task's is wider.
@@ -114,7 +126,9 @@ def test_a_task_s_own_limit_holds_where_the_tolerance_is_narrower():
     assert (named.loss.most, named.own_limit) == (0.03, 3.0) and wide.own_limit is None
 
 
-@pytest.mark.parametrize("tasks", [(("", 3.0),), (("sums", 0.0),), (("sums", float("nan")),)])
+@pytest.mark.parametrize(
+    "tasks", [(("", 3.0),), (("sums", 0.0),), (("sums", float("nan")),)]
+)
 def test_an_impossible_limit_of_a_task_is_refused(tasks):
     with pytest.raises(SettingsError):
         Tolerance(tasks=tasks)
@@ -122,10 +136,17 @@ def test_an_impossible_limit_of_a_task_is_refused(tasks):
 
 def biased(n_stereotypes, n=1000, **values):
     """Answers of which so many are the stereotype, as the reader inverts them."""
-    questions = [replace(scored(-1, -2, i=i), right=i >= n_stereotypes) for i in range(n)]
+    questions = [
+        replace(scored(-1, -2, i=i), right=i >= n_stereotypes) for i in range(n)
+    ]
     return answered(
         *questions,
-        **{"task": "crows", "measure": "pct_stereotype", "higher_is_better": False, **values},
+        **{
+            "task": "crows",
+            "measure": "pct_stereotype",
+            "higher_is_better": False,
+            **values,
+        },
     )
 
 
@@ -147,7 +168,8 @@ def test_answers_stored_without_a_direction_or_with_another_one_are_refused_by_t
             pair_answers(biased(600), second)
     stored = biased(600, higher_is_better=None)
     with pytest.raises(
-        CorpusError, match="higher or lower is better of pct_stereotype, by which crows is judged"
+        CorpusError,
+        match="higher or lower is better of pct_stereotype, by which crows is judged",
     ):
         pair_answers(stored, stored)
 
@@ -167,7 +189,9 @@ def test_the_chance_of_a_wrong_verdict_is_shared_by_all_tasks_that_are_judged_an
     ]
     assert overall_verdict(result) == "undecided"
     assert overall_verdict(judge(verdicts(1800, 100, 100), unjudged)) == "within"
-    assert overall_verdict(judge(open_, verdicts(1700, 200, 100, task="lost"))) == "beyond"
+    assert (
+        overall_verdict(judge(open_, verdicts(1700, 200, 100, task="lost"))) == "beyond"
+    )
 
 
 def test_a_dense_model_that_only_guesses_is_not_judged():
@@ -175,7 +199,9 @@ def test_a_dense_model_that_only_guesses_is_not_judged():
     (result,) = judge((dense, dense))
     assert (result.dense, result.not_judged) == (0.55, "chance")
     # Of all its questions, those that the other answered too.
-    easy = answered(*dense.questions, *(scored(-1, *[-2] * 9, i=i) for i in range(100, 900)))
+    easy = answered(
+        *dense.questions, *(scored(-1, *[-2] * 9, i=i) for i in range(100, 900))
+    )
     assert judge((easy, dense))[0].not_judged == "chance"
 
 
@@ -213,7 +239,10 @@ def test_documents_are_judged_by_word_perplexity_and_shown_in_bits_a_byte():
     def documents(more):
         fallen = [more * (1 + i % 2 + 0.1 * (-1) ** (i // 2)) for i in range(40)]
         return answered(
-            *(rolled(i, -30.0 - nats, n_words=10 + 10 * (i % 2)) for i, nats in enumerate(fallen))
+            *(
+                rolled(i, -30.0 - nats, n_words=10 + 10 * (i % 2))
+                for i, nats in enumerate(fallen)
+            )
         )
 
     (result,) = judge((documents(0), documents(0.5)))
@@ -231,7 +260,11 @@ def test_few_documents_or_all_with_the_same_change_settle_nothing(n, fallen):
     dense = answered(*(rolled(i, -30.0, n_words=3) for i in range(n)))
     sparse = answered(*(rolled(i, -30.0 - fallen, n_words=3) for i in range(n)))
     (result,) = judge((dense, sparse))
-    assert (result.verdict, result.p_value, result.loss.needed) == ("undecided", 1.0, None)
+    assert (result.verdict, result.p_value, result.loss.needed) == (
+        "undecided",
+        1.0,
+        None,
+    )
 
 
 def test_how_many_questions_would_settle_a_task_without_flips_is_not_known():

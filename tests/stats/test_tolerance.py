@@ -68,7 +68,9 @@ def test_accuracy_alone_puts_a_model_beyond_but_does_not_keep_it_from_being_with
 
 def test_a_model_is_within_only_on_all_its_tasks_and_beyond_on_any():
     one = replace(verdict(0.02).perplexity, measure="accuracy", task="piqa")
-    tasks = {name: replace(one, verdict=name) for name in ("within", "undecided", "beyond")}
+    tasks = {
+        name: replace(one, verdict=name) for name in ("within", "undecided", "beyond")
+    }
     for passages, names, result in (
         (0.02, ["within"], "within"),
         (0.02, ["within", "undecided"], "undecided"),
@@ -146,7 +148,8 @@ def test_the_passages_needed_would_decide_it():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "points"), [(1.0, 2.0), (0.9, 2.0), (float("nan"), 2.0), (1.1, 0.0), (1.1, 101.0)]
+    ("ratio", "points"),
+    [(1.0, 2.0), (0.9, 2.0), (float("nan"), 2.0), (1.1, 0.0), (1.1, 101.0)],
 )
 def test_a_tolerance_that_allows_nothing_or_everything_is_refused(ratio, points):
     with pytest.raises(SettingsError, match="Allowed"):
@@ -167,7 +170,9 @@ def test_a_record_keeps_the_share_that_its_search_has_set_aside():
     dense = answered("dense", 3)
     sparse = replace(dense, pruned=PRUNED, stopping=STOPPED)
     assert record_losses(dense, sparse).anytime
-    losses = record_losses(dense, replace(sparse, stopping=replace(STOPPED, alpha=0.002)))
+    losses = record_losses(
+        dense, replace(sparse, stopping=replace(STOPPED, alpha=0.002))
+    )
     assert (losses.alpha, losses.anytime) == (0.002, False)
 
 
@@ -175,8 +180,12 @@ def test_a_model_that_is_missing_still_counts_as_a_comparison():
     there = lost(0.09)
     both = judge_all([there, there], ALLOWED)
     (alone,) = judge_all([there], ALLOWED, n_compared=2)
-    assert both[0].perplexity.level == pytest.approx(1 - 0.05 / 2), "both are within by accuracy"
-    assert alone.perplexity.level == pytest.approx(1 - 0.05 / 3), "of the lost one nobody knows"
+    assert both[0].perplexity.level == pytest.approx(1 - 0.05 / 2), (
+        "both are within by accuracy"
+    )
+    assert alone.perplexity.level == pytest.approx(1 - 0.05 / 3), (
+        "of the lost one nobody knows"
+    )
     assert judge_all([there], ALLOWED, n_compared=1) == judge_all([there], ALLOWED)
 
 
@@ -185,12 +194,19 @@ def mild_losses():
     model.
     """
     run = choices.example_result(Run, choices.EXAMPLE)
-    dense, *records = (choices.example_result(Record, key) for key in (run.dense, *run.sparse))
+    dense, *records = (
+        choices.example_result(Record, key) for key in (run.dense, *run.sparse)
+    )
     losses = []
     for sparse in records:
-        if sparse.sparsity_permille == 100 and sparse.pruned.method.compensation != "none":
+        if (
+            sparse.sparsity_permille == 100
+            and sparse.pruned.method.compensation != "none"
+        ):
             pairs = shared_outcomes(dense, sparse)
-            losses.append([one.log_likelihood - two.log_likelihood for one, two in pairs])
+            losses.append(
+                [one.log_likelihood - two.log_likelihood for one, two in pairs]
+            )
     return losses
 
 
@@ -201,7 +217,9 @@ def test_the_spread_and_the_reach_of_a_small_loss_are_those_of_the_run_that_ship
     assert fmean(sample.deviation for sample in samples) == pytest.approx(
         tolerance.SPREAD_NATS, rel=0.05
     )
-    reach = fmean((sample.mean - sample.lowest) / sample.deviation for sample in samples)
+    reach = fmean(
+        (sample.mean - sample.lowest) / sample.deviation for sample in samples
+    )
     assert reach == pytest.approx(tolerance._REACH, rel=0.1)
 
 
@@ -221,7 +239,9 @@ def test_the_smallest_loss_beyond_is_called_so_four_times_of_five(n_passages, n_
             n_right=40,
             anytime=False,
         )
-        called += judge_all([drawn], ALLOWED, n_models)[0].perplexity.verdict == "beyond"
+        called += (
+            judge_all([drawn], ALLOWED, n_models)[0].perplexity.verdict == "beyond"
+        )
     assert 0.74 < called / 400 < 0.86
 
 

@@ -13,7 +13,13 @@ from sparsedash.schema.pair_records import (
     TokenDivergence,
 )
 from sparsedash.schema.records import Verification, about_artefact
-from sparsedash.schema.user_records import Choices, OwnPrompts, Prompts, RunMark, RunMarks
+from sparsedash.schema.user_records import (
+    Choices,
+    OwnPrompts,
+    Prompts,
+    RunMark,
+    RunMarks,
+)
 from sparsedash.storage.model_folders import MODELS
 from sparsedash.storage.text_files import Uploads
 from tests.factories import RECORD, RUN
@@ -78,10 +84,15 @@ def fill(store):
     unpacked = unpack(store, "tiny-0123")
     export = take_away(store, folder / "exports" / "taken")
     return {
-        "record": [f"{type(record).__name__.lower()}/{record.key}" for record in RECORDS]
+        "record": [
+            f"{type(record).__name__.lower()}/{record.key}" for record in RECORDS
+        ]
         + ["note/family|m"],
         "artefact": ["small", "large"],
-        "unpacked model": [f"{unpacked.name}/model.safetensors", f"{unpacked.name}/config.json"],
+        "unpacked model": [
+            f"{unpacked.name}/model.safetensors",
+            f"{unpacked.name}/config.json",
+        ],
         "upload": [upload],
         "export": [str(export / "model.safetensors")],
     }
@@ -92,7 +103,10 @@ def unpack(store, name):
     folder = store.folder / MODELS / name
     folder.mkdir(parents=True)
     noted = {}
-    for file, content in ((folder / "model.safetensors", LARGE), (folder / "config.json", b"{}")):
+    for file, content in (
+        (folder / "model.safetensors", LARGE),
+        (folder / "config.json", b"{}"),
+    ):
         file.write_bytes(content)
         noted[file.name] = hashlib.sha256(content).hexdigest()
     store.remember(store_keys.unpacked_files_note(name), json.dumps(noted))
@@ -139,4 +153,7 @@ def harm_entry(store, shelf, name, share=0.5):
     if filename is not None:
         harm_file(store.folder / shelf / filename, share)
     else:
-        cache._sql("UPDATE Cache SET value = ? WHERE rowid = ?", (flip(bytes(value), share), rowid))
+        cache._sql(
+            "UPDATE Cache SET value = ? WHERE rowid = ?",
+            (flip(bytes(value), share), rowid),
+        )

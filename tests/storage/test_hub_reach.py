@@ -21,7 +21,9 @@ def refusing():
         server.shutdown()
 
 
-def test_a_hub_answers_that_refuses_and_none_that_is_gone_or_not_to_be_asked(refusing, monkeypatch):
+def test_a_hub_answers_that_refuses_and_none_that_is_gone_or_not_to_be_asked(
+    refusing, monkeypatch
+):
     monkeypatch.setattr(BaseHTTPRequestHandler, "log_message", lambda *_: None)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert HubReach(refusing).answers(3)

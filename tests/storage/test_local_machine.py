@@ -70,19 +70,30 @@ def test_pipes_and_devices_are_told_from_files(tmp_path):
     (tmp_path / "zero.txt").symlink_to("/dev/zero")
     (tmp_path / "file.txt").touch()
     kinds = [
-        path_kind(tmp_path / name) for name in ("pipe.txt", "zero.txt", ".", "file.txt", "none")
+        path_kind(tmp_path / name)
+        for name in ("pipe.txt", "zero.txt", ".", "file.txt", "none")
     ]
     assert kinds == ["other", "other", "folder", "file", "nothing"]
 
 
-def test_too_little_room_is_told_with_the_folder_and_how_much_there_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=200_000_000))
+def test_too_little_room_is_told_with_the_folder_and_how_much_there_is(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: SimpleNamespace(free=200_000_000)
+    )
     require_job_room(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=199_000_000))
-    with pytest.raises(StoreError, match=f"Only 199 MB are free for the data folder {tmp_path}"):
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda _: SimpleNamespace(free=199_000_000)
+    )
+    with pytest.raises(
+        StoreError, match=f"Only 199 MB are free for the data folder {tmp_path}"
+    ):
         require_job_room(tmp_path)
     assert free_in_words(OSError(), tmp_path) == f"199 MB are free for {tmp_path}."
-    with pytest.raises(StoreError, match=r"The data folder .*/gone cannot be written to"):
+    with pytest.raises(
+        StoreError, match=r"The data folder .*/gone cannot be written to"
+    ):
         require_job_room(tmp_path / "gone")
 
 
@@ -96,15 +107,32 @@ def test_a_new_file_an_empty_one_and_an_earlier_result_may_be_written(tmp_path):
         target = writable_file(tmp_path / name, "--json")
         write_atomically(target, "whole")
         assert target.read_text() == "whole"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new", "n" * 255, "old"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "empty",
+        "new",
+        "n" * 255,
+        "old",
+    ]
 
 
-def test_whatever_else_has_the_name_is_refused_by_the_name_of_the_field_and_left_alone(tmp_path):
+def test_whatever_else_has_the_name_is_refused_by_the_name_of_the_field_and_left_alone(
+    tmp_path,
+):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").write_text('[{"format": "sparsedash.run/1"}]')
     (tmp_path / "round").symlink_to("round")
     before = sorted(tmp_path.iterdir())
-    names = (".", "pipe", "file", "round", "gone/x", "file/x", "n" * 256, "a\0b", "/dev/null")
+    names = (
+        ".",
+        "pipe",
+        "file",
+        "round",
+        "gone/x",
+        "file/x",
+        "n" * 256,
+        "a\0b",
+        "/dev/null",
+    )
     for path in (*(tmp_path / name for name in names), Path("~nosuchuser/x")):
         with pytest.raises(SettingsError, match=r"^--json must be a new file"):
             writable_file(path, "--json")
@@ -121,7 +149,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setattr(local_machine.Path, "write_bytes", full)
     with pytest.raises(StoreError, match="No space left on device"):
         write_atomically(tmp_path / "x", "whole")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x", OURS)]
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        ("x", OURS)
+    ]
 
 
 CHILD = """
@@ -160,7 +190,10 @@ PIECES = 16 * 2**24
 def test_freed_memory_is_kept_unless_the_environment_says_how_given_back_and_a_peak_forgotten(
     variables, is_kept
 ):
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd())} | variables
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path.cwd()),
+    } | variables
     child = [sys.executable, "-c", CHILD]
     ran = subprocess.run(
         child,
@@ -176,7 +209,9 @@ def test_freed_memory_is_kept_unless_the_environment_says_how_given_back_and_a_p
 
 
 @pytest.mark.parametrize(("load", "is_busy"), [(2.0, False), (2.5, False), (2.6, True)])
-def test_a_machine_is_overloaded_above_five_threads_for_four_processors(load, is_busy, monkeypatch):
+def test_a_machine_is_overloaded_above_five_threads_for_four_processors(
+    load, is_busy, monkeypatch
+):
     monkeypatch.setattr(local_machine.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(local_machine.os, "getloadavg", lambda: (load, 0.0, 0.0))
     assert local_machine.is_overloaded() == is_busy
@@ -187,4 +222,6 @@ def test_a_processor_says_whether_it_has_tiles_for_bfloat16(tmp_path):
     cpu.write_text("flags\t: fpu avx512_bf16 amx_bf16 amx_tile\n")
     assert multiplies_bfloat16(cpu)
     cpu.write_text("flags\t: fpu avx512_bf16\n")
-    assert not multiplies_bfloat16(cpu) and not multiplies_bfloat16(tmp_path / "nothing")
+    assert not multiplies_bfloat16(cpu) and not multiplies_bfloat16(
+        tmp_path / "nothing"
+    )

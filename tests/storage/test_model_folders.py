@@ -51,13 +51,16 @@ def test_a_folder_has_its_own_and_what_the_hub_gave_before_is_known_without_aski
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a" * 200, "../../etc", "owner/model/more", "/nowhere", "\x00", "@main"]
+    "name",
+    ["", "a" * 200, "../../etc", "owner/model/more", "/nowhere", "\x00", "@main"],
 )
 def test_a_name_of_nothing_has_none(name, fetched):
     assert model_config(name) is None
 
 
-@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000, " " * (MAX_CONFIG_BYTES + 1)])
+@pytest.mark.parametrize(
+    "text", ["[]", "{", "[" * 100_000, " " * (MAX_CONFIG_BYTES + 1)]
+)
 def test_a_file_that_is_no_config_is_none(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     assert model_config(str(tmp_path)) is None
@@ -85,7 +88,9 @@ def test_deleting_one_takes_its_folder_and_note_unless_it_is_being_unpacked_and_
     drop_unpacked("tiny-0123", store)
     drop_unpacked("tiny-0123", store)
     assert not folder.exists() and unpacked_models(store) == []
-    assert not any(entry.name.startswith("note/unpacked") for entry in store.entries("records"))
+    assert not any(
+        entry.name.startswith("note/unpacked") for entry in store.entries("records")
+    )
 
 
 @pytest.mark.parametrize("name", ["", "..", "../records", "a/b", ".x"])

@@ -19,7 +19,10 @@ from tests.storage.every_kind import flip
 from tests.ui import specimens
 
 TEXT = partial(
-    Continuation, prompt=specimens.run()[0].settings.prompts[0], left="upon", right="upon"
+    Continuation,
+    prompt=specimens.run()[0].settings.prompts[0],
+    left="upon",
+    right="upon",
 )
 
 
@@ -29,9 +32,14 @@ def key(name):
 
 def named(run, records, passages):
     """The specimens under keys as the program makes them."""
-    records = [replace(r, key=key(r.key), passages_key=key(passages.key)) for r in records]
+    records = [
+        replace(r, key=key(r.key), passages_key=key(passages.key)) for r in records
+    ]
     run = replace(
-        run, key=key(run.key), dense=records[0].key, sparse=tuple(r.key for r in records[1:])
+        run,
+        key=key(run.key),
+        dense=records[0].key,
+        sparse=tuple(r.key for r in records[1:]),
     )
     return run, records, replace(passages, key=key(passages.key))
 
@@ -40,7 +48,12 @@ def named(run, records, passages):
 def here(tmp_path):
     store = Store(tmp_path / "here")
     run, records, passages = named(*specimens.run(), specimens.passages())
-    for part in (*records, passages, run, *(TEXT(key=key) for key in run.continuations)):
+    for part in (
+        *records,
+        passages,
+        run,
+        *(TEXT(key=key) for key in run.continuations),
+    ):
         store.put(part.key, part)
     yield store
     store.close()
@@ -76,7 +89,9 @@ def test_a_run_is_the_same_in_another_data_folder_its_file_the_same_and_a_second
         assert everything(there) == everything(here)
 
 
-def test_what_is_here_already_stays_but_an_unfinished_run_is_completed(here, there, run):
+def test_what_is_here_already_stays_but_an_unfinished_run_is_completed(
+    here, there, run
+):
     there.put(run.key, replace(run, finished=False, sparse=()))
     assert keep_run(read_run_file(run_file(run, here)), there) == run
     named_here = replace(run, warnings=("seen here",))
@@ -101,11 +116,16 @@ def test_a_flipped_bit_or_a_cut_is_told(here, run, place):
 def written(lines):
     """A file with the right digest."""
     raw = "".join(f"{line}\n" for line in lines).encode()
-    return f"{run_files._MAGIC} {hashlib.sha256(raw).hexdigest()}\n".encode() + gzip.compress(raw)
+    return (
+        f"{run_files._MAGIC} {hashlib.sha256(raw).hexdigest()}\n".encode()
+        + gzip.compress(raw)
+    )
 
 
 RUN, RECORDS, PASSAGES = named(*specimens.run(), specimens.passages())
-FEWER = {name: getattr(PASSAGES, name)[:1] for name in ("indices", "contexts", "targets")}
+FEWER = {
+    name: getattr(PASSAGES, name)[:1] for name in ("indices", "contexts", "targets")
+}
 LINES = [
     f"passages {to_json(PASSAGES)}",
     *(f"record {to_json(record)}" for record in RECORDS),
@@ -158,8 +178,12 @@ def test_what_is_no_file_of_one_whole_run_is_refused(data):
         read_run_file(data)
 
 
-@pytest.mark.parametrize(("limit", "most"), [("MAX_LINE_BYTES", 1_000), ("MAX_BYTES", 2_000)])
-def test_too_large_a_file_is_neither_read_nor_written(here, run, monkeypatch, limit, most):
+@pytest.mark.parametrize(
+    ("limit", "most"), [("MAX_LINE_BYTES", 1_000), ("MAX_BYTES", 2_000)]
+)
+def test_too_large_a_file_is_neither_read_nor_written(
+    here, run, monkeypatch, limit, most
+):
     monkeypatch.setattr(run_files, limit, most)
     with pytest.raises(StoreError, match="unpacks to more than"):
         read_run_file(written(LINES))

@@ -47,7 +47,9 @@ def test_what_the_file_says_counts_and_the_rest_has_its_usual_value(written):
     )
     assert (rules.hub, rules.quota.queued, rules.quota.uploads) == (("org/*",), 2, 20)
     assert not rules.see_each_other
-    assert [may_use_token(owner) for owner in ("", "ada@example.org", "bob@example.org")] == [
+    assert [
+        may_use_token(owner) for owner in ("", "ada@example.org", "bob@example.org")
+    ] == [
         True,
         True,
         False,
@@ -110,7 +112,8 @@ def test_without_a_list_all_who_log_in_come_in_and_with_one_those_on_it_and_admi
     assert rules().allows_user("anybody@else.where")
     listed = rules(users=("*@Example.org",), administrators=("Root@ops.net",))
     assert [
-        listed.allows_user(name) for name in ("ada@example.org", "root@ops.net", "eve@evil.org")
+        listed.allows_user(name)
+        for name in ("ada@example.org", "root@ops.net", "eve@evil.org")
     ] == [True, True, False]
     assert not listed.administers("ada@example.org")
     nobody = rules(users=(), administrators=("root",))
@@ -123,6 +126,7 @@ def test_models_of_the_hub_are_all_or_none_or_those_on_the_list_at_any_revision(
     assert not rules(hub=()).offers("any/model")
     some = rules(hub=("Org/*", "gpt2"))
     offered = [
-        some.offers(name) for name in ("org/a@main", "gpt2", "gpt2-xl", "other/org", "x/org/y")
+        some.offers(name)
+        for name in ("org/a@main", "gpt2", "gpt2-xl", "other/org", "x/org/y")
     ]
     assert offered == [True, True, False, False, False]

@@ -34,7 +34,9 @@ def continuation(key: str, left: str = " upon a time") -> Continuation:
     return Continuation(key=key, prompt="Once", left=left, right=" more")
 
 
-def change(store: Store, statement: str, *values: object, cache: str = "records") -> None:
+def change(
+    store: Store, statement: str, *values: object, cache: str = "records"
+) -> None:
     """Change the cache's table behind the store's back."""
     with sqlite3.connect(store.folder / cache / "cache.db") as connection:
         assert connection.execute(statement, values).rowcount == 1
@@ -81,7 +83,9 @@ def test_artefacts_of_any_size_and_notes_come_back_until_they_are_forgotten(stor
     assert store.recall(name) is None
 
 
-def test_healed_weights_are_evicted_until_they_are_protected_and_do_not_count_from_then_on(store):
+def test_healed_weights_are_evicted_until_they_are_protected_and_do_not_count_from_then_on(
+    store,
+):
     store.allow_artefacts(200_000)
 
     def names_after(name, kind="statistics"):
@@ -99,7 +103,9 @@ def test_healed_weights_are_evicted_until_they_are_protected_and_do_not_count_fr
     assert names_after("e") == {"a/healed/0", "d", "e"}
 
 
-def test_only_what_was_used_since_the_store_was_opened_takes_room_from_checkpoints(store):
+def test_only_what_was_used_since_the_store_was_opened_takes_room_from_checkpoints(
+    store,
+):
     store.allow_artefacts(200_000)
     store.put_artefact("old", b"x" * 90_000)
     whole = Store(store.folder)
@@ -115,7 +121,12 @@ def test_artefacts_are_forgotten_when_room_runs_short_and_records_are_not(store)
         store.put_artefact(name, os.urandom(LARGE))
         store.put(name, continuation(name, left="x" * LARGE))
         store.get_artefact("0")
-    assert sorted(entry.name for entry in store.entries("artefacts")) == ["0", "7", "8", "9"]
+    assert sorted(entry.name for entry in store.entries("artefacts")) == [
+        "0",
+        "7",
+        "8",
+        "9",
+    ]
     assert len(store.keys(Continuation)) == 10
 
 
@@ -138,7 +149,11 @@ def test_planted_pickles_are_set_aside_reported_and_never_run_nor_hide_the_recor
     planted.set("continuation/c", "text")
     planted.set(("tuple",), b"value")
     planted.close()
-    change(store, "UPDATE Cache SET key = ? WHERE raw = 0", pickle.dumps(Trap(tmp_path / "sprung")))
+    change(
+        store,
+        "UPDATE Cache SET key = ? WHERE raw = 0",
+        pickle.dumps(Trap(tmp_path / "sprung")),
+    )
     for key in "abc":
         assert store.get(Continuation, key) is None
         assert f"Set aside the damaged entry continuation/{key}" in caplog.text
@@ -163,7 +178,9 @@ def test_nothing_but_bytes_under_text_can_be_written(store):
     ],
     ids=["flipped", "empty", "gone"],
 )
-def test_a_damaged_artefact_is_dropped_reported_and_can_be_put_again(store, caplog, damage, reason):
+def test_a_damaged_artefact_is_dropped_reported_and_can_be_put_again(
+    store, caplog, damage, reason
+):
     store.put_artefact("a", bytes(LARGE))
     (path,) = store.folder.rglob("*.val")
     damage(path)
@@ -174,9 +191,13 @@ def test_a_damaged_artefact_is_dropped_reported_and_can_be_put_again(store, capl
     assert store.get_artefact("a") == b"new"
 
 
-def test_a_damaged_record_is_set_aside_whoever_looks_and_stays_when_it_is_made_again(store, caplog):
+def test_a_damaged_record_is_set_aside_whoever_looks_and_stays_when_it_is_made_again(
+    store, caplog
+):
     store.put("a", continuation("a"))
-    change(store, "UPDATE Cache SET value = CAST(replace(value, 'time', 'tide') AS BLOB)")
+    change(
+        store, "UPDATE Cache SET value = CAST(replace(value, 'time', 'tide') AS BLOB)"
+    )
     assert store.get(Continuation, "a") is None
     with closing(Store(store.folder)) as reopened:
         assert reopened.get(Continuation, "a") is None
@@ -194,7 +215,9 @@ def test_a_damaged_record_is_set_aside_whoever_looks_and_stays_when_it_is_made_a
     assert store.entries("records") == []
 
 
-def test_a_record_that_another_replaces_while_it_is_read_is_not_damaged(store, monkeypatch):
+def test_a_record_that_another_replaces_while_it_is_read_is_not_damaged(
+    store, monkeypatch
+):
     old, new = (continuation("a", letter * LARGE) for letter in "on")
     store.put("a", old)
     fetch = PlainDisk.fetch
@@ -206,7 +229,9 @@ def test_a_record_that_another_replaces_while_it_is_read_is_not_damaged(store, m
         return fetch(disk, *args)
 
     monkeypatch.setattr(PlainDisk, "fetch", late)
-    assert store.get(Continuation, "a") == new and store.damaged_keys(Continuation) == []
+    assert (
+        store.get(Continuation, "a") == new and store.damaged_keys(Continuation) == []
+    )
 
 
 def test_a_value_that_finds_no_room_leaves_no_piece_of_a_file(store):
@@ -261,7 +286,9 @@ def test_two_processes_write_at_once_and_nothing_is_lost_or_torn(tmp_path):
 def test_a_table_that_finds_no_room_is_a_store_error_and_the_old_value_stays(store):
     store.put("a", continuation("a"))
     store._caches["records"]._sql("PRAGMA max_page_count = 1")
-    with pytest.raises(StoreError, match="could not be written: database or disk is full") as full:
+    with pytest.raises(
+        StoreError, match="could not be written: database or disk is full"
+    ) as full:
         store.put("a", continuation("a", left="x" * 20_000))
     assert "disk is full" in full.value.advice
     assert store.get(Continuation, "a") == continuation("a")
@@ -272,7 +299,11 @@ def test_a_table_that_finds_no_room_is_a_store_error_and_the_old_value_stays(sto
     [
         ("file", "file", r"is a file\. Name a folder with .*SPARSEDASH_DATA_DIR"),
         ("file", "file/below", r"cannot be used: .*SPARSEDASH_DATA_DIR"),
-        ("jobs.sqlite", ".", r"another layout\. Name another folder .*, or delete this one\.$"),
+        (
+            "jobs.sqlite",
+            ".",
+            r"another layout\. Name another folder .*, or delete this one\.$",
+        ),
         ("layout-99", ".", "in another layout"),
         ("letters.txt", ".", "is not a data folder"),
     ],
@@ -318,7 +349,12 @@ def open_again(store: Store) -> None:
 @pytest.mark.parametrize(
     ("cache", "work"),
     [
-        ("records", lambda store: store.change(Continuation, "a", lambda kept: continuation("a"))),
+        (
+            "records",
+            lambda store: store.change(
+                Continuation, "a", lambda kept: continuation("a")
+            ),
+        ),
         ("artefacts", lambda store: store.put_artefact("b", bytes(LARGE))),
         ("records", open_again),
     ],
@@ -410,7 +446,9 @@ def test_a_checkpoint_that_cannot_be_read_is_dropped_and_made_again(store, caplo
 
     store.put_artefact("a", b"of other batches")
     assert (
-        StageCheckpoint(store, "tiny").get_or_make("a", lambda: "made", str.encode, unpack)
+        StageCheckpoint(store, "tiny").get_or_make(
+            "a", lambda: "made", str.encode, unpack
+        )
         == "made"
     )
     assert store.get_artefact("a") is None

@@ -15,7 +15,11 @@ import pytest
 
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.pair_records import ContinuationSettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
 from sparsedash.storage import text_files
 from sparsedash.storage.text_files import (
     MAX_BYTES,
@@ -42,7 +46,9 @@ def kept(tmp_path):
 
 def files_in(folder):
     """All but the lock, which stays."""
-    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    names = (
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
+    )
     return sorted(name for name in names if name != "quotas.lock")
 
 
@@ -80,15 +86,27 @@ def test_what_unpacks_to_more_than_it_says_is_refused_by_a_process_of_its_own(
     )
     content = unpacking_to(MAX_TEXT_BYTES + 10**6)
     assert len(content) < 100_000
-    with pytest.raises(CorpusError, match=r"packed\.parquet holds more than 200 MB of text"):
+    with pytest.raises(
+        CorpusError, match=r"packed\.parquet holds more than 200 MB of text"
+    ):
         kept.keep("packed.parquet", content)
     assert files_in(tmp_path) == []
 
 
-def test_a_parquet_file_is_unpacked_by_a_process_of_its_own_alone(kept, tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "texts_of", lambda path: pytest.fail("it was unpacked here"))
+def test_a_parquet_file_is_unpacked_by_a_process_of_its_own_alone(
+    kept, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        text_files, "texts_of", lambda path: pytest.fail("it was unpacked here")
+    )
     content = parquet_bytes(
-        ["the lamp and the boat", "ein Haus, groß wie ein Baum", "one", "", "x" * 100_000]
+        [
+            "the lamp and the boat",
+            "ein Haus, groß wie ein Baum",
+            "one",
+            "",
+            "x" * 100_000,
+        ]
     )
     reference = kept.keep("mine.parquet", content)
     assert kept.keep("mine.parquet", content) == reference, "it is there already"
@@ -103,7 +121,8 @@ def test_why_a_parquet_file_cannot_be_read_is_asked_once(tmp_path, monkeypatch):
     file.write_bytes(parquet_bytes(["a b", None]))
     for _ in range(2):
         with pytest.raises(
-            CorpusError, match=r"The column text of odd\.parquet holds values that are not text"
+            CorpusError,
+            match=r"The column text of odd\.parquet holds values that are not text",
         ):
             named_text_count(f"file:{file}", tmp_path)
         monkeypatch.setattr(
@@ -146,7 +165,9 @@ def test_an_upload_lies_under_its_contents_hash_and_is_named_by_both_and_the_sam
         ("x" * 5000 + ".txt", "x" * 60 + ".txt"),
     ],
 )
-def test_a_hostile_name_becomes_a_harmless_one_inside_the_folder(kept, tmp_path, name, called):
+def test_a_hostile_name_becomes_a_harmless_one_inside_the_folder(
+    kept, tmp_path, name, called
+):
     reference = kept.keep(name, LINE)
     path = file_of(reference, tmp_path)
     assert path.name == called
@@ -179,7 +200,9 @@ def test_a_slice_belongs_to_the_reference_and_not_to_the_name(tmp_path):
     assert file_of(f"{whole}[3:5]", tmp_path) == file_of(whole, tmp_path)
     assert text_slice(f"{whole}[3:5]") == slice(3, 5)
     assert text_slice("file:/x/a.jsonl[:4]") == slice(None, 4)
-    assert list(islice("abc", text_slice(f"file:a.txt[1:{'9' * 30}]").stop)) == list("abc")
+    assert list(islice("abc", text_slice(f"file:a.txt[1:{'9' * 30}]").stop)) == list(
+        "abc"
+    )
     assert text_slice(whole) == slice(None)
     assert file_of("file:/x[1]/a[2:].jsonl[4:]", tmp_path) == Path("/x[1]/a[2:].jsonl")
     assert names_file(whole) and names_file("file:a") and not names_file("lambada")
@@ -199,7 +222,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_text_is_refused_by_its_own_name_and_leaves_nothing(kept, tmp_path, name):
+def test_what_is_no_text_is_refused_by_its_own_name_and_leaves_nothing(
+    kept, tmp_path, name
+):
     content, reason = BAD[name]
     with pytest.raises(CorpusError, match=re.escape(reason)) as refused:
         kept.keep(name, content)
@@ -207,7 +232,9 @@ def test_what_is_no_text_is_refused_by_its_own_name_and_leaves_nothing(kept, tmp
     assert files_in(tmp_path) == []
 
 
-def test_what_is_too_large_or_unpacks_to_too_much_is_refused(kept, tmp_path, monkeypatch):
+def test_what_is_too_large_or_unpacks_to_too_much_is_refused(
+    kept, tmp_path, monkeypatch
+):
     with pytest.raises(CorpusError, match=f"larger than {MAX_MEGABYTES} MB"):
         kept.keep("large.txt", bytes(MAX_BYTES + 1))
     monkeypatch.setattr(text_files, "MAX_TEXT_BYTES", 100_000)
@@ -237,7 +264,10 @@ def test_what_would_not_fit_beside_the_others_is_refused_with_the_room_there_is(
     first = kept.keep("first.txt", b"word " * 150_000)
     with pytest.raises(CorpusError) as refused:
         kept.keep("second.txt", b"text " * 60_000)
-    assert refused.value.message == "second.txt has 0.3 MB; uploads have room for 0.2 MB more."
+    assert (
+        refused.value.message
+        == "second.txt has 0.3 MB; uploads have room for 0.2 MB more."
+    )
     assert len(files_in(tmp_path)) == 1
     assert kept.keep("first.txt", b"word " * 150_000) == first, "it is there already"
     kept.drop(first, in_use=())
@@ -251,7 +281,9 @@ def test_an_upload_is_deleted_unless_a_job_reads_it_and_the_same_content_of_anot
     lines = kept.keep("mine.jsonl", LINE)
     text = kept.keep("mine.txt", LINE)
     for read in (lines, f"{lines}[3:5]", f"file:{file_of(lines, tmp_path)}"):
-        with pytest.raises(CorpusError, match=r"mine\.jsonl is read by a job that waits or runs"):
+        with pytest.raises(
+            CorpusError, match=r"mine\.jsonl is read by a job that waits or runs"
+        ):
             kept.drop(lines, in_use=("self", read))
     kept.drop(lines, in_use=(text, "lambada", "self"))
     assert list(kept.kept()) == [text]
@@ -291,7 +323,9 @@ def test_the_server_takes_no_more_than_is_kept():
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
-def test_lines_end_as_on_any_system_and_a_byte_order_mark_belongs_to_no_text(tmp_path, ends):
+def test_lines_end_as_on_any_system_and_a_byte_order_mark_belongs_to_no_text(
+    tmp_path, ends
+):
     path = tmp_path / "texts.txt"
     path.write_bytes(b"\xef\xbb\xbf" + f"one{ends}more{ends}{ends}two".encode())
     assert list(texts_of(path)) == ["one\nmore", "two"]
@@ -300,7 +334,9 @@ def test_lines_end_as_on_any_system_and_a_byte_order_mark_belongs_to_no_text(tmp
     assert next(texts_of(path)) == "one", "lazily"
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\r\n", " \t\n", ".", "?!\n", " ...", '."', ".) "])
+@pytest.mark.parametrize(
+    "end", ["", "\n", "\r\n", " \t\n", ".", "?!\n", " ...", '."', ".) "]
+)
 def test_a_passage_s_last_word_ends_before_white_space_and_full_stop_do(end):
     assert split_passage(f"Once upon a door{end}") == ("Once upon a", " door")
 

@@ -12,7 +12,9 @@ def user_data(store):
     return UserData(store)
 
 
-def test_a_name_and_a_pin_are_kept_beside_each_other_and_a_mark_that_says_nothing_is_not(user_data):
+def test_a_name_and_a_pin_are_kept_beside_each_other_and_a_mark_that_says_nothing_is_not(
+    user_data,
+):
     user_data.name_run("r", "  The one \n for the talk ")
     user_data.pin_runs(["r", "s"], pinned=True)
     assert user_data.marks() == {

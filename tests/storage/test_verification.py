@@ -10,7 +10,14 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Checked, Damage, Kept, Run
 from sparsedash.storage.text_files import file_of
 from sparsedash.storage.verification import verify
-from tests.storage.every_kind import LARGE, RECORDS, fill, harm_entry, harm_file, take_away
+from tests.storage.every_kind import (
+    LARGE,
+    RECORDS,
+    fill,
+    harm_entry,
+    harm_file,
+    take_away,
+)
 
 
 @pytest.fixture
@@ -19,11 +26,16 @@ def names(store):
 
 
 def found_in(store):
-    return [(damage.kind, damage.name) for damage in verify(store, ignore_steps).damaged]
+    return [
+        (damage.kind, damage.name) for damage in verify(store, ignore_steps).damaged
+    ]
 
 
 def every_entry():
-    entries = [("records", f"{type(record).__name__.lower()}/{record.key}") for record in RECORDS]
+    entries = [
+        ("records", f"{type(record).__name__.lower()}/{record.key}")
+        for record in RECORDS
+    ]
     return [
         *entries,
         ("records", "note/source type|m"),
@@ -51,7 +63,9 @@ def test_everything_is_read_without_counting_as_use_and_what_is_sound_is_not_cal
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_a_bit_that_is_flipped_in_anything_is_found_and_nothing_is_dropped(store, names, share):
+def test_a_bit_that_is_flipped_in_anything_is_found_and_nothing_is_dropped(
+    store, names, share
+):
     for shelf, name in every_entry():
         harm_entry(store, shelf, name, share)
     expected = {("record", name) for shelf, name in every_entry() if shelf == "records"}
@@ -61,13 +75,17 @@ def test_a_bit_that_is_flipped_in_anything_is_found_and_nothing_is_dropped(store
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_a_bit_that_is_flipped_in_any_file_is_found_with_where_it_belongs(store, names, share):
+def test_a_bit_that_is_flipped_in_any_file_is_found_with_where_it_belongs(
+    store, names, share
+):
     (upload,) = names["upload"]
     (exported,) = names["export"]
     files = [("upload", upload, file_of(upload, store.folder), upload)]
     files.append(("export", exported, exported, "taken"))
     for name in names["unpacked model"]:
-        files.append(("unpacked model", name, store.folder / "models" / name, "tiny-0123"))
+        files.append(
+            ("unpacked model", name, store.folder / "models" / name, "tiny-0123")
+        )
     for kind, name, path, entry in files:
         harm_file(path, share)
         (damage,) = verify(store, ignore_steps).damaged
@@ -83,7 +101,10 @@ def test_a_file_that_is_missing_from_its_folder_is_damage_and_a_folder_that_is_g
     (export / "model.safetensors").unlink()
     (damage,) = verify(store, ignore_steps).damaged
     assert damage == Damage(
-        kind="export", name=str(export / "model.safetensors"), what="it is missing", entry="other"
+        kind="export",
+        name=str(export / "model.safetensors"),
+        what="it is missing",
+        entry="other",
     )
     export.rmdir()
     assert found_in(store) == []
@@ -96,14 +117,19 @@ def test_a_file_that_is_missing_from_its_folder_is_damage_and_a_folder_that_is_g
             "UPDATE Cache SET key = 'damaged/run/r' WHERE key = 'run/r'",
             "it was damaged when it was read, and is set aside",
         ),
-        ("UPDATE Cache SET key = 'run/s' WHERE key = 'run/r'", "its checksum does not match"),
+        (
+            "UPDATE Cache SET key = 'run/s' WHERE key = 'run/r'",
+            "its checksum does not match",
+        ),
         (
             "UPDATE Cache SET mode = 4 WHERE key = 'run/r'",
             "The store holds a value that this program did not write.",
         ),
     ],
 )
-def test_an_entry_that_was_set_aside_or_renamed_and_a_pickle_are_found(store, names, change, fault):
+def test_an_entry_that_was_set_aside_or_renamed_and_a_pickle_are_found(
+    store, names, change, fault
+):
     store._caches["records"]._sql(change)
     (damage,) = verify(store, ignore_steps).damaged
     assert damage.what.startswith(fault)

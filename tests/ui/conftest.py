@@ -36,7 +36,10 @@ HOSTILE = (
 STORABLE = [text for text in HOSTILE if "\ud83d" not in text]
 """Such text as a file can hold it: UTF-8."""
 
-FAILED = {"error_text": "The model cannot be reached.", "error_advice": "Name a local folder."}
+FAILED = {
+    "error_text": "The model cannot be reached.",
+    "error_advice": "Name a local folder.",
+}
 
 
 @pytest.fixture
@@ -75,7 +78,8 @@ def example(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Run:
     run, records = specimens.run()
     texts = replace(specimens.passages(), key=example_key("passages"))
     records = [
-        replace(record, key=example_key(record.key), passages_key=texts.key) for record in records
+        replace(record, key=example_key(record.key), passages_key=texts.key)
+        for record in records
     ]
     sparse = tuple(record.key for record in records[1:])
     shipped = replace(
@@ -142,14 +146,18 @@ def links(app: AppTest) -> dict[str, str]:
     out.
     """
     return {
-        label: address for label, address in _all_links(app).items() if label not in TITLES.values()
+        label: address
+        for label, address in _all_links(app).items()
+        if label not in TITLES.values()
     }
 
 
 def menu_links(app: AppTest) -> dict[str, str]:
     """Where the links of the menu lead, by their label."""
     return {
-        label: address for label, address in _all_links(app).items() if label in TITLES.values()
+        label: address
+        for label, address in _all_links(app).items()
+        if label in TITLES.values()
     }
 
 

@@ -41,7 +41,9 @@ def job(settings, state: JobState = "running", **changes) -> Job:
         key=settings.key(),
         settings=asdict(settings),
         state=state,
-        progress=Step(**step | {name: changes.pop(name) for name in STEP if name in changes}),
+        progress=Step(
+            **step | {name: changes.pop(name) for name in STEP if name in changes}
+        ),
         attempt=1,
         queued_at=1_764_000_000.0,
         started_at=None if state == "queued" else 1_764_000_001.0,
@@ -113,7 +115,9 @@ class FilledBackend(Backend):
         with self._table._database.writing() as db:
             db.execute("DELETE FROM jobs")
             marks = ", ".join("?" * len(COLUMNS))
-            db.executemany(f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES ({marks})", rows)
+            db.executemany(
+                f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES ({marks})", rows
+            )
 
     def reconcile(self):
         """Jobs stand as the test has put them."""

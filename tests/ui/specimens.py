@@ -12,7 +12,15 @@ from sparsedash.engine.evaluation.early_stopping import StopRule, evaluation_chu
 from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.model_shape import KeptParts
-from sparsedash.schema.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
+from sparsedash.schema.records import (
+    Candidate,
+    Outcome,
+    Passages,
+    Pruned,
+    Record,
+    Run,
+    TargetToken,
+)
 from sparsedash.schema.settings import EvaluationSettings, RunSettings
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.tolerance_settings import Tolerance
@@ -75,7 +83,10 @@ def outcome(index: int, target: str, right: bool, rng: random.Random) -> Outcome
 
 
 def record(
-    verdicts: list[bool], permille: int = 0, method: MethodSettings | None = None, seed: int = 0
+    verdicts: list[bool],
+    permille: int = 0,
+    method: MethodSettings | None = None,
+    seed: int = 0,
 ) -> Record:
     """A record with these verdicts; sparse when permille is given."""
     rng = random.Random(seed + permille)
@@ -91,7 +102,8 @@ def record(
         held_out_errors=tuple(permille / 3500 for _ in DENSE_WIDTHS),
     )
     outcomes = tuple(
-        outcome(i, _WORDS[i % len(_WORDS)], right, rng) for i, right in enumerate(verdicts)
+        outcome(i, _WORDS[i % len(_WORDS)], right, rng)
+        for i, right in enumerate(verdicts)
     )
     return Record(
         key=f"{method.saliency}-{method.compensation}-{permille}-{seed}",
@@ -121,7 +133,9 @@ def harmed(dense: list[bool], permille: int) -> list[bool]:
     rng = random.Random(2 + permille)
     breaks = permille / 1000 * 1.1
     mends = permille / 1000 * 0.12
-    return [rng.random() >= breaks if right else rng.random() < mends for right in dense]
+    return [
+        rng.random() >= breaks if right else rng.random() < mends for right in dense
+    ]
 
 
 def run(
@@ -147,7 +161,13 @@ def run(
         finished=finished,
         started_at=1_764_000_000.0,
         finished_at=1_764_000_262.0 if finished else None,
-        seconds={"load": 2.1, "text": 58.0, "calibrate": 41.0, "prune": 12.0, "evaluate": 86.0},
+        seconds={
+            "load": 2.1,
+            "text": 58.0,
+            "calibrate": 41.0,
+            "prune": 12.0,
+            "evaluate": 86.0,
+        },
         cached=(),
         warnings=(),
         versions={"torch": "2.13.0"},
@@ -169,7 +189,9 @@ WIDE = Tolerance(ratio=1.3, points=30.0)
 """Of searches."""
 
 
-def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[Record], FindResult]:
+def search(
+    slope: float = 0.3, n_trials: int | None = None
+) -> tuple[Run, list[Record], FindResult]:
     """A search with its run and records. slope: nats lost by share that goes. n_trials: it goes on
     after these.
     """
@@ -184,7 +206,9 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
     tried: list[tuple[int, bool]] = []
     records = [dense]
     trials = []
-    while (place := next_trial(len(steps), tried)) is not None and len(trials) != n_trials:
+    while (place := next_trial(len(steps), tried)) is not None and len(
+        trials
+    ) != n_trials:
         sparse = _tried(dense, rule, steps[place], slope)
         decision = sparse.stopping.decision
         verdict = "undecided" if decision == "open" else decision
@@ -203,9 +227,15 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
     result = FindResult(
         key=settings.key(), steps=steps, trials=tuple(trials), answer=answer, **limits
     )
-    permilles = tuple(trial.permille for trial in trials) + (() if done else (steps[place],))
+    permilles = tuple(trial.permille for trial in trials) + (
+        () if done else (steps[place],)
+    )
     keys = tuple(one_record.key for one_record in records[1:])
-    request = {"key": settings.key(), "settings": settings.run(permilles), "find": settings}
+    request = {
+        "key": settings.key(),
+        "settings": settings.run(permilles),
+        "find": settings,
+    }
     return (
         replace(
             run(finished=done)[0],
@@ -223,7 +253,8 @@ def _tried(dense: Record, rule: StopRule, permille: int, slope: float) -> Record
         for row in chunk:
             lost = slope * permille / 1000 * (1 + row % 5 / 5)
             answered[row] = replace(
-                dense.outcomes[row], log_likelihood=dense.outcomes[row].log_likelihood - lost
+                dense.outcomes[row],
+                log_likelihood=dense.outcomes[row].log_likelihood - lost,
             )
         stopping = rule.stopping(answered)
         if stopping and stopping.decision != "open":

@@ -67,7 +67,11 @@ def filled(finished):
 
 def parameter(widget):
     """The parameter that holds a widget's value, or nothing."""
-    chosen = widget.key.removeprefix("chosen-") if (widget.key or "").startswith("chosen-") else ""
+    chosen = (
+        widget.key.removeprefix("chosen-")
+        if (widget.key or "").startswith("chosen-")
+        else ""
+    )
     return chosen or getattr(widget.proto, "query_param_key", "")
 
 
@@ -78,13 +82,17 @@ def change(app, widget):
     match type(widget).__name__:
         case "Selectbox":
             widget.select_index(
-                (widget.index or 0) + 1 if (widget.index or 0) + 1 < len(widget.options) else 0
+                (widget.index or 0) + 1
+                if (widget.index or 0) + 1 < len(widget.options)
+                else 0
             )
         case "ButtonGroup":
             other_option = next(
                 option for option in widget.options if option not in str(widget.value)
             )
-            widget.set_value([other_option] if isinstance(widget.value, list) else other_option)
+            widget.set_value(
+                [other_option] if isinstance(widget.value, list) else other_option
+            )
         case "NumberInput":
             value = 40 if widget.value is None else widget.value
             widget.set_value(
@@ -119,7 +127,9 @@ def change(app, widget):
 
 
 @pytest.mark.parametrize("page", TITLES)
-def test_a_page_opened_with_a_parameter_shows_what_it_says(page, open_page, filled, monkeypatch):
+def test_a_page_opened_with_a_parameter_shows_what_it_says(
+    page, open_page, filled, monkeypatch
+):
     proxy = query_params_proxy.QueryParamsProxy
     read = set()
     seen = {"view"}
@@ -138,7 +148,9 @@ def test_a_page_opened_with_a_parameter_shows_what_it_says(page, open_page, fill
         app = open_page(page, **address)
         views = [widget.value for widget in app.main if widget.key == "chosen-view"]
         assert views in ([], [address.get("view", "")])
-        widgets = {name: widget.key for widget in app.main if (name := parameter(widget))}
+        widgets = {
+            name: widget.key for widget in app.main if (name := parameter(widget))
+        }
         for name in sorted((read | set(widgets)) - seen - set(address)):
             result = (
                 change(*(app, next(w for w in app.main if w.key == key)))
@@ -148,7 +160,9 @@ def test_a_page_opened_with_a_parameter_shows_what_it_says(page, open_page, fill
             value, shown = result or SAID.get(name) or (FORMS.get(name, "1.07"), "")
             opened = open_page(page, **address | WITH.get(name, {}) | {name: value})
             if result:
-                assert next(box.value for box in opened.main if box.key == key) == shown, name
+                assert (
+                    next(box.value for box in opened.main if box.key == key) == shown
+                ), name
             elif name in SAID:
                 assert shown in words(opened), name
             else:
@@ -157,7 +171,9 @@ def test_a_page_opened_with_a_parameter_shows_what_it_says(page, open_page, fill
             seen.add(name)
 
 
-def test_the_settings_are_changed_with_the_tolerance_that_was_chosen_here(open_page, backend):
+def test_the_settings_are_changed_with_the_tolerance_that_was_chosen_here(
+    open_page, backend
+):
     run = backend.add_run(specimens.search())
     for limits in ("1.7,4", "1.3,30"):
         form = query_of(
@@ -179,7 +195,13 @@ def test_the_settings_are_changed_with_the_tolerance_that_was_chosen_here(open_p
 def test_a_run_is_named_by_the_beginning_of_its_key_where_no_other_begins_so(
     asked, open_page, finished
 ):
-    assert query_of(menu_links(open_page("compare", run=asked))["Overview"]) == {"run": RUN.key}
+    assert query_of(menu_links(open_page("compare", run=asked))["Overview"]) == {
+        "run": RUN.key
+    }
     finished.put(replace(RUN, key=RUN.key[:20] + "0" * 44))
-    assert "There is no run with this address." in words(open_page("compare", run=asked))
-    assert "There is no run with this address." in words(open_page("overview", run=RUN.key[:11]))
+    assert "There is no run with this address." in words(
+        open_page("compare", run=asked)
+    )
+    assert "There is no run with this address." in words(
+        open_page("overview", run=RUN.key[:11])
+    )

@@ -21,7 +21,8 @@ def drawn(request, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "address", [{"words": "true"}, {"sort": "file order"}, {"filter": "broke", "change": "x"}]
+    "address",
+    [{"words": "true"}, {"sort": "file order"}, {"filter": "broke", "change": "x"}],
 )
 def test_the_blind_view_can_be_chosen_whatever_the_passages_are_sorted_and_filtered_by(
     open_compare, finished, address
@@ -95,7 +96,10 @@ def test_nothing_tells_the_sides_apart_before_the_choice_which_is_counted_and_ca
         and "Dense" in page_text
         and "Sparse, 30 %" in page_text
     )
-    assert f"1 judged: dense better {1 - drawn}, 30 % better {drawn}, the same 0." in page_text
+    assert (
+        f"1 judged: dense better {1 - drawn}, 30 % better {drawn}, the same 0."
+        in page_text
+    )
     button(app, "Undo this choice").click().run()
     assert "No choice yet." in words(app) and "A is better" not in labels(app)
 
@@ -107,7 +111,9 @@ def test_what_was_shown_with_names_is_not_judged_blind(open_compare, finished, p
     assert "filter" not in app.query_params, "what it filters by would tell"
     app.query_params["right"] = "30 %"
     app.query_params["passage"] = "14"
-    assert "shown with the models' names before, so it cannot be judged blind" in words(app.run())
+    assert "shown with the models' names before, so it cannot be judged blind" in words(
+        app.run()
+    )
     assert "A is better-passage-13" not in [widget.key for widget in app.button]
     app.toggle(key="blind").set_value(False).run()
     assert "9 answers broke" in words(app)
@@ -120,7 +126,10 @@ def test_a_prompt_of_the_run_that_a_user_tries_is_judged_once(open_compare, fini
     run = finished.runs()[0]
     others = run.sparse[:-1]
     request = ContinuationSettings(
-        left=run.dense, right=run.sparse[-1], others=others, prompt=run.settings.prompts[0]
+        left=run.dense,
+        right=run.sparse[-1],
+        others=others,
+        prompt=run.settings.prompts[0],
     )
     finished.user_data.keep_prompt(request)
     finished.put(
@@ -133,7 +142,9 @@ def test_a_prompt_of_the_run_that_a_user_tries_is_judged_once(open_compare, fini
         )
     )
     app = open_compare(blind="true")
-    assert [widget.key for widget in app.button].count(f"A is better-{request.key()}") == 1
+    assert [widget.key for widget in app.button].count(
+        f"A is better-{request.key()}"
+    ) == 1
 
 
 def test_swapped_sides_share_their_count_and_it_can_be_reset(open_compare, finished):
@@ -144,13 +155,17 @@ def test_swapped_sides_share_their_count_and_it_can_be_reset(open_compare, finis
     assert "No choice yet." in words(app)
 
 
-def test_only_passages_with_different_answers_are_judged_in_file_order(open_compare, finished):
+def test_only_passages_with_different_answers_are_judged_in_file_order(
+    open_compare, finished
+):
     app = open_compare(blind="true", filter="fixed", sort="largest change first")
     run = finished.runs()[0]
     dense, sparse = (finished.record(key) for key in (run.dense, run.sparse[-1]))
     pairs = zip(dense.outcomes, sparse.outcomes, strict=True)
     different = [one.index for one, two in pairs if one.answer != two.answer]
-    assert f"1 of {len(different)}" in words(app) and f"Passage {different[0] + 1}" in words(app)
+    assert f"1 of {len(different)}" in words(
+        app
+    ) and f"Passage {different[0] + 1}" in words(app)
     assert (
         f"Offered: the {len(different)} of 120 passages that the two models answer with different words."
         in words(app)
@@ -159,10 +174,14 @@ def test_only_passages_with_different_answers_are_judged_in_file_order(open_comp
     assert " passages with this text that the two models answer" in searched
 
 
-def test_a_prompt_of_ones_own_is_judged_blind_too(open_compare, finished, prompt, drawn):
+def test_a_prompt_of_ones_own_is_judged_blind_too(
+    open_compare, finished, prompt, drawn
+):
     app = open_compare(blind="true")
     first, second = ("sparse", "dense") if drawn else ("dense", "sparse")
-    assert words(app).index(f"of the ❘ {first}") < words(app).index(f"of the ❘ {second}")
+    assert words(app).index(f"of the ❘ {first}") < words(app).index(
+        f"of the ❘ {second}"
+    )
     next(
         widget for widget in app.button if widget.key == f"B is better-{prompt.key()}"
     ).click().run()
@@ -180,10 +199,15 @@ def test_a_prompt_of_ones_own_is_judged_blind_too(open_compare, finished, prompt
             "dense won 56 % (95 % interval 12 % to 93 %): no preference shown.",
         ),
         ("llll", "dense won 100 % (95 % interval 26 % to 100 %): no preference shown."),
-        ("ll" + "r" * 18, "30 % won 90 % (95 % interval 60 % to 100 %): 30 % is preferred."),
+        (
+            "ll" + "r" * 18,
+            "30 % won 90 % (95 % interval 60 % to 100 %): 30 % is preferred.",
+        ),
     ],
 )
-def test_the_count_is_said_with_an_interval_that_holds_after_every_choice(chosen, expected):
+def test_the_count_is_said_with_an_interval_that_holds_after_every_choice(
+    chosen, expected
+):
     pair = Pair(
         left_name="dense",
         left=answered("l", 1),

@@ -27,12 +27,20 @@ def add(backend, spec=None, **changes):
     run, (dense, *sparse) = specimens.run()
     pruned = [
         replace(
-            LAYERS, spec=replace(spec or LAYERS.spec, permille=record.sparsity_permille), **changes
+            LAYERS,
+            spec=replace(spec or LAYERS.spec, permille=record.sparsity_permille),
+            **changes,
         )
         for record in sparse
     ]
     return backend.add_run(
-        (run, [dense, *map(lambda each, made: replace(each, pruned=made), sparse, pruned)])
+        (
+            run,
+            [
+                dense,
+                *map(lambda each, made: replace(each, pruned=made), sparse, pruned),
+            ],
+        )
     )
 
 
@@ -49,7 +57,9 @@ def test_without_a_pruned_layer_the_page_invites_or_shows_the_job(open_page, bac
     assert text.startswith("No answers to compare yet.") and "Evaluating" in text
 
 
-def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page, backend):
+def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(
+    open_page, backend
+):
     add(backend)
     app = open_page("compare", view="layers", right="20 %")
     text = words(app)
@@ -78,10 +88,16 @@ def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_bef
         tensors={"F32": 7, "Q8_0": 9, "Q4_K": 20},
         fell_back={"Q8_0": 9},
     )
-    add(backend, SparseSpec(MethodSettings(), 100, quantise="q4_k_m"), quantised=quantised)
+    add(
+        backend,
+        SparseSpec(MethodSettings(), 100, quantise="q4_k_m"),
+        quantised=quantised,
+    )
     text = words(open_page("compare", view="layers", right="20 %"))
     assert (
-        text.startswith("Before quantising, half of the 2 layers that were cut (3 in all) lost")
+        text.startswith(
+            "Before quantising, half of the 2 layers that were cut (3 in all) lost"
+        )
         and "· least-squares 20 %, Q4_K_M ·" in text
     )
     assert (
@@ -93,7 +109,9 @@ def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_bef
     ).startswith("No channel was")
 
 
-def test_of_a_healed_model_it_is_said_that_its_layers_are_those_before(open_page, backend):
+def test_of_a_healed_model_it_is_said_that_its_layers_are_those_before(
+    open_page, backend
+):
     add(
         backend,
         healed=Healed(
@@ -111,7 +129,9 @@ def test_of_a_healed_model_it_is_said_that_its_layers_are_those_before(open_page
         in text
     )
     assert (
-        text.startswith("Before healing, half of the 2 layers that were cut (3 in all) lost")
+        text.startswith(
+            "Before healing, half of the 2 layers that were cut (3 in all) lost"
+        )
         and "those before it" in text
     )
 
@@ -119,7 +139,9 @@ def test_of_a_healed_model_it_is_said_that_its_layers_are_those_before(open_page
 def test_a_model_is_chosen_by_the_address_and_the_one_that_the_answer_names_otherwise(
     open_page, finished
 ):
-    assert "least-squares 20 % · " in words(open_page("compare", view="layers", right="20 %"))
+    assert "least-squares 20 % · " in words(
+        open_page("compare", view="layers", right="20 %")
+    )
     app = open_page("compare", view="layers", right="<b>nonsense")
     assert "“<b>nonsense” is no model here. Showing 10 %." in words(app)
     assert "least-squares 10 % · " in words(app)
@@ -150,7 +172,10 @@ UNMEASURED = {"layer_errors": (), "held_out_errors": ()}
             {"held_out_errors": (), "passage_errors": ()},
             "Half of the 2 layers that were cut (3 in all)",
         ),
-        (UNMEASURED | {"passage_errors": ()}, "The loss of the layers was not measured."),
+        (
+            UNMEASURED | {"passage_errors": ()},
+            "The loss of the layers was not measured.",
+        ),
     ],
     ids=["unlike", "none-held-out", "overfitted", "no-other-text", "unmeasured"],
 )
@@ -201,8 +226,17 @@ def test_a_loss_near_zero_beside_divergence_is_explained():
     assert hidden_losses(replace(sparse, alone=(0.01, 0.0, 0.0))) == ""
 
 
-def test_of_a_mixture_the_grid_and_its_table_say_which_experts_are_gone(open_page, backend):
-    fields = ("widths", "dense_widths", "experts", "expert_use", "few_tokens", "passage_errors")
+def test_of_a_mixture_the_grid_and_its_table_say_which_experts_are_gone(
+    open_page, backend
+):
+    fields = (
+        "widths",
+        "dense_widths",
+        "experts",
+        "expert_use",
+        "few_tokens",
+        "passage_errors",
+    )
     errors = ("layer_errors", "held_out_errors", "uncompensated_errors", "alone")
     changes = {name: getattr(MIXTURE, name) for name in (*fields, *errors)}
     add(backend, MIXTURE.spec, **changes)
@@ -213,7 +247,10 @@ def test_of_a_mixture_the_grid_and_its_table_say_which_experts_are_gone(open_pag
         "layer 2 lost the most, 20.0 %."
     )
     assert "hannel" not in text.partition("Which experts were removed")[0]
-    assert "Choices of the removed experts 30.0 % of the dense router; 4 of 8 experts" in text
+    assert (
+        "Choices of the removed experts 30.0 % of the dense router; 4 of 8 experts"
+        in text
+    )
     charts = app.get("plotly_chart")
     assert charts[1].proto.alt.startswith("Removed experts got 30.0")
     assert "1 of 4 kept experts was not refitted" in text
@@ -226,11 +263,16 @@ def test_of_a_mixture_the_grid_and_its_table_say_which_experts_are_gone(open_pag
 def test_shapes_and_bytes_are_shown_before_and_after_with_a_file(open_page, backend):
     run, records = specimens.run(replace(specimens.SETTINGS, model="owner/other"))
     backend.add_run((run, [replace(record, model="owner/other") for record in records]))
-    assert "known once a run or a prompt has loaded" in words(open_page("compare", view="layers"))
+    assert "known once a run or a prompt has loaded" in words(
+        open_page("compare", view="layers")
+    )
     backend._store.remember(model_shape_note(records[0].model_identity), SHAPE.plain())
     app = open_page("compare", view="layers", right="30 %")
     text = words(app)
     # At 30 % 448 of 1,536 channels are gone from each of 30 blocks, each of 3 * 576 weights of 4
     # bytes.
-    assert "1,536 × 576 → 1,088 × 576" in text and "Whole model 538.1 MB 445.2 MB 17.3 %" in text
+    assert (
+        "1,536 × 576 → 1,088 × 576" in text
+        and "Whole model 538.1 MB 445.2 MB 17.3 %" in text
+    )
     assert [drawn.proto.label for drawn in app.get("download_button")] == ["CSV", "CSV"]

@@ -4,7 +4,11 @@ above it.
 
 from dataclasses import replace
 
-from sparsedash.schema.pair_records import Divergence, DivergenceSettings, TokenDivergence
+from sparsedash.schema.pair_records import (
+    Divergence,
+    DivergenceSettings,
+    TokenDivergence,
+)
 from sparsedash.ui.compare_rows import ROWS
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
@@ -48,10 +52,10 @@ def test_each_place_says_its_number_and_what_each_model_expects(open_compare, fi
     app = opened(open_compare)
     assert '<span class="sd-heat sd-heat-0"' in markup(app)
     assert 'title="1.23 nats: dense predicts “ been”, 30 % “ seen”"' in markup(app)
-    table = (
-        "“ looked” 1.23 “ been” “ seen” “ had” 0.00 “ had” “ had” a part of a character 0.00 “⏎”"
-    )
-    assert table in words(app) and "KL(dense ‖ 30 %) of the two predictions, in nats" in words(app)
+    table = "“ looked” 1.23 “ been” “ seen” “ had” 0.00 “ had” “ had” a part of a character 0.00 “⏎”"
+    assert table in words(
+        app
+    ) and "KL(dense ‖ 30 %) of the two predictions, in nats" in words(app)
 
 
 def test_the_largest_places_are_reached_by_the_keyboard_the_stronger_the_larger_and_all_are_text(
@@ -68,9 +72,14 @@ def test_the_largest_places_are_reached_by_the_keyboard_the_stronger_the_larger_
         *(TokenDivergence(text=" x", nats=size, left="a", right="b") for size in nats),
     )
     drawn = markup(opened(open_compare))
-    assert drawn.count('data-tip="') == 20 and "9.00 nats" in drawn.partition('data-tip="')[2]
+    assert (
+        drawn.count('data-tip="') == 20
+        and "9.00 nats" in drawn.partition('data-tip="')[2]
+    )
     levels = [drawn.count(f'class="sd-heat sd-heat-{level}"') for level in range(5)]
-    assert levels == [1 + 1, 4 + 1, 15 + 1, 30 + 1, 3 + 1], "each with its mark in the legend"
+    assert levels == [1 + 1, 4 + 1, 15 + 1, 30 + 1, 3 + 1], (
+        "each with its mark in the legend"
+    )
     assert "<img" not in drawn and '"><script>x' not in drawn
     shows_as_text(drawn)
 
@@ -85,7 +94,9 @@ def rows(app):
 
 
 def numbers(app):
-    return [int(row.label.replace("`", "").lstrip("▸ ").split()[0]) for row in rows(app)]
+    return [
+        int(row.label.replace("`", "").lstrip("▸ ").split()[0]) for row in rows(app)
+    ]
 
 
 def test_a_row_says_the_right_word_both_answers_and_the_change_and_opens_its_passage(
@@ -97,13 +108,19 @@ def test_a_row_says_the_right_word_both_answers_and_the_change_and_opens_its_pas
     assert first.startswith("`▸ 14` **harbour** *✓* *✕ violin* −")
     assert "▸" not in second and len(rows(app)) == 9
     rows(app)[4].click().run()
-    assert f"Passage {numbers(app)[4]} " in words(app) and rows(app)[4].label.startswith("`▸")
+    assert f"Passage {numbers(app)[4]} " in words(app) and rows(app)[
+        4
+    ].label.startswith("`▸")
     assert app.query_params["passage"] == str(numbers(app)[4])
 
 
-def test_the_table_has_pages_and_shows_the_one_of_the_passage_that_is_read(open_compare, finished):
+def test_the_table_has_pages_and_shows_the_one_of_the_passage_that_is_read(
+    open_compare, finished
+):
     app = open_compare(filter="all", sort="file order")
-    assert numbers(app) == list(range(1, ROWS + 1)) and f"1 to {ROWS} of 120" in words(app)
+    assert numbers(app) == list(range(1, ROWS + 1)) and f"1 to {ROWS} of 120" in words(
+        app
+    )
     assert button(app, "Earlier").disabled
     button(app, "Later").click().run()
     assert numbers(app)[0] == ROWS + 1 and f"Passage {ROWS + 1} " in words(app)
@@ -119,10 +136,13 @@ def test_a_range_of_changes_in_the_address_leaves_its_passages_in_table_kinds_an
     app = open_compare(filter="all")
     box = app.selectbox(key="chosen-change")
     offered = {
-        option.partition(" · ")[0]: int(option.partition(" · ")[2]) for option in box.options
+        option.partition(" · ")[0]: int(option.partition(" · ")[2])
+        for option in box.options
     }
     assert offered.pop("Any change") == sum(offered.values()) == 120
-    most = next(label for label in offered if label.startswith("Fell by") and offered[label] > 1)
+    most = next(
+        label for label in offered if label.startswith("Fell by") and offered[label] > 1
+    )
     box.select(f"{most} · {offered[most]}").run()
     assert f"1 of {offered[most]}" in words(app)
     again = open_compare(filter="all", change=app.query_params["change"])

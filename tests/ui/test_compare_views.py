@@ -39,7 +39,10 @@ def test_where_there_is_nothing_to_compare_the_page_says_why(open_compare, backe
     backend.set_jobs(job(SETTINGS, "failed", **FAILED))
     assert words(open_compare()).startswith("Nothing to compare yet.")
     text = words(open_compare(run=SETTINGS.key()))
-    assert text.startswith("This run has no answers to compare.") and FAILED["error_text"] in text
+    assert (
+        text.startswith("This run has no answers to compare.")
+        and FAILED["error_text"] in text
+    )
     backend.set_jobs(job(SETTINGS))
     app = open_compare(run="gone")
     assert words(app).startswith("There is no run with this address.")
@@ -52,7 +55,9 @@ def test_where_there_is_nothing_to_compare_the_page_says_why(open_compare, backe
     assert "See the runs" in links(open_compare())
 
 
-def test_the_verdict_comes_first_and_what_it_rests_on_after_the_passages(open_compare, finished):
+def test_the_verdict_comes_first_and_what_it_rests_on_after_the_passages(
+    open_compare, finished
+):
     text = words(open_compare())
     assert text.startswith("30 % is too close to call on 120 passages. ")
     behind = text.split("Passage ")[-1]
@@ -75,7 +80,9 @@ def test_the_first_broken_passage_is_shown_with_both_answers(open_compare, finis
     assert " times less likely. Its log-probability fell by " in text
 
 
-def test_kinds_have_counts_that_add_up_and_one_is_chosen_by_button(open_compare, finished):
+def test_kinds_have_counts_that_add_up_and_one_is_chosen_by_button(
+    open_compare, finished
+):
     app = open_compare()
     assert [widget.label for widget in kinds(app)] == [
         *("All · 120", "Both right · 27", "Broke · 9", "Fixed · 2", "Both wrong · 82")
@@ -84,7 +91,9 @@ def test_kinds_have_counts_that_add_up_and_one_is_chosen_by_button(open_compare,
     assert app.query_params["filter"] == "fixed" and "1 of 2" in words(app)
 
 
-def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(open_compare, finished):
+def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(
+    open_compare, finished
+):
     app = open_compare(filter="both-wrong")
     switch = app.toggle(key="words")
     n = int(switch.label.removeprefix("Only different words · "))
@@ -102,7 +111,9 @@ def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(open_comp
 def test_passages_are_stepped_through_the_largest_fall_first(open_compare, finished):
     app = open_compare()
     rows = [
-        widget.label.rsplit(" ", 1)[1] for widget in app.button if widget.key.startswith("row-")
+        widget.label.rsplit(" ", 1)[1]
+        for widget in app.button
+        if widget.key.startswith("row-")
     ]
     falls = [float(change.replace("−", "-")) for change in rows]
     assert falls == sorted(falls) and len(falls) == 9
@@ -134,7 +145,9 @@ def test_a_search_in_contexts_and_answers_narrows_every_kind_and_stands_in_the_a
 
 
 @pytest.mark.parametrize(
-    "address", [{}, {"view": "layers"}, {"name": "models"}], ids=["passages", "layers", "models"]
+    "address",
+    [{}, {"view": "layers"}, {"name": "models"}],
+    ids=["passages", "layers", "models"],
 )
 def test_the_model_that_the_answer_names_is_opened_and_not_the_last_or_sparsest(
     address, open_page, backend
@@ -180,10 +193,18 @@ def test_a_target_of_several_tokens_is_shown_token_by_token(open_compare, backen
 
     def cut(outcome):
         (token,) = outcome.tokens
-        return replace(outcome, tokens=(replace(token, text=" har"), replace(token, text="bour")))
+        return replace(
+            outcome, tokens=(replace(token, text=" har"), replace(token, text="bour"))
+        )
 
     backend.add_run(
-        (run, [replace(record, outcomes=tuple(map(cut, record.outcomes))) for record in records])
+        (
+            run,
+            [
+                replace(record, outcomes=tuple(map(cut, record.outcomes)))
+                for record in records
+            ],
+        )
     )
     text = words(open_compare())
     assert (
@@ -192,11 +213,16 @@ def test_a_target_of_several_tokens_is_shown_token_by_token(open_compare, backen
     )
 
 
-def test_files_are_made_only_when_they_are_asked_for(open_compare, finished, monkeypatch):
+def test_files_are_made_only_when_they_are_asked_for(
+    open_compare, finished, monkeypatch
+):
     def refuse(*_):
         raise AssertionError("made before it was asked for")
 
-    makers = ("compare_views.record_pair.view_file", "compare_views.record_pair.harness_samples")
+    makers = (
+        "compare_views.record_pair.view_file",
+        "compare_views.record_pair.harness_samples",
+    )
     for name in (*makers, "run_sharing.html_report"):
         monkeypatch.setattr(f"sparsedash.ui.{name}", refuse)
     assert [drawn.proto.label for drawn in open_compare().get("download_button")] == [
@@ -214,14 +240,21 @@ def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_n
 ):
     app = open_compare(run=EXAMPLE)
     text = words(app)
-    assert text.startswith("Example, not computed here.") and "30 % against dense" in text
-    assert specimens.passages().contexts[0][:40] in text and "run it here to try a prompt." in text
+    assert (
+        text.startswith("Example, not computed here.") and "30 % against dense" in text
+    )
+    assert (
+        specimens.passages().contexts[0][:40] in text
+        and "run it here to try a prompt." in text
+    )
     assert not {"Continue with both models", "Show where the two differ"} & {
         widget.label for widget in app.button
     }
     assert "Blind" not in [toggle.label for toggle in app.toggle]
     offered = app.selectbox(key="chosen-run").options
-    assert [option for option in offered if option.startswith("Example:")] == offered[-1:]
+    assert [option for option in offered if option.startswith("Example:")] == offered[
+        -1:
+    ]
     page = open_compare()
     assert "Example" not in words(page) + str([box.options for box in page.selectbox])
 

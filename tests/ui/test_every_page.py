@@ -58,17 +58,23 @@ def test_every_page_has_one_heading_and_binds_no_parameter_that_a_link_to_anothe
             app.query_params[key] = value
         app.switch_page(f"pages/{name}.py").run()
         assert markup(app).count("<h1") == 1, name
-        drawn = [element.proto for element in app.main if hasattr(element.proto, "query_param_key")]
+        drawn = [
+            element.proto
+            for element in app.main
+            if hasattr(element.proto, "query_param_key")
+        ]
         bound.setdefault(name, set()).update(
             filter(None, (proto.query_param_key for proto in drawn))
         )
         for target in (menu_links(app) | links(app)).values():
-            linked.setdefault(target.partition("?")[0].strip("/") or "overview", set()).update(
-                query_of(target)
-            )
-    assert {"model", "sparsity"} <= bound["prune"] and {"run", "limits", "right"} <= linked[
-        "compare"
-    ]
+            linked.setdefault(
+                target.partition("?")[0].strip("/") or "overview", set()
+            ).update(query_of(target))
+    assert {"model", "sparsity"} <= bound["prune"] and {
+        "run",
+        "limits",
+        "right",
+    } <= linked["compare"]
     for page, names in bound.items():
         for target, linked_names in linked.items():
             assert page == target or not names & linked_names, (page, target)
@@ -82,10 +88,15 @@ def refuse(*_):
 def test_a_data_folder_that_cannot_be_used_is_said_in_words(name, monkeypatch):
     monkeypatch.setattr(frame, "backend", refuse)
     app = client(name).run()
-    assert not app.exception and "The data folder /x cannot be used. Is it locked?" in words(app)
+    assert (
+        not app.exception
+        and "The data folder /x cannot be used. Is it locked?" in words(app)
+    )
 
 
-def test_a_job_that_cannot_be_asked_after_is_said_in_words_where_it_stands(open_page, backend):
+def test_a_job_that_cannot_be_asked_after_is_said_in_words_where_it_stands(
+    open_page, backend
+):
     backend.set_jobs(job(SETTINGS))
     app = open_page("overview")
     jobs = backend.jobs
@@ -116,7 +127,10 @@ def texts_as(text):
         top = tuple(replace(word, text=text) for word in outcome.top)
         return replace(outcome, target=text, answer=text, tokens=tokens, top=top)
 
-    return [replace(record, outcomes=tuple(map(changed, record.outcomes))) for record in RECORDS]
+    return [
+        replace(record, outcomes=tuple(map(changed, record.outcomes)))
+        for record in RECORDS
+    ]
 
 
 @pytest.mark.parametrize(("page", "address"), [*PAGES, TOGETHER], ids=str)
@@ -125,7 +139,9 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(
 ):
     text = " ".join(STORABLE)
     model = "".join(filter(str.isprintable, text))
-    backend.add_run((replace(RUN, settings=replace(SETTINGS, model=model)), texts_as(text)))
+    backend.add_run(
+        (replace(RUN, settings=replace(SETTINGS, model=model)), texts_as(text))
+    )
     damage = Damage(
         kind="record",
         name=f"record/{RUN.sparse[0]}",
@@ -167,11 +183,15 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(
     app = open_page(page, **address)
     drawn = markup(app)
     assert not [tag for tag in ("<img", "<style>*", 'href="javascript') if tag in drawn]
-    shows_as_text(drawn + "".join([*links(app), *(widget.label for widget in app.checkbox)]))
+    shows_as_text(
+        drawn + "".join([*links(app), *(widget.label for widget in app.checkbox)])
+    )
 
 
 def test_a_model_named_like_markup_is_shown_as_text(open_page, backend):
-    backend.add_run((replace(RUN, settings=replace(SETTINGS, model="<b>**x**</b>")), RECORDS))
+    backend.add_run(
+        (replace(RUN, settings=replace(SETTINGS, model="<b>**x**</b>")), RECORDS)
+    )
     app = open_page("overview")
     assert "<b>**x**</b>, least-squares 10, 20, 30 % on Cloze passages" in words(app)
 
@@ -184,17 +204,22 @@ def test_every_page_of_a_run_that_was_stopped_says_so_and_one_of_them_resumes_it
     backend.set_jobs(job(SETTINGS, "cancelled", error_text="Stopped on request."))
     app = open_page("overview", run=run.key)
     second = open_page("compare", run=run.key, view=view)
-    assert [words(page).count(": 1 of its 3 sparse models is done.") for page in (app, second)] == [
+    assert [
+        words(page).count(": 1 of its 3 sparse models is done.")
+        for page in (app, second)
+    ] == [
         1,
         1,
     ]
-    assert [widget.label for widget in app.button].count("Resume") == 1 and "Resume" not in str(
-        second.button
-    )
+    assert [widget.label for widget in app.button].count(
+        "Resume"
+    ) == 1 and "Resume" not in str(second.button)
     backend.set_jobs()
     button(open_page("overview", run=run.key), "Resume").click().run()
     assert [job.state for job in backend.jobs()] == ["queued"]
-    assert "1 of its 3 sparse models" not in words(open_page("compare", run=run.key, view=view))
+    assert "1 of its 3 sparse models" not in words(
+        open_page("compare", run=run.key, view=view)
+    )
 
 
 @pytest.mark.parametrize(
@@ -223,7 +248,8 @@ def test_a_damaged_record_is_named_on_the_page_whoever_looked_first(
 
 
 @pytest.mark.parametrize(
-    ("kind", "key"), [(Run, RUN.key), (Record, DENSE), (Record, LAST), (Passages, "passages")]
+    ("kind", "key"),
+    [(Run, RUN.key), (Record, DENSE), (Record, LAST), (Passages, "passages")],
 )
 def test_damaged_results_count_as_lost_on_every_page(open_page, finished, kind, key):
     harm_entry(finished._store, "records", f"{kind.__name__.lower()}/{key}")

@@ -21,7 +21,9 @@ def bring(form, field, name, content):
 
 
 @pytest.mark.parametrize("field", ["text", "calibration"])
-def test_a_text_that_is_brought_is_chosen_and_stands_in_the_address(open_page, backend, field):
+def test_a_text_that_is_brought_is_chosen_and_stands_in_the_address(
+    open_page, backend, field
+):
     form = bring(open_page("prune"), field, "mine.jsonl", LINES)
     (reference,) = backend.uploads.kept()
     assert form.selectbox(key=field).value == reference
@@ -101,7 +103,10 @@ def test_a_deleted_text_is_off_the_list_and_where_it_was_chosen_the_usual_one_is
     assert backend.uploads.kept() == {}
     assert form.selectbox(key="text").value == "builtin:cloze"
     assert form.selectbox(key="calibration").value == "c4"
-    assert not form.exception and "sd-field-error" not in markup(form).partition("</style>")[2]
+    assert (
+        not form.exception
+        and "sd-field-error" not in markup(form).partition("</style>")[2]
+    )
 
 
 def test_a_text_that_a_job_reads_stays_and_the_refusal_says_why(open_page, backend):
@@ -109,17 +114,23 @@ def test_a_text_that_a_job_reads_stays_and_the_refusal_says_why(open_page, backe
     calibration = replace(SETTINGS.calibration, corpus=reference)
     backend.set_jobs(job(replace(SETTINGS, calibration=calibration), "queued"))
     form = opened(
-        opened(open_page("prune", calibration=reference), "uploads"), f"delete-{reference}"
+        opened(open_page("prune", calibration=reference), "uploads"),
+        f"delete-{reference}",
     )
     button(form, "Delete for good").click().run()
     assert list(backend.uploads.kept()) == [reference]
     assert form.selectbox(key="calibration").value == reference
     (toast,) = form.toast
-    assert "mine.jsonl is read by a job that waits or runs. Wait until it has ended" in toast.value
+    assert (
+        "mine.jsonl is read by a job that waits or runs. Wait until it has ended"
+        in toast.value
+    )
 
 
 def test_a_hostile_name_is_shown_as_harmless_text(open_page, backend):
-    form = bring(open_page("prune"), "text", "..<script>alert(1)</script>\u202e.jsonl", LINES)
+    form = bring(
+        open_page("prune"), "text", "..<script>alert(1)</script>\u202e.jsonl", LINES
+    )
     assert "<script>alert" not in markup(form)
     assert "\u202e" not in markup(form)
     assert form.selectbox(key="text").value.startswith("upload:script.jsonl@")
@@ -128,4 +139,7 @@ def test_a_hostile_name_is_shown_as_harmless_text(open_page, backend):
 def test_a_text_set_of_the_list_says_on_what_terms_it_comes(open_page, backend):
     text = words(open_page("prune", text="lambada_openai", calibration="c4"))
     assert "Licence: MIT. Size: 1.8 MB. How it is read: downloaded once" in text
-    assert "Licence: ODC-BY. Size: 305 GB. How it is read: its first 10,000 documents are" in text
+    assert (
+        "Licence: ODC-BY. Size: 305 GB. How it is read: its first 10,000 documents are"
+        in text
+    )

@@ -32,7 +32,11 @@ def test_a_run_that_ends_is_told_once_on_every_page_whatever_the_clock_says(
 
 @pytest.mark.parametrize(
     ("state", "words"),
-    [("failed", ": failed."), ("crashed", ": interrupted."), ("cancelled", ": cancelled.")],
+    [
+        ("failed", ": failed."),
+        ("crashed", ": interrupted."),
+        ("cancelled", ": cancelled."),
+    ],
 )
 def test_other_endings_are_told_as_what_they_are_and_another_attempt_again(
     state, words, open_page, backend

@@ -50,7 +50,11 @@ def timing(settings, ratio):
 
     phases = (phase("prefill", 1), phase("decode", 1))
     return replace(
-        TIMING, key=settings.key(), dense=settings.dense, sparse=settings.sparse, phases=phases
+        TIMING,
+        key=settings.key(),
+        dense=settings.dense,
+        sparse=settings.sparse,
+        phases=phases,
     )
 
 
@@ -77,7 +81,11 @@ def marks(figure):
 
 
 def offered(app):
-    return [widget.label for widget in app.button if widget.label.startswith("Measure speed")]
+    return [
+        widget.label
+        for widget in app.button
+        if widget.label.startswith("Measure speed")
+    ]
 
 
 def test_sparsity_is_the_usual_axis_and_another_one_is_in_the_address(open_page, run):
@@ -101,18 +109,24 @@ def test_the_sparsity_axis_can_be_the_share_of_any_budget(open_page, run):
     assert chart(app)["layout"]["xaxis"]["title"]["text"] == "Blocks' weights removed"
 
 
-def test_a_caption_says_what_the_signs_are_and_the_rest_is_behind_a_question_mark(open_page, run):
+def test_a_caption_says_what_the_signs_are_and_the_rest_is_behind_a_question_mark(
+    open_page, run
+):
     app = open_page("overview")
     assert "Here: ✓ within, ✕ beyond, ? undecided." in words(app)
     popovers = {drawn.proto.popover.label: drawn for drawn in app.get("popover")}
     help_ = popovers["How to read this chart: word perplexity"]
-    assert "1.25 × means that" in words(help_) and "Bars: confidence intervals" in words(help_)
+    assert "1.25 × means that" in words(
+        help_
+    ) and "Bars: confidence intervals" in words(help_)
     assert not [box for box in app.selectbox if box.label == "Highlight"], (
         "a single line needs none"
     )
 
 
-def test_one_of_many_lines_can_be_highlighted_and_the_address_keeps_it(open_page, backend):
+def test_one_of_many_lines_can_be_highlighted_and_the_address_keeps_it(
+    open_page, backend
+):
     methods = tuple(map(method_named, ("best", "flap", "magnitude")))
     run = backend.add_run(specimens.run(replace(specimens.SETTINGS, methods=methods)))
     app = open_page("overview", run=run.key)
@@ -131,7 +145,10 @@ def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(
     ) and "3 sparse models not shown: the speed was not measured" in words(app)
     app.selectbox(key="chosen-numbers").select("bfloat16").run()
     app.selectbox(key="chosen-threads").select("1").run()
-    assert (app.query_params["numbers"], app.query_params["threads"]) == ("bfloat16", "1")
+    assert (app.query_params["numbers"], app.query_params["threads"]) == (
+        "bfloat16",
+        "1",
+    )
     button(app, "Measure speed of 3 models").click().run()
     assert backend.submitted == [
         replace(asked(run, place), dtype="bfloat16", n_threads=1) for place in range(3)
@@ -147,7 +164,9 @@ def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(
 def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(
     open_page, backend, run, monkeypatch
 ):
-    monkeypatch.setattr("sparsedash.ui.loss_charts.llama_cpp_problem", lambda *model: "")
+    monkeypatch.setattr(
+        "sparsedash.ui.loss_charts.llama_cpp_problem", lambda *model: ""
+    )
     app = open_page("overview", against="reading", numbers="bfloat16")
     app.selectbox(key="chosen-runtime").select("llama.cpp").run()
     assert app.query_params["runtime"] == "llama.cpp"
@@ -185,7 +204,9 @@ def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(
     assert "drifts on a shared machine" in words(
         open_page("overview", against="reading", runtime="llama.cpp")
     )
-    monkeypatch.setattr("sparsedash.ui.loss_charts.llama_cpp_problem", lambda *model: "no file")
+    monkeypatch.setattr(
+        "sparsedash.ui.loss_charts.llama_cpp_problem", lambda *model: "no file"
+    )
     app = open_page("overview", against="reading", runtime="llama.cpp")
     assert app.selectbox(key="chosen-runtime").options == [
         "torch"
@@ -196,7 +217,9 @@ def test_only_models_that_were_timed_stand_on_an_axis_of_speed_with_their_condit
     open_page, backend, run
 ):
     measured = replace(
-        timing(asked(run, 1), 1.15), dense_resident=540_000_000, sparse_resident=470_000_000
+        timing(asked(run, 1), 1.15),
+        dense_resident=540_000_000,
+        sparse_resident=470_000_000,
     )
     backend.put(measured)
     app = open_page("overview", against="writing")
@@ -207,7 +230,9 @@ def test_only_models_that_were_timed_stand_on_an_axis_of_speed_with_their_condit
         "2 sparse models not shown" in text
         and "weights in memory 540 MB 470 MB 1.15 × measured once" in text
     )
-    assert "prefill, 1 × 128 tokens" in text and "a mainframe, 2 threads, float32" in text
+    assert (
+        "prefill, 1 × 128 tokens" in text and "a mainframe, 2 threads, float32" in text
+    )
 
 
 def test_zeros_alone_are_explained_and_never_offered_to_be_timed(open_page, backend):
@@ -258,4 +283,7 @@ def test_a_measurement_is_shown_in_place_of_the_button_and_leads_to_its_axis(
     backend.set_jobs(job(asked(run, 0), "done"))
     app = open_page("runs", view="jobs")
     assert "Speed of a sparse model: 10 % of SmolLM2 135M (built in)" in words(app)
-    assert query_of(links(app)["See the speed-up"]) == {"run": run.key, "against": "reading"}
+    assert query_of(links(app)["See the speed-up"]) == {
+        "run": run.key,
+        "against": "reading",
+    }

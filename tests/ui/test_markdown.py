@@ -17,16 +17,49 @@ FILES = [
 _PLACES = {
     **dict.fromkeys(("link", "ask_to_delete"), 1),
     **dict.fromkeys(
-        ("offer_file", "action_button", "popover", "file_popover", "expander", "toast", "button"), 0
+        (
+            "offer_file",
+            "action_button",
+            "popover",
+            "file_popover",
+            "expander",
+            "toast",
+            "button",
+        ),
+        0,
     ),
     **dict.fromkeys(
-        ("download_button", "form_submit_button", "link_button", "checkbox", "toggle", "radio"), 0
+        (
+            "download_button",
+            "form_submit_button",
+            "link_button",
+            "checkbox",
+            "toggle",
+            "radio",
+        ),
+        0,
     ),
     **dict.fromkeys(
-        ("selectbox", "multiselect", "select_slider", "pills", "segmented_control", "tabs"), 0
+        (
+            "selectbox",
+            "multiselect",
+            "select_slider",
+            "pills",
+            "segmented_control",
+            "tabs",
+        ),
+        0,
     ),
     **dict.fromkeys(
-        ("text_input", "text_area", "number_input", "slider", "file_uploader", "dialog", "metric"),
+        (
+            "text_input",
+            "text_area",
+            "number_input",
+            "slider",
+            "file_uploader",
+            "dialog",
+            "metric",
+        ),
         0,
     ),
     **dict.fromkeys(
@@ -43,7 +76,9 @@ _PLACES = {
         ),
         0,
     ),
-    **dict.fromkeys(("title", "header", "subheader", "progress", "badge", "page_link"), 0),
+    **dict.fromkeys(
+        ("title", "header", "subheader", "progress", "badge", "page_link"), 0
+    ),
 }
 """Functions that show markdown, and the place of the text among their arguments."""
 _NAMED = {"label", "text", "help", "body"}
@@ -98,7 +133,9 @@ def shown_texts(tree: ast.AST) -> Iterator[ast.expr]:
             if name in _PLACES:
                 place = _PLACES[name]
                 yield from call.args[place : place + 1]
-                yield from (keyword.value for keyword in call.keywords if keyword.arg in _NAMED)
+                yield from (
+                    keyword.value for keyword in call.keywords if keyword.arg in _NAMED
+                )
 
 
 def foreign(text: ast.expr, known: dict[str, list[ast.expr]]) -> Iterator[str]:
@@ -149,7 +186,9 @@ def foreign_texts(source: str) -> set[str]:
     for scope in sorted(
         tree.body, key=lambda each: isinstance(each, ast.FunctionDef | ast.ClassDef)
     ):
-        known = ours if not isinstance(scope, ast.FunctionDef | ast.ClassDef) else {**ours}
+        known = (
+            ours if not isinstance(scope, ast.FunctionDef | ast.ClassDef) else {**ours}
+        )
         for node in ast.walk(scope):
             if isinstance(node, ast.Assign):
                 for target in node.targets:
@@ -157,7 +196,10 @@ def foreign_texts(source: str) -> set[str]:
                     lists = [side.elts for side in both if isinstance(side, ast.Tuple)]
                     several = len(lists) == 2 and len(lists[0]) == len(lists[1])
                     for name, value in zip(*lists, strict=True) if several else [both]:
-                        known[ast.unparse(name)] = [*known.get(ast.unparse(name), []), value]
+                        known[ast.unparse(name)] = [
+                            *known.get(ast.unparse(name), []),
+                            value,
+                        ]
             elif isinstance(node, ast.arg):
                 known[node.arg] = [ast.Name(node.arg)]
         for text in shown_texts(scope):

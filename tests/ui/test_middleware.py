@@ -28,12 +28,21 @@ HERE = ("127.0.0.1", 8501)
 
 
 def crossed(
-    rules, path="/prune", kind="http", server=HERE, client=("10.0.0.2", 5), media_type="", **headers
+    rules,
+    path="/prune",
+    kind="http",
+    server=HERE,
+    client=("10.0.0.2", 5),
+    media_type="",
+    **headers,
 ):
     """What came of a request: the status (403 of a closed WebSocket), the body and headers, and the
     scope inside.
     """
-    named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    named = [
+        (name.replace("_", "-").encode(), value.encode())
+        for name, value in headers.items()
+    ]
     more = {
         "query_string": b"",
         "scheme": "http",
@@ -54,12 +63,17 @@ def crossed(
     async def send(message):
         sent.append(message)
 
-    asyncio.run(access_check(app, rules)({"type": kind, "path": path, **more}, None, send))
+    asyncio.run(
+        access_check(app, rules)({"type": kind, "path": path, **more}, None, send)
+    )
     if kind == "websocket":
         return SimpleNamespace(status=200 if seen else 403, inside=seen)
     body = b"".join(message.get("body", b"") for message in sent)
     return SimpleNamespace(
-        status=sent[0]["status"], headers=dict(sent[0]["headers"]), body=body, inside=seen
+        status=sent[0]["status"],
+        headers=dict(sent[0]["headers"]),
+        body=body,
+        inside=seen,
     )
 
 
@@ -80,7 +94,11 @@ ADA = {**OWN, "x_remote_user": "ada"}
 
 def test_a_user_has_one_backend_so_that_what_is_cached_of_it_is_found(backend):
     ada = frame._seen_by(backend, "ada", RULES)
-    assert frame._seen_by(backend, "ada", RULES) is ada is not frame._seen_by(backend, "bob", RULES)
+    assert (
+        frame._seen_by(backend, "ada", RULES)
+        is ada
+        is not frame._seen_by(backend, "bob", RULES)
+    )
 
 
 SERVED = [
@@ -101,9 +119,13 @@ SERVED = [
 REQUESTS = [*((None, *case) for case in LOOPBACK), *((RULES, *case) for case in SERVED)]
 
 
-@pytest.mark.parametrize(("rules", "request_", "status"), REQUESTS, ids=range(len(REQUESTS)))
+@pytest.mark.parametrize(
+    ("rules", "request_", "status"), REQUESTS, ids=range(len(REQUESTS))
+)
 @pytest.mark.parametrize("kind", ["http", "websocket"])
-def test_only_own_pages_of_users_who_have_logged_in_come_through(kind, rules, request_, status):
+def test_only_own_pages_of_users_who_have_logged_in_come_through(
+    kind, rules, request_, status
+):
     outcome = crossed(rules, kind=kind, **request_)
     assert bool(outcome.inside) == (outcome.status == 200)
     assert outcome.status == (status if kind == "http" or status == 200 else 403)
@@ -132,7 +154,11 @@ def test_a_page_of_the_server_itself_comes_in_with_its_user_s_name():
         403,
     ]
     twice = Request(
-        {"type": "http", "client": ("10.0.0.2", 5), "headers": [(b"x-remote-user", b"ada")] * 2}
+        {
+            "type": "http",
+            "client": ("10.0.0.2", 5),
+            "headers": [(b"x-remote-user", b"ada")] * 2,
+        }
     )
     assert login.authenticated_user(twice, RULES) is None
 
@@ -163,7 +189,10 @@ def test_a_cookie_counts_for_a_login_here_by_the_configured_provider_with_a_veri
     }
     cookie = json.dumps(user | changed).encode()
     monkeypatch.setattr(login, "get_cookie_with_chunks", lambda signed, of: cookie)
-    assert login.authenticated_user(Request({"type": "http", "headers": []}), rules) == name
+    assert (
+        login.authenticated_user(Request({"type": "http", "headers": []}), rules)
+        == name
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,22 +211,31 @@ def test_a_login_leads_back_into_the_dashboard_and_nowhere_else(path, wanted, le
         (b"host", b"sparse.example.org"),
         (b"cookie", f"sparsedash_wanted={wanted}".encode()),
     ]
-    request = Request({"type": "http", "path": path, "query_string": b"", "headers": headers})
+    request = Request(
+        {"type": "http", "path": path, "query_string": b"", "headers": headers}
+    )
     answer = login.redirect_after_login(request)
     assert (answer is not None and answer.headers["location"] == wanted) is leads
 
 
 @pytest.mark.parametrize(
-    ("address", "secure"), [("https://sparse.example.org", True), ("http://localhost:1", False)]
+    ("address", "secure"),
+    [("https://sparse.example.org", True), ("http://localhost:1", False)],
 )
 def test_no_script_reads_where_a_login_leads_and_its_page_is_not_kept(address, secure):
     answer = login.login_page(Serving(address=address, login="oidc"), "/runs")
     cookie = answer.headers["set-cookie"].lower()
-    assert "httponly" in cookie and "samesite=lax" in cookie and ("; secure" in cookie) is secure
+    assert (
+        "httponly" in cookie
+        and "samesite=lax" in cookie
+        and ("; secure" in cookie) is secure
+    )
     assert answer.headers["cache-control"] == "no-store"
     assert (
         "set-cookie"
-        not in login.login_page(Serving(address=address, login="oidc"), "/" + "x" * 4000).headers
+        not in login.login_page(
+            Serving(address=address, login="oidc"), "/" + "x" * 4000
+        ).headers
     )
 
 
@@ -207,9 +245,9 @@ def test_what_a_browser_says_of_itself_is_dropped():
         x_sparsedash_visitor="root",
         **ADA,
     ).inside
-    assert [value for name, value in scope["headers"] if name == b"x-sparsedash-visitor"] == [
-        b"ada"
-    ]
+    assert [
+        value for name, value in scope["headers"] if name == b"x-sparsedash-visitor"
+    ] == [b"ada"]
     (scope,) = crossed(
         None,
         host="localhost",
@@ -239,7 +277,9 @@ def test_who_is_not_on_the_list_is_told_so():
     assert b"Log out" not in refused.body
     assert (
         b"Log out"
-        in login.no_access_page(Serving(address="http://localhost:1", login="oidc"), "eve").body
+        in login.no_access_page(
+            Serving(address="http://localhost:1", login="oidc"), "eve"
+        ).body
     )
 
 
@@ -252,7 +292,9 @@ def test_who_is_not_on_the_list_is_told_so():
         (RULES, {"host": OWN["host"], "x_remote_user": "ada"}, True),
     ],
 )
-def test_the_health_is_one_word_for_who_has_not_logged_in(monkeypatch, rules, headers, details):
+def test_the_health_is_one_word_for_who_has_not_logged_in(
+    monkeypatch, rules, headers, details
+):
     facts = {"status": "ok", "running": 3}
     monkeypatch.setattr(frame, "backend", lambda: SimpleNamespace(health=lambda: facts))
     (scope,) = crossed(rules, "/health", **headers).inside
@@ -322,14 +364,18 @@ def streamlit(monkeypatch):
     pages = dict(OPEN)
 
     def client(session):
-        context = SimpleNamespace(headers=[("x-sparsedash-visitor", pages.get(session))])
+        context = SimpleNamespace(
+            headers=[("x-sparsedash-visitor", pages.get(session))]
+        )
         return SimpleNamespace(client_context=context) if session in pages else None
 
     runtime = SimpleNamespace(
         uploaded_file_mgr=files, is_active_session=pages.__contains__, get_client=client
     )
     monkeypatch.setattr(middleware, "MAX_BYTES", len(b"text"))
-    monkeypatch.setattr(middleware, "Runtime", SimpleNamespace(instance=lambda: runtime))
+    monkeypatch.setattr(
+        middleware, "Runtime", SimpleNamespace(instance=lambda: runtime)
+    )
 
     async def endpoint(scope, receive, send):
         if scope["type"] == "websocket":
@@ -338,7 +384,9 @@ def streamlit(monkeypatch):
             await scope["arrived"].wait()
         session, file = scope["path"].split("/")[-2:]
         if scope["method"] == "PUT":
-            files.add_file(session, UploadedFileRec(file, "a.txt", "text/plain", b"text"))
+            files.add_file(
+                session, UploadedFileRec(file, "a.txt", "text/plain", b"text")
+            )
         await send({"type": "http.response.start", "status": 204, "headers": []})
 
     app = upload_guard(endpoint)
@@ -354,7 +402,9 @@ def streamlit(monkeypatch):
             "method": method,
             "path": f"/_stcore/upload_file/{path}",
             "arrived": arrived,
-            "headers": [] if size is None else [(b"content-length", str(size).encode())],
+            "headers": []
+            if size is None
+            else [(b"content-length", str(size).encode())],
         }
         await app(scope | ({} if name is None else {USER: name}), None, send)
         return sent[0]["status"] if sent else None
@@ -381,7 +431,8 @@ def test_nobody_uploads_to_or_deletes_from_another_s_session(streamlit, method):
         ("bob", "gone/mine", method),
     ]
     assert [
-        asyncio.run(streamlit.ask(name, path, method=verb)) for name, path, verb in requests
+        asyncio.run(streamlit.ask(name, path, method=verb))
+        for name, path, verb in requests
     ] == [
         204,
         404,
@@ -419,7 +470,8 @@ def test_files_that_arrive_count_and_one_more_is_refused_until_one_is_here(strea
         arrived = asyncio.Event()
         ask = streamlit.ask
         slow = [
-            asyncio.create_task(ask("ada", f"tab/{n}", arrived=arrived)) for n in range(MAX_FILES)
+            asyncio.create_task(ask("ada", f"tab/{n}", arrived=arrived))
+            for n in range(MAX_FILES)
         ]
         await asyncio.sleep(0)
         assert await ask("ada", "tab/more") == 429
@@ -439,7 +491,9 @@ def test_a_closed_page_leaves_nothing_and_what_arrives_after_it_neither(streamli
         await streamlit.ask("ada", kind="websocket")
         assert streamlit.held() == ["second-tab/kept"]
         arrived = asyncio.Event()
-        late = asyncio.create_task(streamlit.ask("ada", "second-tab/late", arrived=arrived))
+        late = asyncio.create_task(
+            streamlit.ask("ada", "second-tab/late", arrived=arrived)
+        )
         await asyncio.sleep(0)
         del streamlit.pages["second-tab"]
         arrived.set()
@@ -488,7 +542,8 @@ def refused():
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.2", "::1", "localhost", "0.0.0.0", "192.168.0.9", "example.org", None]
+    "address",
+    ["127.0.0.2", "::1", "localhost", "0.0.0.0", "192.168.0.9", "example.org", None],
 )
 def test_without_a_login_it_listens_on_loopback_alone(options, address):
     options["server.address"] = address
@@ -510,7 +565,11 @@ def test_with_a_login_it_listens_anywhere_and_streamlit_knows_the_public_name(
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")
     options["server.address"] = "0.0.0.0"
     assert middleware.checked_serving_rules().login == "header"
-    assert options["server.allowedHosts"] == ["sparse.example.org", "localhost", "127.0.0.1"]
+    assert options["server.allowedHosts"] == [
+        "sparse.example.org",
+        "localhost",
+        "127.0.0.1",
+    ]
     # A session is given back to its user alone.
     assert list(options["server.trustedUserHeaders"]) == [login.USER_HEADER]
 

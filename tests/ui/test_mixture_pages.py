@@ -15,7 +15,9 @@ from tests.ui.test_runs_table import listed
 
 def mixture_run(settings):
     """A run by the method `experts` with the shape of its model, its records and settings."""
-    run, (dense, *sparse) = specimens.run(replace(settings, methods=(method_named("experts"),)))
+    run, (dense, *sparse) = specimens.run(
+        replace(settings, methods=(method_named("experts"),))
+    )
     models = []
     for record in sparse:
         spec = SparseSpec(method_named("experts"), record.sparsity_permille)
@@ -28,7 +30,9 @@ def mixture(backend):
     settings = replace(specimens.SETTINGS, model="owner/mixture")
     run, records = mixture_run(settings)
     records = [replace(record, model="owner/mixture") for record in records]
-    backend._store.remember(model_shape_note(records[0].model_identity), MIXTURE_SHAPE.plain())
+    backend._store.remember(
+        model_shape_note(records[0].model_identity), MIXTURE_SHAPE.plain()
+    )
     backend.add_run((run, records))
     return run
 
@@ -42,7 +46,11 @@ def mixture(backend):
         ("overview", {}, "weights 0.1 million → 0.1 million"),
         ("models", {}, "active 0.1 million → 0.1 million"),
         ("compare", {}, ""),
-        ("compare", {"view": "layers"}, "4 of 8 experts removed. Before: 0.1 million weights"),
+        (
+            "compare",
+            {"view": "layers"},
+            "4 of 8 experts removed. Before: 0.1 million weights",
+        ),
         ("models", {}, "or fewer blocks or experts"),
         ("runs", {}, "1 undecided"),
         ("runs", {"tasks": "1"}, ""),
@@ -57,13 +65,17 @@ def test_pages_of_a_mixture_speak_of_experts(page, address, said, open_page, mix
 
 
 def test_the_row_of_a_run_names_the_method_of_its_experts(open_page, mixture):
-    assert listed(open_page("runs")) == ["owner/mixture, experts 10, 20, 30 % on Cloze passages"]
+    assert listed(open_page("runs")) == [
+        "owner/mixture, experts 10, 20, 30 % on Cloze passages"
+    ]
 
 
 def test_two_runs_of_a_mixture_lie_over_each_other(open_page, backend, mixture):
     in_bfloat16 = replace(specimens.SETTINGS, model="owner/mixture", dtype="bfloat16")
     run, records = mixture_run(in_bfloat16)
-    backend.add_run((run, [replace(record, model="owner/mixture") for record in records]))
+    backend.add_run(
+        (run, [replace(record, model="owner/mixture") for record in records])
+    )
     app = open_page("runs", runs=f"{mixture.key},{run.key}")
     assert not app.exception
     app = open_page("compare", run=mixture.key)

@@ -92,7 +92,9 @@ def test_the_model_that_the_answer_names_is_offered_with_its_verdict_and_exporte
     app = open_page("models", run=RUN.key, limits="5,50,copying:8")
     assert app.selectbox(key="chosen-right").value == "30 %"
     page_text = words(app)
-    assert "30 % stays within your limits: perplexity 0.97 × (limit 5.00 ×)" in page_text
+    assert (
+        "30 % stays within your limits: perplexity 0.97 × (limit 5.00 ×)" in page_text
+    )
     assert "Limits: perplexity 5.00 ×, accuracy −50 points." in page_text
     # An export has the verdict of its card.
     assert (
@@ -119,9 +121,13 @@ def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finis
     )
     app = open_page("models", run=RUN.key, form="uniform")
     page_text = words(app)
-    assert "Not possible as uniform: stock code makes no narrower bloom model" in page_text
+    assert (
+        "Not possible as uniform: stock code makes no narrower bloom model" in page_text
+    )
     assert "is no form here" in page_text
-    assert all("uniform" not in option for option in app.selectbox(key="chosen-form").options)
+    assert all(
+        "uniform" not in option for option in app.selectbox(key="chosen-form").options
+    )
 
 
 def test_without_llama_cpp_no_gguf_file_is_offered_and_the_reason_is_said(
@@ -130,13 +136,17 @@ def test_without_llama_cpp_no_gguf_file_is_offered_and_the_reason_is_said(
     monkeypatch.setattr(export_forms, "find_spec", lambda name: None)
     backend.add_run((RUN, RECORDS))
     app = open_page("models", run=RUN.key)
-    assert not any("gguf" in option for option in app.selectbox(key="chosen-form").options)
+    assert not any(
+        "gguf" in option for option in app.selectbox(key="chosen-form").options
+    )
     assert "Not possible as gguf: llama.cpp, which “" in words(
         app
     ) and "requirements-gguf.txt” installs" in words(app)
 
 
-def test_padding_that_saves_nothing_is_offered_last_and_says_so(open_page, backend, monkeypatch):
+def test_padding_that_saves_nothing_is_offered_last_and_says_so(
+    open_page, backend, monkeypatch
+):
     def uneven(record):
         pruned = record.pruned
         return (
@@ -146,11 +156,16 @@ def test_padding_that_saves_nothing_is_offered_last_and_says_so(open_page, backe
         )
 
     def widths(pruned):
-        return (pruned.dense_widths[0], *(width // 2 for width in pruned.dense_widths[1:]))
+        return (
+            pruned.dense_widths[0],
+            *(width // 2 for width in pruned.dense_widths[1:]),
+        )
 
     backend.add_run((RUN, list(map(uneven, RECORDS))))
     app = open_page("models", run=RUN.key)
-    assert app.selectbox(key="chosen-form").value == "gguf" and "Saves nothing" not in words(app)
+    assert app.selectbox(
+        key="chosen-form"
+    ).value == "gguf" and "Saves nothing" not in words(app)
     app.selectbox(key="chosen-form").select("padded").run()
     assert "all blocks are padded to the dense width" in words(app)
     shape = replace(shipped_shape("smollm2-135m"), family="gemma3_text")
@@ -162,11 +177,15 @@ def test_padding_that_saves_nothing_is_offered_last_and_says_so(open_page, backe
     )
 
 
-def test_of_a_quantised_model_it_is_said_which_one_is_exported_instead(open_page, backend):
+def test_of_a_quantised_model_it_is_said_which_one_is_exported_instead(
+    open_page, backend
+):
     def quantised(record):
         return replace(
             record,
-            pruned=replace(record.pruned, spec=replace(record.pruned.spec, quantise="q4_0")),
+            pruned=replace(
+                record.pruned, spec=replace(record.pruned.spec, quantise="q4_0")
+            ),
         )
 
     dense, *sparse = RECORDS
@@ -220,31 +239,44 @@ def test_a_job_under_way_is_shown_and_one_that_failed_says_why(open_page, finish
     )
     finished.set_jobs(job(ASKED, "failed", **FAILED))
     app = open_page("models")
-    assert "Export of a sparse model" in words(app) and "The model cannot be reached." in words(app)
+    assert "Export of a sparse model" in words(
+        app
+    ) and "The model cannot be reached." in words(app)
     assert button(app, "Resume")
 
 
-def test_an_export_is_listed_with_its_proof_and_the_command_to_the_hub(open_page, finished):
+def test_an_export_is_listed_with_its_proof_and_the_command_to_the_hub(
+    open_page, finished
+):
     add(finished, MADE)
     app = open_page("models")
     page_text = words(app)
-    assert page_text.startswith("One model is exported; it takes 93 % of its dense model.")
+    assert page_text.startswith(
+        "One model is exported; it takes 93 % of its dense model."
+    )
     assert "padded with zeros · float32 · 500 MB, 93 % of the dense model" in page_text
     assert "of 50 answers 50 are as by the model in memory" in page_text
-    assert "transformers 5.24.0 ✓ proven here" in page_text and "llama.cpp ✕ cannot" in page_text
+    assert (
+        "transformers 5.24.0 ✓ proven here" in page_text
+        and "llama.cpp ✕ cannot" in page_text
+    )
     command = "hf upload YOUR-NAME/smol-best-10pct-padded-float32-abc123 ."
     assert command in [code.value for code in app.code]
     add(finished, GGUF)
     page_text = words(open_page("models"))
     assert "llama.cpp b11739 ✓ proven here" in page_text
-    assert "transformers, vLLM, OpenVINO ✕ cannot read one width for the whole model" in page_text
+    assert (
+        "transformers, vLLM, OpenVINO ✕ cannot read one width for the whole model"
+        in page_text
+    )
 
 
 def results(export, **settings):
     """By runtime what is said of these files."""
     settings = replace(ASKED, **settings)
     return {
-        runtime: result for runtime, result, _ in runtime_rows(replace(export, settings=settings))
+        runtime: result
+        for runtime, result, _ in runtime_rows(replace(export, settings=settings))
     }
 
 
@@ -255,7 +287,10 @@ def test_where_files_load_depends_on_the_form_and_the_family():
         results(falcon)["vLLM"] == "✕ cannot"
         and results(falcon, form="masked")["vLLM"] == "should load"
     )
-    assert results(replace(MADE, model_type="gpt_neo"), form="masked")["vLLM"] == "✕ cannot"
+    assert (
+        results(replace(MADE, model_type="gpt_neo"), form="masked")["vLLM"]
+        == "✕ cannot"
+    )
     assert "OpenVINO GenAI" not in results(GGUF, form="gguf")
     even = replace(GGUF, layout="one width, architecture llama")
     assert (
@@ -267,7 +302,10 @@ def test_where_files_load_depends_on_the_form_and_the_family():
         results(replace(even, model_type="gemma3_text"), form="gguf")["OpenVINO GenAI"]
         == "✕ cannot"
     )
-    assert results(replace(even, model_type="olmo2"), form="gguf")["transformers"] == "✕ cannot"
+    assert (
+        results(replace(even, model_type="olmo2"), form="gguf")["transformers"]
+        == "✕ cannot"
+    )
 
 
 def test_an_export_of_the_data_folder_can_be_deleted_and_another_cannot(

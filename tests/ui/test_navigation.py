@@ -23,7 +23,9 @@ def test_the_run_that_is_shown_stays_chosen_and_every_link_has_the_tolerance(
     assert menu(open_page(name))["Models"] == {"run": newer.key}
     app = open_page(name, run=older.key, limits="1.5")
     assert menu(app)["Compare"] == {"run": older.key, "limits": "1.5,2"}
-    queries = [query_of(address) for address in links(app).values() if "run=" in address]
+    queries = [
+        query_of(address) for address in links(app).values() if "run=" in address
+    ]
     assert queries and all(query["limits"] == "1.5,2" for query in queries)
 
 

@@ -43,9 +43,16 @@ def test_a_newcomer_finds_one_button_that_submits_the_default_run_and_shows_it_t
 ):
     app = open_page("overview")
     text = words(app)
-    assert "Nothing has run here yet." in text and "Takes about 4 min (from earlier runs)" in text
+    assert (
+        "Nothing has run here yet." in text
+        and "Takes about 4 min (from earlier runs)" in text
+    )
     assert "an example 10 to 30 % are undecided." in text
-    assert markup(app).count('class="sd-ruler"') == markup(app).count('class="sd-layers"') == 1
+    assert (
+        markup(app).count('class="sd-ruler"')
+        == markup(app).count('class="sd-layers"')
+        == 1
+    )
     assert query_of(links(app)["Look at an example"]) == {"run": EXAMPLE}
     assert [element.label for element in app.button] == ["Try the built-in model"]
     button(app, "Try the built-in model").click().run()
@@ -80,7 +87,9 @@ def test_the_button_says_how_long_it_takes(
     assert expected in words(open_page("overview"))
 
 
-def test_the_example_is_marked_and_neither_timed_nor_exported(open_page, backend, example):
+def test_the_example_is_marked_and_neither_timed_nor_exported(
+    open_page, backend, example
+):
     app = open_page("overview", run=EXAMPLE, against="reading")
     text = words(app)
     assert text.startswith("Example. ")
@@ -94,17 +103,23 @@ def test_the_example_is_marked_and_neither_timed_nor_exported(open_page, backend
     assert "Example" not in words(open_page("overview"))
 
 
-def test_a_run_whose_model_has_moved_says_so_and_offers_the_newer_revision(open_page, backend):
+def test_a_run_whose_model_has_moved_says_so_and_offers_the_newer_revision(
+    open_page, backend
+):
     read = "a" * 40
     newer = "b" * 40
-    settings = replace(SETTINGS, model="owner/model", revisions=(("owner/model", read),))
+    settings = replace(
+        SETTINGS, model="owner/model", revisions=(("owner/model", read),)
+    )
     run, *more = specimens.run(settings)
     backend.add_run((replace(run, model_identity=f"owner/model@{read}"), *more))
     app = open_page("overview", run=run.key)
     assert "revision aaaaaaa" in words(app)
     assert "newer revision" not in words(app)
     note = NotedCommit(commit=newer, asked_at=0.0)
-    backend._store.remember(hub_commit_note("owner/model"), msgspec.json.encode(note).decode())
+    backend._store.remember(
+        hub_commit_note("owner/model"), msgspec.json.encode(note).decode()
+    )
     app = open_page("overview", run=run.key)
     assert "The hub has a newer revision of owner/model: bbbbbbb." in words(app)
     button(app, "Run on the newer one").click().run()
@@ -126,8 +141,18 @@ def test_a_refresh_finds_the_running_job_by_the_address(open_page, backend):
 
 def test_progress_is_a_progress_bar_to_assistive_technology(open_page, backend):
     backend.expected = {"load": 2.0, "prune": 4.0, "continue": 0.0, "evaluate": 12.0}
-    spent = [("start", None, 8.0), ("load", None, 2.0), ("prune", 0, 5.0), ("evaluate", 0, 15.0)]
-    spent += [("prune", 1, 5.0), ("evaluate", 1, 15.0), ("prune", 2, 5.0), ("evaluate", 2, 5.0)]
+    spent = [
+        ("start", None, 8.0),
+        ("load", None, 2.0),
+        ("prune", 0, 5.0),
+        ("evaluate", 0, 15.0),
+    ]
+    spent += [
+        ("prune", 1, 5.0),
+        ("evaluate", 1, 15.0),
+        ("prune", 2, 5.0),
+        ("evaluate", 2, 5.0),
+    ]
     backend.set_jobs(
         job(
             SETTINGS,
@@ -164,7 +189,9 @@ def test_a_run_that_ended_early_offers_its_settings_once_and_the_page_follows_wh
     run = backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.put(replace(run, key="f" * 64))
     app = open_page("overview", run="f" * 64)
-    assert [link.proto.label for link in app.get("page_link")].count("Change the settings") == 1
+    assert [link.proto.label for link in app.get("page_link")].count(
+        "Change the settings"
+    ) == 1
     button(app, "Resume").click().run()
     assert app.query_params["run"] == run.settings.key() == backend.submitted[0].key()
     backend.set_jobs(job(OTHER, "failed", **FAILED))
@@ -175,8 +202,12 @@ def test_where_results_were_deleted_or_never_were_the_page_says_so(open_page, ba
     backend.set_jobs(job(SETTINGS, "done"))
     assert "Nothing has run here yet." in words(open_page("overview"))
     text = words(open_page("overview", run=SETTINGS.key()))
-    assert "The results of this run are gone: its own record is no longer stored." in text
-    assert "There is no run with this address." in words(open_page("overview", run="gone"))
+    assert (
+        "The results of this run are gone: its own record is no longer stored." in text
+    )
+    assert "There is no run with this address." in words(
+        open_page("overview", run="gone")
+    )
 
 
 def test_a_finished_run_shows_a_number_a_model_a_chart_a_table_and_the_next_step(
@@ -186,9 +217,13 @@ def test_a_finished_run_shows_a_number_a_model_a_chart_a_table_and_the_next_step
     drawn = markup(app)
     text = words(app)
     assert drawn.count('class="sd-figure"') == 3 and "<table" in drawn
-    assert drawn.count('class="sd-ruler"') == 1 and drawn.count('class="sd-layers"') == 1
+    assert (
+        drawn.count('class="sd-ruler"') == 1 and drawn.count('class="sd-layers"') == 1
+    )
     assert "10 to 30 % are undecided." in text
-    assert app.get("plotly_chart")[0].proto.alt.startswith("Word perplexity over 120 passages")
+    assert app.get("plotly_chart")[0].proto.alt.startswith(
+        "Word perplexity over 120 passages"
+    )
     assert (
         "Removing 10 %, 20 % or 30 % of the MLP channels is too close to call on 120 passages."
         in text
@@ -213,7 +248,9 @@ def test_every_sparse_model_in_the_table_is_a_link_and_its_head_says_once_what_c
         "Right of 120 Accuracy Word perplexity Times dense Change, points p Broke Fixed Verdict"
         in text
     )
-    losses = r"[\d.]+ × [\d.]+ to [\d.]+ [−+]?[\d.]+ [−+][\d.]+ to [−+][\d.]+ \S+ \d+ \d+"
+    losses = (
+        r"[\d.]+ × [\d.]+ to [\d.]+ [−+]?[\d.]+ [−+][\d.]+ to [−+][\d.]+ \S+ \d+ \d+"
+    )
     assert len(re.findall(rf"{losses} \? undecided", text)) == 3
 
 
@@ -238,7 +275,9 @@ def test_a_model_that_answered_fewer_passages_says_how_many_and_has_a_hollow_mar
     )
 
 
-def test_results_are_shown_while_the_rest_still_runs_with_places_for_what_comes(open_page, backend):
+def test_results_are_shown_while_the_rest_still_runs_with_places_for_what_comes(
+    open_page, backend
+):
     backend.add_run(specimens.run(finished=False, n_sparse=0))
     backend.set_jobs(job(SETTINGS))
     app = open_page("overview")
@@ -247,8 +286,13 @@ def test_results_are_shown_while_the_rest_still_runs_with_places_for_what_comes(
     backend.add_run(specimens.run(finished=False, n_sparse=1))
     app = open_page("overview")
     text = words(app)
-    assert "So far: Removing 10 % of the MLP channels is too close to call on 120 passages." in text
-    assert "Evaluating" in text and app.get("plotly_chart") and text.count("to come") == 2
+    assert (
+        "So far: Removing 10 % of the MLP channels is too close to call on 120 passages."
+        in text
+    )
+    assert (
+        "Evaluating" in text and app.get("plotly_chart") and text.count("to come") == 2
+    )
     assert text.count("… 20 %") == 2, "a chip and a mark on the ruler"
     backend.set_jobs(job(SETTINGS, "crashed"))
     text = words(open_page("overview"))
@@ -265,7 +309,9 @@ def test_the_live_point_stands_in_the_chart_while_its_model_answers(open_page, b
     assert (point["x"], point["y"]) == ([20.0], [35.0])
 
 
-def test_a_run_that_is_not_shown_is_mentioned_while_it_lives_but_no_prompt(open_page, finished):
+def test_a_run_that_is_not_shown_is_mentioned_while_it_lives_but_no_prompt(
+    open_page, finished
+):
     prompt = ContinuationSettings(left="a", right="b", prompt="Once")
     finished.set_jobs(job(OTHER, point=0), job(prompt, "queued", id=2))
     app = open_page("overview")
@@ -303,16 +349,24 @@ def test_the_address_chooses_among_runs(open_page, backend):
     [
         ("word perplexity", "Word perplexity over 120 passages", {"allowed"}),
         ("flips", "Answers of 120 that broke or were", set()),
-        ("share right", "Share of last words right over 120 passages", {"dense interval"}),
+        (
+            "share right",
+            "Share of last words right over 120 passages",
+            {"dense interval"},
+        ),
     ],
 )
-def test_the_measure_of_the_chart_can_be_chosen(measure, said, bands, open_page, finished):
+def test_the_measure_of_the_chart_can_be_chosen(
+    measure, said, bands, open_page, finished
+):
     app = open_page("overview")
     app.get("button_group")[0].set_value(measure).run()
     chart = app.get("plotly_chart")[0].proto
     assert chart.alt.startswith(said)
     assert {
-        trace["name"] for trace in json.loads(chart.spec)["data"] if trace.get("fill") == "toself"
+        trace["name"]
+        for trace in json.loads(chart.spec)["data"]
+        if trace.get("fill") == "toself"
     } == bands
     assert words(app).count(" band") == len(bands)
 
@@ -323,7 +377,9 @@ def test_masks_are_not_called_removed_and_do_not_outrun_what_is(open_page, backe
     mask = specimens.record(
         [outcome.last_word_right for outcome in records[0].outcomes], 500, masks
     )
-    backend.add_run((replace(run, sparse=(*run.sparse[:3], mask.key)), [*records[:4], mask]))
+    backend.add_run(
+        (replace(run, sparse=(*run.sparse[:3], mask.key)), [*records[:4], mask])
+    )
     app = open_page("overview")
     assert "of the MLP channels with “least-squares” is too close to call" in words(app)
     results = links(app)
@@ -337,7 +393,9 @@ def test_masks_are_not_called_removed_and_do_not_outrun_what_is(open_page, backe
         "run": run.key,
         "right": name,
     }
-    alone = replace(run, settings=replace(SETTINGS, methods=(masks,)), sparse=(mask.key,))
+    alone = replace(
+        run, settings=replace(SETTINGS, methods=(masks,)), sparse=(mask.key,)
+    )
     backend.add_run((alone, [records[0], mask]))
     text = words(open_page("overview"))
     assert (
@@ -346,11 +404,16 @@ def test_masks_are_not_called_removed_and_do_not_outrun_what_is(open_page, backe
     )
 
 
-def test_the_tolerance_is_chosen_judges_the_run_and_goes_along_to_the_answers(open_page, finished):
+def test_the_tolerance_is_chosen_judges_the_run_and_goes_along_to_the_answers(
+    open_page, finished
+):
     app = open_page("overview")
     app.number_input(key="tolerance-ratio").set_value(5.0).run()
     app.number_input(key="tolerance-points").set_value(50.0).run()
-    assert "Removing up to 30 % of the MLP channels stays within your limits: " in words(app)
+    assert (
+        "Removing up to 30 % of the MLP channels stays within your limits: "
+        in words(app)
+    )
     request = query_of(links(app)["All answers"])
     assert request["limits"] == "5,50"
 
@@ -358,17 +421,27 @@ def test_the_tolerance_is_chosen_judges_the_run_and_goes_along_to_the_answers(op
 def test_both_models_texts_stand_side_by_side_as_text_and_the_others_are_on_the_compare_page(
     open_page, backend
 ):
-    run = backend.add_run(specimens.run(replace(SETTINGS, prompts=("Once <b>", "Twice"))))
+    run = backend.add_run(
+        specimens.run(replace(SETTINGS, prompts=("Once <b>", "Twice")))
+    )
     keys = list(run.continuations)
     assert "What the models write" not in markup(open_page("overview"))
     texts = [" upon **a** time", " is two", *(" upon\n<i>no</i> time", " is two") * 3]
     backend.put(
-        *(Continuation(key=k, prompt="", left=t, right=t) for k, t in zip(keys, texts, strict=True))
+        *(
+            Continuation(key=k, prompt="", left=t, right=t)
+            for k, t in zip(keys, texts, strict=True)
+        )
     )
     app = open_page("overview")
     text = words(app)
-    assert "Once <b> upon ❘ **a** time upon ❘ <i>no</i> time Twice is two is two Greedy;" in text
-    assert query_of(links(app)["Other models, and prompts of your own"])["right"] == "10 %"
+    assert (
+        "Once <b> upon ❘ **a** time upon ❘ <i>no</i> time Twice is two is two Greedy;"
+        in text
+    )
+    assert (
+        query_of(links(app)["Other models, and prompts of your own"])["right"] == "10 %"
+    )
     compared = words(open_page("compare", right="20 %"))
     assert (
         "Once <b> Greedy, 24 tokens Dense upon **a** time Sparse, 20 % upon ❘ <i>no</i> time"
@@ -384,7 +457,9 @@ def test_texts_that_were_not_written_have_no_column_and_a_reason(open_page, back
     backend.put(Continuation(key=key, prompt="", left=" upon", right=" upon"))
     app = open_page("overview")
     assert (
-        words(app).count(f"Once upon Greedy decoding, by the dense model alone. {NOT_CONTINUED}")
+        words(app).count(
+            f"Once upon Greedy decoding, by the dense model alone. {NOT_CONTINUED}"
+        )
         == words(app).count("not continued")
         == 1
     )
@@ -409,18 +484,24 @@ def test_a_run_that_ended_before_its_first_sparse_model_has_no_chart_and_nothing
         and "diverge" not in words(app)
         and "…" not in words(app)
     )
-    assert not app.get("plotly_chart") and "Resume" in [element.label for element in app.button]
+    assert not app.get("plotly_chart") and "Resume" in [
+        element.label for element in app.button
+    ]
 
 
 def test_a_race_shows_the_paired_difference_beside_its_claim(open_page, backend):
     backend.add_run(
-        specimens.run(replace(SETTINGS, methods=(*SETTINGS.methods, method_named("magnitude"))))
+        specimens.run(
+            replace(SETTINGS, methods=(*SETTINGS.methods, method_named("magnitude")))
+        )
     )
     text = words(open_page("overview"))
     assert "“least-squares” and “magnitude” are tied: 10 to 30 % are undecided." in text
     assert "“magnitude” at 10 %: perplexity " in text and "98.3 % interval" in text
     overlap = "Methods whose bars overlap may still differ"
-    assert overlap in text and overlap not in words(open_page("overview", measure="flips"))
+    assert overlap in text and overlap not in words(
+        open_page("overview", measure="flips")
+    )
 
 
 def test_a_text_to_come_has_its_place(open_page, backend):
@@ -469,14 +550,18 @@ def test_what_left_the_first_screen_stands_in_the_fold_in_the_report_and_in_json
     app = open_page("overview")
     folds = " ".join(words(fold) for fold in app.expander)
     pair = headline_pair(backend, results)
-    report = run_report(backend, results, pair, backend.passages(pair.left.passages_key))
+    report = run_report(
+        backend, results, pair, backend.passages(pair.left.passages_key)
+    )
     for shown in (folds, plain(html.unescape(report.decode()))):
         for sentence in sentences:
             assert plain(sentence) in shown
         assert wording.stored_run_details(run).split(" · ")[0] in shown
         assert "KL, nats a token" in shown
     document = run_document(results, results.dense, results.sparse_records, step)
-    assert document["sentence"] == plain(sentences[0]) and document["headline"] in words(app)
+    assert document["sentence"] == plain(sentences[0]) and document[
+        "headline"
+    ] in words(app)
     assert (len(document["sparse"]), document["next"]) == (3, plain(step.sentence))
     assert document["sparse"][0]["by_kind"][0]["title"] == "Sums and counting"
 

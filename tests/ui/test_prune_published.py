@@ -35,8 +35,13 @@ def test_the_page_counts_what_shows_a_difference_and_states_intervals_ratios_and
     )
     assert "gpt-j-6b, 20 % lambada FP32 79.17 % 80.38 % 79.2 to 81.5 % +1.21" in text
     assert "0.1242 0.1286 0.1242" in text and "−1.78 % *" in text
-    assert "One passage is 0.019 points." in text and "One passage is 0.021 points." in text
-    assert "24.2 GB to fetch, 26.0 GB of statistics, within SPARSEDASH_ARTEFACT_GB" in text
+    assert (
+        "One passage is 0.019 points." in text
+        and "One passage is 0.021 points." in text
+    )
+    assert (
+        "24.2 GB to fetch, 26.0 GB of statistics, within SPARSEDASH_ARTEFACT_GB" in text
+    )
     assert "at least 77.3 GB, 52.5 GB of it for calibration" in text
     assert "Time not known yet" in text
     assert "huggyllama/llama-7b is the usual substitute" in words(
@@ -65,7 +70,9 @@ def test_a_row_says_what_is_known_of_it_and_its_link_opens_the_form_with_exactly
     run = RUNS_AT_SIZE.get(published_model(row.model).config)
     app = open_page("prune", view="published", row=row.name)
     text = words(app)
-    assert ("does not follow from the two accuracies, which give" in text) == (not row.drop_follows)
+    assert ("does not follow from the two accuracies, which give" in text) == (
+        not row.drop_follows
+    )
     assert ("Tried at its size" in text) == (run is not None)
     if run:
         assert (
@@ -84,7 +91,10 @@ def test_what_was_measured_here_stands_next_to_its_row(open_page, backend):
     backend.add_run((replace(run, settings=settings), records))
     text = words(open_page("prune", view="published", row=LAST_WORD[0].name))
     dense, sparse = (record.last_word.accuracy for record in records[:2])
-    assert f"Measured here {100 * dense:.2f} % of 120 → {100 * sparse:.2f} % of 120" in text
+    assert (
+        f"Measured here {100 * dense:.2f} % of 120 → {100 * sparse:.2f} % of 120"
+        in text
+    )
     assert "Measured here not yet" in words(
         open_page("prune", view="published", row=LAST_WORD[1].name)
     )

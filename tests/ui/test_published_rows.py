@@ -10,7 +10,11 @@ from sparsedash.service.backend import Backend
 from sparsedash.service.reproduction import published_run_settings
 from sparsedash.ui import frame
 from tests.engine.hub_client import environment
-from tests.engine.hub_layouts import PUBLISHED_FAMILIES, save_for_a_row, serve_texts_of_rows
+from tests.engine.hub_layouts import (
+    PUBLISHED_FAMILIES,
+    save_for_a_row,
+    serve_texts_of_rows,
+)
 from tests.engine.hub_stand_in import Hub
 from tests.jobs.conftest import end_workers, ended
 from tests.ui.conftest import button, links, query_of, words
@@ -25,7 +29,9 @@ def real(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     hub = Hub()
     for number, reference in enumerate(PUBLISHED_FAMILIES):
-        hub.add("models", reference, save_for_a_row(folder / f"model-{number}", reference))
+        hub.add(
+            "models", reference, save_for_a_row(folder / f"model-{number}", reference)
+        )
     serve_texts_of_rows(hub, folder / "texts")
     with pytest.MonkeyPatch.context() as patched:
         for name, value in environment(hub.url, folder / "home").items():
@@ -39,7 +45,9 @@ def real(tmp_path_factory):
 
 
 @pytest.mark.parametrize("row", RUN_HERE, ids=lambda row: row.name)
-def test_a_rows_link_leads_to_a_result_beside_the_row(open_page, real, monkeypatch, row):
+def test_a_rows_link_leads_to_a_result_beside_the_row(
+    open_page, real, monkeypatch, row
+):
     # The size of the real models decides before they are loaded: the largest takes 26 GB.
     monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "30")
     monkeypatch.setattr(frame, "backend", lambda: real)
@@ -56,9 +64,13 @@ def test_a_rows_link_leads_to_a_result_beside_the_row(open_page, real, monkeypat
     assert run.settings == published_run_settings(row)
     assert run.model_identity.startswith(f"{run.settings.model}@")
     (sparse,) = (real.record(key) for key in run.sparse)
-    assert sparse.pruned.reached.channels == pytest.approx(row.sparsity_permille / 1000, abs=0.01)
+    assert sparse.pruned.reached.channels == pytest.approx(
+        row.sparsity_permille / 1000, abs=0.01
+    )
     layout = PUBLISHED_FAMILIES[run.settings.model][1]
-    assert any("no safetensors" in warning for warning in run.warnings) == ("bin" in layout)
+    assert any("no safetensors" in warning for warning in run.warnings) == (
+        "bin" in layout
+    )
 
     text = words(open_page("prune", view="published", row=row.name))
     score = sparse.last_word if row.measure == "last-word" else sparse.last_token

@@ -33,9 +33,15 @@ def two_runs(backend):
         ]
         backend.put(*answers)
         dense, sparse = records
-        answer_keys = {record.key: (row.key,) for record, row in zip(records, answers, strict=True)}
+        answer_keys = {
+            record.key: (row.key,) for record, row in zip(records, answers, strict=True)
+        }
         run = replace(
-            run, dense=dense.key, sparse=(sparse.key,), answers=answer_keys, started_at=1.0 - i
+            run,
+            dense=dense.key,
+            sparse=(sparse.key,),
+            answers=answer_keys,
+            started_at=1.0 - i,
         )
         chosen.append(backend.add_run((run, records)).key[:RUN_ADDRESS_LENGTH])
     return {"chosen": chosen, "together": "tasks"}
@@ -43,7 +49,9 @@ def two_runs(backend):
 
 def heads(app):
     """The first cells of the table's rows."""
-    return [row.partition("</th>")[0] for row in markup(app).split('<th scope="row">')[1:]]
+    return [
+        row.partition("</th>")[0] for row in markup(app).split('<th scope="row">')[1:]
+    ]
 
 
 def test_the_table_of_two_base_models_is_reached_from_the_chart_and_says_the_verdicts(
@@ -54,7 +62,8 @@ def test_the_table_of_two_base_models_is_reached_from_the_chart_and_says_the_ver
     assert app.query_params["together"] == "tasks" and not app.get("plotly_chart")
     page_text = words(app)
     assert (
-        "Of 3 models against one, dense: 2 beyond a limit" in page_text and "✕ −25.0" in page_text
+        "Of 3 models against one, dense: 2 beyond a limit" in page_text
+        and "✕ −25.0" in page_text
     )
     assert (
         "intervals are wider than on the pages of single runs" in page_text
@@ -65,7 +74,9 @@ def test_the_table_of_two_base_models_is_reached_from_the_chart_and_says_the_ver
     assert "together" not in app.query_params
 
 
-def test_baseline_filter_and_order_are_kept_in_the_address(open_page, backend, two_runs):
+def test_baseline_filter_and_order_are_kept_in_the_address(
+    open_page, backend, two_runs
+):
     app = open_page("runs", **two_runs)
     assert len(heads(app)) == 4
     sparse = app.selectbox(key="chosen-baseline").options[1]
@@ -74,7 +85,11 @@ def test_baseline_filter_and_order_are_kept_in_the_address(open_page, backend, t
     app.selectbox(key="chosen-rows").select_index(1).run()
     app.selectbox(key="chosen-order").select_index(3).run()
     kept = {name: app.query_params[name] for name in ("baseline", "rows", "order")}
-    assert kept == {"baseline": backend.runs()[0].sparse[0], "rows": "beyond", "order": "task-sums"}
+    assert kept == {
+        "baseline": backend.runs()[0].sparse[0],
+        "rows": "beyond",
+        "order": "task-sums",
+    }
     again = open_page("runs", **two_runs | kept)
     assert (
         heads(again) == heads(app)
@@ -90,4 +105,6 @@ def test_one_run_without_tasks_says_what_is_missing(open_page, finished):
         chosen=run.key[:RUN_ADDRESS_LENGTH],
         together="tasks",
     )
-    assert "None of these runs has answers to tasks" in words(app) and len(heads(app)) == 4
+    assert (
+        "None of these runs has answers to tasks" in words(app) and len(heads(app)) == 4
+    )

@@ -104,7 +104,9 @@ def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(
     assert listed(open_page("runs", sort="oldest")) == [TITLE, OTHER]
     app.selectbox(key="chosen-model").select("owner/model").run()
     assert listed(app) == listed(open_page("runs", model="owner/model")) == [OTHER]
-    assert "“x” is no model here. Showing All models." in words(open_page("runs", model="x"))
+    assert "“x” is no model here. Showing All models." in words(
+        open_page("runs", model="x")
+    )
     for model in ("/a/final", "/b/final"):
         backend.add_run(specimens.run(replace(SETTINGS, model=model)))
     app = open_page("runs", model="/b/final")
@@ -116,7 +118,10 @@ def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(
     app.text_input(key="contains").input("nowhere").run()
     assert "No run matches. Clear the search, or show all models." in words(app)
     app.switch_page("pages/prune.py").run()
-    assert app.selectbox(key="text").value == "builtin:cloze" and "text" not in app.query_params
+    assert (
+        app.selectbox(key="text").value == "builtin:cloze"
+        and "text" not in app.query_params
+    )
 
 
 def test_ticked_runs_stay_ticked_while_the_table_does_not_show_them_and_deleted_ones_are_left_out(
@@ -142,7 +147,9 @@ def test_another_order_leads_back_to_the_first_page(open_page, backend):
     assert "1 to 25 of 26 runs" in words(app)
 
 
-def test_a_run_without_results_is_a_row_that_can_be_neither_drawn_nor_deleted(open_page, backend):
+def test_a_run_without_results_is_a_row_that_can_be_neither_drawn_nor_deleted(
+    open_page, backend
+):
     settings = replace(SETTINGS, sparsities_permille=(700,))
     backend.set_jobs(job(settings))
     app = open_page(
@@ -161,13 +168,15 @@ def test_a_run_without_results_is_a_row_that_can_be_neither_drawn_nor_deleted(op
     )
 
 
-def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, two_runs):
+def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(
+    open_page, backend, two_runs
+):
     older, newer = two_runs
     app = open_page("runs", chosen=short(newer))
     box(app, older).check().run()
-    assert ticked(app) == [short(newer), short(older)] and not app.get("plotly_chart"), (
-        "drawn when it is asked for"
-    )
+    assert ticked(app) == [short(newer), short(older)] and not app.get(
+        "plotly_chart"
+    ), "drawn when it is asked for"
     button(app, "Overlay").click().run()
     (chart,) = app.get("plotly_chart")
     assert chart.proto.alt.startswith(
@@ -185,7 +194,9 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
     button(app, "Save").click().run()
     assert not [button for button in app.button if button.label == "Save"]
     button(app, "Pin").click().run()
-    assert backend.user_data.marks() == {older.key: RunMark(name="For the talk", pinned=True)}
+    assert backend.user_data.marks() == {
+        older.key: RunMark(name="For the talk", pinned=True)
+    }
     assert listed(app) == ["For the talk", OTHER] and "★ pinned" in words(app)
     page_text = words(open_page("overview", run=older.key))
     assert page_text.count("For the talk: SmolLM2 135M") == 1
@@ -203,11 +214,16 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
     assert listed(app) == [OTHER] and "Select runs to overlay" in words(app)
 
 
-def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open_page, backend):
+def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(
+    open_page, backend
+):
     run, records, passages = named(*specimens.run(), specimens.passages())
     backend.put(*records, passages, run)
     app = opened(open_page("runs", chosen=short(run)), "run-along")
-    assert any(button.proto.label.startswith("Download,") for button in app.get("download_button"))
+    assert any(
+        button.proto.label.startswith("Download,")
+        for button in app.get("download_button")
+    )
     data = backend.pack_run(run.key)
     backend.drop(Run, run.key)
     app = open_page("runs")
@@ -223,7 +239,9 @@ def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open
 
 def test_answers_that_are_not_read_yet_are_counted(open_page, backend, two_runs):
     backend.verdict_cache.verdicts = lambda runs, tolerance: {}
-    assert "The answers of 2 runs are being read for the first time." in words(open_page("runs"))
+    assert "The answers of 2 runs are being read for the first time." in words(
+        open_page("runs")
+    )
 
 
 def test_runs_whose_records_are_damaged_are_named(open_page, backend, monkeypatch):

@@ -26,7 +26,9 @@ def test_a_search_opens_with_how_much_can_go(open_page, backend):
     assert "No sparsity was found that stays within your limit. Removing 2.1 %" in text
 
 
-def test_it_is_judged_by_its_own_tolerance_unless_the_address_has_another(open_page, backend):
+def test_it_is_judged_by_its_own_tolerance_unless_the_address_has_another(
+    open_page, backend
+):
     search = specimens.search()
     app, _ = opened(open_page, backend, search)
     assert app.query_params["limits"] == "1.3,30"
@@ -40,7 +42,9 @@ def test_it_is_judged_by_its_own_tolerance_unless_the_address_has_another(open_p
     assert compare["limits"] == "1.1,2"
 
 
-def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(open_page, backend):
+def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(
+    open_page, backend
+):
     run, *_ = search = specimens.search(n_trials=2)
     backend.set_jobs(
         job(
@@ -58,7 +62,9 @@ def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(open_p
         "So far: 45.8 % can go. 68.8 % is too much." in text
         and "Evaluating · trial 3: 20 % sparse" in text
     )
-    backend.set_jobs(job(run.find, "running", point=3, message="dense, Q8_0", quantised=True))
+    backend.set_jobs(
+        job(run.find, "running", point=3, message="dense, Q8_0", quantised=True)
+    )
     _, text = opened(open_page, backend, search)
     assert "Evaluating · after the search: dense, Q8_0" in text
     backend.set_jobs(job(run.find, "cancelled"))

@@ -37,12 +37,23 @@ def headers_of(scope_type: str) -> dict[str, str]:
 
 def test_every_http_answer_gets_the_headers_and_keeps_its_own():
     headers = headers_of("http")
-    kept = {"x-own": "kept", "x-content-type-options": "nosniff", "x-frame-options": "DENY"}
-    kept |= {"referrer-policy": "no-referrer", "cross-origin-opener-policy": "same-origin"}
+    kept = {
+        "x-own": "kept",
+        "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
+    }
+    kept |= {
+        "referrer-policy": "no-referrer",
+        "cross-origin-opener-policy": "same-origin",
+    }
     assert headers.items() >= kept.items()
     policy = headers["content-security-policy"]
     (scripts,) = [part for part in policy.split("; ") if part.startswith("script-src")]
-    assert "frame-ancestors 'none'" in policy and "'self'" in scripts and "unsafe" not in scripts
+    assert (
+        "frame-ancestors 'none'" in policy
+        and "'self'" in scripts
+        and "unsafe" not in scripts
+    )
     assert scripts.count("'sha256-") >= 3, (
         "Streamlit's own script and ours are named by their hashes"
     )
@@ -55,7 +66,9 @@ def test_health_says_what_the_backend_says_and_fails_while_the_data_folder_canno
     def refuse():
         raise StoreError("no room")
 
-    monkeypatch.setattr(frame, "backend", lambda: SimpleNamespace(health=lambda: {"status": "ok"}))
+    monkeypatch.setattr(
+        frame, "backend", lambda: SimpleNamespace(health=lambda: {"status": "ok"})
+    )
     assert json.loads(server.health_route(ANYBODY).body) == {"status": "ok"}
     monkeypatch.setattr(frame, "backend", refuse)
     answer = server.health_route(ANYBODY)
@@ -113,7 +126,9 @@ def test_health_fails_once_no_round_was_completed_for_long_and_says_why(monkeypa
     rounds = []
     over = threading.Event()
     assert while_living(
-        monkeypatch, lambda: not rounds.append(True), lambda: len(rounds) > 9 and not unhealthy()
+        monkeypatch,
+        lambda: not rounds.append(True),
+        lambda: len(rounds) > 9 and not unhealthy(),
     )
     monkeypatch.setattr(server, "LATE_S", 0.05)
     # Rounds that only meet another one, which does not end.
@@ -122,7 +137,9 @@ def test_health_fails_once_no_round_was_completed_for_long_and_says_why(monkeypa
         lambda: False,
         lambda: unhealthy() == f"{LATE} for 0 s: the last round has not ended",
     )
-    assert while_living(monkeypatch, reconcile, lambda: unhealthy() == f"{LATE} for 0 s: no room")
+    assert while_living(
+        monkeypatch, reconcile, lambda: unhealthy() == f"{LATE} for 0 s: no room"
+    )
     try:
         assert while_living(
             monkeypatch,

@@ -38,7 +38,9 @@ def server(tmp_path):
     """Its address, and the file that it logs to."""
     secrets = tmp_path / "secrets.toml"
     secrets.write_text(SECRETS.format(*WORDS))
-    server = Server(tmp_path / "data", "--secrets.files", str(secrets), HF_TOKEN=WORDS[0])
+    server = Server(
+        tmp_path / "data", "--secrets.files", str(secrets), HF_TOKEN=WORDS[0]
+    )
     try:
         server.wait()
         yield server.address, server.log
@@ -65,4 +67,6 @@ def test_no_answer_and_no_log_holds_a_secret(server, tmp_path):
         if path.is_file()
     ]
     for word in WORDS:
-        assert not [text for text in [*answers, *kept, log.read_text()] if word in text], word
+        assert not [
+            text for text in [*answers, *kept, log.read_text()] if word in text
+        ], word

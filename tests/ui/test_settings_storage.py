@@ -6,7 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.schema.records import Damage, Record, Verification, VerifySettings, about_artefact
+from sparsedash.schema.records import (
+    Damage,
+    Record,
+    Verification,
+    VerifySettings,
+    about_artefact,
+)
 from tests.storage.every_kind import harm_entry, unpack
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, opened, query_of, words
@@ -28,8 +34,13 @@ FOUND = Verification(
 @pytest.fixture
 def filled(finished):
     """A run, calibration statistics of two models, a converted model, and a job that is done."""
-    for name, model in (("own", RUN.model_identity), ("other", "sha256:abcdef0123456789")):
-        finished._store.put_artefact(name, b"x" * 500_000, about_artefact("statistics", model))
+    for name, model in (
+        ("own", RUN.model_identity),
+        ("other", "sha256:abcdef0123456789"),
+    ):
+        finished._store.put_artefact(
+            name, b"x" * 500_000, about_artefact("statistics", model)
+        )
     unpack(finished._store, "tiny-0123")
     finished.set_jobs(job(specimens.SETTINGS, "done"))
     return finished
@@ -56,10 +67,15 @@ def test_the_empty_page_invites_and_the_limit_can_be_chosen_before_anything_is_t
     )
 
 
-def test_it_opens_with_what_there_is_and_lists_runs_files_and_the_cache(open_page, filled):
+def test_it_opens_with_what_there_is_and_lists_runs_files_and_the_cache(
+    open_page, filled
+):
     app = open_page("settings")
     page_text = words(app)
-    assert page_text.startswith("The data folder takes ") and "1 MB of 20 GB in use" in page_text
+    assert (
+        page_text.startswith("The data folder takes ")
+        and "1 MB of 20 GB in use" in page_text
+    )
     assert "tiny-0123 Kind: converted model Size: 96 kB Written: today" in page_text
     assert "refitted weights) 2 1 MB recomputed when a run needs it" in page_text
     assert query_of(links(app)[TITLE])["run"] == RUN.key
@@ -75,7 +91,9 @@ def test_before_a_run_is_deleted_it_says_what_goes(open_page, filled):
     assert filled.runs() == [] and app.toast[0].value.startswith(f"Deleted: {title}")
 
 
-def test_the_cache_is_emptied_after_a_question_that_says_what_must_be_recomputed(open_page, filled):
+def test_the_cache_is_emptied_after_a_question_that_says_what_must_be_recomputed(
+    open_page, filled
+):
     app = opened(open_page("settings"), "delete-cache")
     question = "Delete 1 MB? Recomputed when a run needs it: Calibration data"
     assert question in words(app)
@@ -84,10 +102,15 @@ def test_the_cache_is_emptied_after_a_question_that_says_what_must_be_recomputed
     assert filled.housekeeping.cache().items == () and filled.runs() == [RUN]
 
 
-def test_a_converted_model_is_deleted_alone_and_not_while_a_job_needs_it(open_page, filled):
+def test_a_converted_model_is_deleted_alone_and_not_while_a_job_needs_it(
+    open_page, filled
+):
     filled.set_jobs(job(specimens.SETTINGS, key="other"))
     app = opened(open_page("settings"), "delete-tiny-0123")
-    assert "Delete this converted model, 96 kB? It is converted again when a run" in words(app)
+    assert (
+        "Delete this converted model, 96 kB? It is converted again when a run"
+        in words(app)
+    )
     app.button(key="delete-tiny-0123-sure").click().run()
     assert "a waiting or running job may need it" in app.toast[0].value
     filled.set_jobs()
@@ -133,7 +156,10 @@ def test_verification_is_asked_for_followed_and_not_asked_for_twice(open_page, f
         )
     )
     app = open_page("settings")
-    assert "Running Verification of the data folder" in words(app) and verify_buttons(app) == []
+    assert (
+        "Running Verification of the data folder" in words(app)
+        and verify_buttons(app) == []
+    )
     assert "Verifying checksums" in words(app)
     app.button(key=f"cancel-{verify.id}").click().run()
     assert filled.job(verify.id).stopping
@@ -145,7 +171,9 @@ def test_a_verification_that_ended_early_says_why_until_a_newer_one_has_ended(
 ):
     filled.set_jobs(job(VerifySettings(), state, **FAILED))
     app = open_page("settings")
-    assert "The model cannot be reached." in words(app) and verify_buttons(app) == ["Resume"]
+    assert "The model cannot be reached." in words(app) and verify_buttons(app) == [
+        "Resume"
+    ]
     filled.put(replace(FOUND, started_at=2e9 - 60, finished_at=2e9))
     app = open_page("settings")
     assert "The model cannot be reached." not in words(app) and verify_buttons(app) == [
@@ -154,7 +182,9 @@ def test_a_verification_that_ended_early_says_why_until_a_newer_one_has_ended(
     assert "5 MB read in 1" in words(app)
 
 
-def test_what_is_damaged_is_named_with_what_to_do_until_it_is_deleted(open_page, filled):
+def test_what_is_damaged_is_named_with_what_to_do_until_it_is_deleted(
+    open_page, filled
+):
     damaged = (
         Damage(
             kind="record",
@@ -196,7 +226,9 @@ def test_what_is_damaged_is_named_with_what_to_do_until_it_is_deleted(open_page,
     assert "2 of 5 were damaged" in words(open_page("settings"))
 
 
-def test_where_others_are_served_it_is_for_administrators(open_page, backend, monkeypatch):
+def test_where_others_are_served_it_is_for_administrators(
+    open_page, backend, monkeypatch
+):
     monkeypatch.setattr(type(backend), "administers", False)
     page_text = words(open_page("settings"))
     assert (

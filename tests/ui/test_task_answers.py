@@ -13,7 +13,15 @@ from sparsedash.service import request_checks
 from sparsedash.ui import form_run
 from tests.question_sets import CHOICE, WRITTEN, verdicts
 from tests.ui import specimens
-from tests.ui.conftest import HOSTILE, links, markup, menu_links, query_of, shows_as_text, words
+from tests.ui.conftest import (
+    HOSTILE,
+    links,
+    markup,
+    menu_links,
+    query_of,
+    shows_as_text,
+    words,
+)
 
 
 def lines(sample, *rights, measure="exact_match", **changes):
@@ -49,7 +57,11 @@ def test_the_page_of_runs_leads_to_the_page_that_opens_files_and_a_file_taken_th
     key = app.query_params["models"]
     assert backend.answers.get(key).n_questions == 400
     bad = ("bad.jsonl", b"{", "text/plain")
-    small = ("small.zip", zipped({f"s/{SUMS}": lines(WRITTEN, *FEWER)}), "application/zip")
+    small = (
+        "small.zip",
+        zipped({f"s/{SUMS}": lines(WRITTEN, *FEWER)}),
+        "application/zip",
+    )
     app.file_uploader(key="answers-files").set_value([bad, small]).run()
     assert "Line 1 of bad.jsonl is no answer that can be read" in words(app)
     assert words(app).startswith("s costs too much: questions")
@@ -74,9 +86,15 @@ def zipped(files):
     return content.getvalue()
 
 
-def test_several_models_are_ranked_beside_a_baseline_that_can_be_chosen(open_page, backend):
+def test_several_models_are_ranked_beside_a_baseline_that_can_be_chosen(
+    open_page, backend
+):
     keys = []
-    for name, rights in (("base", MANY), ("near", [False] * 2 + [True] * 398), ("far", FEWER)):
+    for name, rights in (
+        ("base", MANY),
+        ("near", [False] * 2 + [True] * 398),
+        ("far", FEWER),
+    ):
         keys += backend.answers.keep(f"{name}.jsonl", lines(WRITTEN, *rights))
     app = open_page("overview", models=",".join(keys))
     assert words(app).startswith(
@@ -106,7 +124,9 @@ def test_the_overview_of_answers_has_verdict_chart_table_and_a_link_to_the_quest
     assert "task=questions" in markup(app)
 
 
-def test_what_was_asked_differently_or_deleted_is_said_in_words(open_page, backend, opened):
+def test_what_was_asked_differently_or_deleted_is_said_in_words(
+    open_page, backend, opened
+):
     (odd,) = backend.answers.keep(SUMS, lines(WRITTEN, *MANY, prompt_hash="another"))
     dense, _ = opened["models"].split(",")
     address = {"models": f"{dense},{odd}"}
@@ -117,7 +137,9 @@ def test_what_was_asked_differently_or_deleted_is_said_in_words(open_page, backe
     assert "asked differently" not in words(open_page("overview", **address))
 
 
-def test_questions_are_filtered_by_what_became_of_them_and_stepped_through(open_page, opened):
+def test_questions_are_filtered_by_what_became_of_them_and_stepped_through(
+    open_page, opened
+):
     app = open_page("compare", **opened)
     assert app.selectbox(key="chosen-filter").options == [
         "All · 400",
@@ -144,7 +166,11 @@ def test_questions_are_searched(open_page, backend):
 
     keys = [*asked("a.jsonl", *MANY), *asked("b.jsonl", *FEWER)]
     app = open_page("compare", models=",".join(keys), search="99 apples")
-    assert app.selectbox(key="chosen-filter").options == ["All · 4", "Both right · 3", "Broke · 1"]
+    assert app.selectbox(key="chosen-filter").options == [
+        "All · 4",
+        "Both right · 3",
+        "Broke · 1",
+    ]
     app.text_input(key="search").set_value("pears").run()
     assert "No question or answer holds this text." in words(app)
 
@@ -177,8 +203,12 @@ def test_questions_are_sliced_by_a_task_s_own_fields(open_page, backend):
 
 def test_choices_are_shown_with_the_probabilities_of_both_models(open_page, backend):
     sure = CHOICE | {"resps": [[["-1.0", "False"]], [["-1.0", "False"]]]}
-    (dense,) = backend.answers.keep("samples_c.jsonl", lines(CHOICE, True, measure="acc"))
-    (sparse,) = backend.answers.keep("samples_c.jsonl", lines(sure, True, measure="acc"))
+    (dense,) = backend.answers.keep(
+        "samples_c.jsonl", lines(CHOICE, True, measure="acc")
+    )
+    (sparse,) = backend.answers.keep(
+        "samples_c.jsonl", lines(sure, True, measure="acc")
+    )
     app = open_page("compare", models=f"{dense},{sparse}")
     assert "rust ✓ 99.8 % 50.0 %" in words(app)
     assert "subject: colours" in words(app)
@@ -210,7 +240,9 @@ def test_each_task_has_a_limit_of_its_own_that_goes_along(open_page, opened):
     assert "Limit on questions: 40 points." in words(app)
     assert query_of(menu_links(app)["Runs"])["limits"] == "1.1,2,questions:40"
     app.number_input(key="limit-questions").set_value(0.0).run()
-    assert app.query_params["limits"] == "1.1,2,questions:40" and "must be" in words(app)
+    assert app.query_params["limits"] == "1.1,2,questions:40" and "must be" in words(
+        app
+    )
     wrong = open_page(
         "overview",
         **opened,
@@ -248,7 +280,9 @@ def tasked(backend):
     return run
 
 
-def test_a_run_says_what_its_models_lose_on_tasks_and_leads_to_the_questions(open_page, tasked):
+def test_a_run_says_what_its_models_lose_on_tasks_and_leads_to_the_questions(
+    open_page, tasked
+):
     app = open_page("overview", run=tasked.key, limits="1.1,5")
     assert "10 % is too much. Less: not tested." in words(app)
     assert "✕ sums −25.0 points (limit −5)" in words(app)
@@ -268,7 +302,9 @@ def test_a_run_says_what_its_models_lose_on_tasks_and_leads_to_the_questions(ope
     assert "Tasks" in gone.get("button_group")[0].proto.options[-1].content
 
 
-def test_the_chart_has_a_line_for_each_task_where_there_are_any(open_page, backend, tasked):
+def test_the_chart_has_a_line_for_each_task_where_there_are_any(
+    open_page, backend, tasked
+):
     app = open_page("overview", run=tasked.key, measure="tasks", limits="1.1,5")
     (chart,) = [
         drawn
@@ -276,7 +312,8 @@ def test_the_chart_has_a_line_for_each_task_where_there_are_any(open_page, backe
         if "Change of accuracy on tasks" in drawn.proto.alt
     ]
     assert (
-        "sums at 10.4 % −25.0 points, beyond; sums at 20.8 % 0.0 points, within" in chart.proto.alt
+        "sums at 10.4 % −25.0 points, beyond; sums at 20.8 % 0.0 points, within"
+        in chart.proto.alt
     )
     plain, _ = specimens.run()
     backend.add_run((replace(plain, key="plain"), specimens.run()[1]))

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from sparsedash.catalog.budgets import channel_share
-from sparsedash.engine.calibration.curves import CurveMeasurement, layer_order, scored_text
+from sparsedash.engine.calibration.curves import (
+    CurveMeasurement,
+    layer_order,
+    scored_text,
+)
 from sparsedash.engine.calibration.gradients import Masks, OnBlock, mask_gradients
 from sparsedash.engine.calibration.statistics import (
     LazyWalk,
@@ -172,7 +176,9 @@ class Calibration:
                 self.data,
                 statistics=lambda _: NO_STATISTICS,
                 # The model runs only to see which projections share an input.
-                inputs=lambda index: [(names, NO_STATISTICS) for names in self.groups[index]],
+                inputs=lambda index: [
+                    (names, NO_STATISTICS) for names in self.groups[index]
+                ],
             )
         if not _has_rounds(method):
             return self.data
@@ -221,14 +227,20 @@ class Calibration:
         stored = self.store.get_artefact(key)
         order = [] if stored is None else [int(index) for index in json.loads(stored)]
         step = Step(
-            "calibrate", 0, n_gone, unit="layers", message="measuring the model without each layer"
+            "calibrate",
+            0,
+            n_gone,
+            unit="layers",
+            message="measuring the model without each layer",
         )
 
         def on_part(share: float) -> None:
             self.on_step(replace(step, done=len(order), ahead=share))
 
         if len(order) < n_gone:
-            for layers in layer_order(self.load(), self.read, method, tuple(order), on_part):
+            for layers in layer_order(
+                self.load(), self.read, method, tuple(order), on_part
+            ):
                 order += layers
                 self.put(key, json.dumps(order).encode(), "curves")
                 if len(order) >= n_gone:
@@ -359,7 +371,9 @@ class Calibration:
                 self.on_step,
                 n_rounds=n_rounds,
                 masks=masks,
-                checkpointed=checkpoint.numbered(f"{key}/batch", pack_tensors, unpack_tensors),
+                checkpointed=checkpoint.numbered(
+                    f"{key}/batch", pack_tensors, unpack_tensors
+                ),
             )
             if not all(bool(block.isfinite().all()) for block in gradients):
                 raise CalibrationError(
@@ -373,7 +387,10 @@ class Calibration:
         return unpack_tensors(data, "gradients")[0]
 
     def _curve(
-        self, method: MethodSettings, index: int, versions: Callable[[], list[PrunedMlp]]
+        self,
+        method: MethodSettings,
+        index: int,
+        versions: Callable[[], list[PrunedMlp]],
     ) -> list[float]:
         """Losses of the model with these versions of one block's MLP."""
         key = f"{store_keys.curves_key(self.keys.statistics, method)}/{index}"
@@ -450,7 +467,8 @@ class StoredStatistics:
         def has(index: int) -> bool:
             store = calibration.store
             return all(
-                store.has_entry("artefacts", f"{self.key}/{part}") for part in modules[index]
+                store.has_entry("artefacts", f"{self.key}/{part}")
+                for part in modules[index]
             )
 
         return statistics_walk(
@@ -460,7 +478,9 @@ class StoredStatistics:
             keep,
             calibration.on_step,
             token_weights=calibration.token_weights,
-            checkpoint=WalkCheckpoint(calibration.checkpoint(), f"{self.key}/hidden", has),
+            checkpoint=WalkCheckpoint(
+                calibration.checkpoint(), f"{self.key}/hidden", has
+            ),
             on_end=lambda: calibration.store.remember(self.note, self.mark()),
         )
 

@@ -18,7 +18,11 @@ from sparsedash.catalog.resources import (
     MIN_CURVE_LENGTH,
     judged_tokens,
 )
-from sparsedash.engine.calibration.statistics import BATCH_TOKENS, beginnings, split_held_out
+from sparsedash.engine.calibration.statistics import (
+    BATCH_TOKENS,
+    beginnings,
+    split_held_out,
+)
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.linalg import row_slices
@@ -47,7 +51,11 @@ class CurveMeasurement:
     """
 
     def __init__(
-        self, loaded: LoadedModel, text: Sequence[Sequence[int]], *, by: str = "divergence"
+        self,
+        loaded: LoadedModel,
+        text: Sequence[Sequence[int]],
+        *,
+        by: str = "divergence",
     ) -> None:
         """text: token ids. by: the loss.
 
@@ -85,7 +93,9 @@ class CurveMeasurement:
         All go through a block together, so that streamed weights are read once.
         """
         walk = self._new_walk(1)
-        layers = [index for index in range(len(self._loaded.blocks)) if index not in gone]
+        layers = [
+            index for index in range(len(self._loaded.blocks)) if index not in gone
+        ]
         complete = walk.hidden
         states: dict[int, list[Tensor]] = {}
 
@@ -169,7 +179,9 @@ class CurveMeasurement:
     def _new_walk(self, n_versions: int) -> BlockWalk:
         copies = []
         for batch in self._batches:
-            copies.append(Batch(batch.ids.repeat(n_versions, 1), batch.mask.repeat(n_versions, 1)))
+            copies.append(
+                Batch(batch.ids.repeat(n_versions, 1), batch.mask.repeat(n_versions, 1))
+            )
         return self._loaded.walk(copies)
 
     @property
@@ -191,7 +203,9 @@ class CurveMeasurement:
         n_scored = sum(sizes) if self._by == "perplexity" else self._most_scored
         order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(0))
         scored = []
-        for batch_places, drawn in zip(places, torch.split(order < n_scored, sizes), strict=True):
+        for batch_places, drawn in zip(
+            places, torch.split(order < n_scored, sizes), strict=True
+        ):
             rows, columns = batch_places[drawn.to(batch_places.device)].unbind(dim=1)
             scored.append((rows, columns))
         return scored
@@ -234,7 +248,9 @@ def _cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
     """Cross entropy of scores (n, v), summed; target: probabilities (n, v), or tokens (n,)."""
     dense = target.dim() > 1
     expected = (
-        torch.linalg.vecdot(target, scores) if dense else scores.gather(1, target[:, None])[:, 0]
+        torch.linalg.vecdot(target, scores)
+        if dense
+        else scores.gather(1, target[:, None])[:, 0]
     )
     return (scores.logsumexp(dim=-1) - expected).sum(dtype=torch.float64)
 

@@ -19,7 +19,11 @@ import torch
 from torch import Tensor
 
 from sparsedash.catalog.resources import EXPERT_PASSES, MIN_REFIT_TOKENS_PER_CHANNEL
-from sparsedash.engine.calibration.statistics import BATCH_TOKENS, WalkCheckpoint, held_out
+from sparsedash.engine.calibration.statistics import (
+    BATCH_TOKENS,
+    WalkCheckpoint,
+    held_out,
+)
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
@@ -31,7 +35,11 @@ from sparsedash.engine.pruning.surgery import PrunedMlp
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL
-from sparsedash.storage.local_machine import WORTH_RETURNING_BYTES, freed_bytes, give_back_freed
+from sparsedash.storage.local_machine import (
+    WORTH_RETURNING_BYTES,
+    freed_bytes,
+    give_back_freed,
+)
 
 _AT_ONCE = 8192
 """Tokens that an expert is computed on together."""
@@ -77,11 +85,15 @@ def prune_experts(
             narrowed = [KeptExperts(torch.arange(0)) for _ in models]
         else:
             kept = [(method, n_kept[index]) for method, n_kept in models]
-            narrowed = _prune_block(walk, index, mixture, batches, is_fitted, kept, report)
+            narrowed = _prune_block(
+                walk, index, mixture, batches, is_fitted, kept, report
+            )
             loaded.residency.drop()
         for place, narrow in enumerate(narrowed):
             if narrow.outs is not None:
-                narrowed[place] = replace(narrow, outs=loaded.residency.offload(narrow.outs))
+                narrowed[place] = replace(
+                    narrow, outs=loaded.residency.offload(narrow.outs)
+                )
         yield index, narrowed
         checkpoint.reached(index + 1, walk)
 
@@ -117,14 +129,18 @@ def _prune_block(
         is_last = place == len(models) - 1
         if method.removes_experts:
             scores = _scores(mixture, dense, is_fitted, norms, method, index)
-            narrow = KeptExperts(best_of_each_group(scores, n_kept, mixture.layout.n_groups))
+            narrow = KeptExperts(
+                best_of_each_group(scores, n_kept, mixture.layout.n_groups)
+            )
         else:
             narrow = _narrower(mixture, dense, n_kept, is_fitted, method, index)
             shared = _shared(mixture, dense, narrow, is_fitted, method, index)
             narrow = replace(narrow, shared=shared)
         walk.restart_from(before)
         with mixture.without(narrow):
-            residual, sparse = _read_again(walk, read(), dense, before, after if is_last else None)
+            residual, sparse = _read_again(
+                walk, read(), dense, before, after if is_last else None
+            )
         if is_last:
             dense = replace(dense, output=_NOTHING)
         lost_without = _energy(residual, is_fitted) / energy
@@ -184,7 +200,9 @@ class _Seen:
     output: Tensor = _NOTHING
     shared: Tensor | None = None
 
-    def before(self, _: Any, inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> None:
+    def before(
+        self, _: Any, inputs: tuple[Any, ...], named_inputs: dict[str, Any]
+    ) -> None:
         """Hook before the experts."""
         self.inputs = (*inputs, *named_inputs.values())
 
@@ -300,7 +318,9 @@ def _scores(
             continue
         weighted = gates * norms(number)
         if method.saliency == "reap":
-            scores[number] = float(weighted.sum(dtype=torch.float64)) / max(1, len(tokens))
+            scores[number] = float(weighted.sum(dtype=torch.float64)) / max(
+                1, len(tokens)
+            )
         else:
             scores[number] = float(weighted.square().sum(dtype=torch.float64))
     return scores
@@ -342,7 +362,10 @@ def _narrower(
         seed = drawn_seed(str((method.seed, block, number)))
         layer = mixture.layer(number, inputs, seed)
         saliency = method.saliency
-        if len(tokens) < MIN_TOKENS_PER_CHANNEL * mixture.layout.width and saliency != "random":
+        if (
+            len(tokens) < MIN_TOKENS_PER_CHANNEL * mixture.layout.width
+            and saliency != "random"
+        ):
             # Of hardly any tokens only the weights tell something.
             saliency = "magnitude"
         row = SALIENCIES[saliency]
@@ -438,7 +461,9 @@ def _refit_(
 
 def _slices(tokens: Tensor, inputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Some of the tokens (r,) and of an expert's inputs (r, c) at a time."""
-    return zip(torch.split(tokens, _AT_ONCE), torch.split(inputs, _AT_ONCE), strict=True)
+    return zip(
+        torch.split(tokens, _AT_ONCE), torch.split(inputs, _AT_ONCE), strict=True
+    )
 
 
 def _weighted_activations(
@@ -455,7 +480,9 @@ def _weighted_activations(
     inputs = torch.empty(len(tokens), n_channels)
     start = 0
     for part in torch.split(tokens, _AT_ONCE):
-        activations = mixture.activations(number, hidden[part].to(module.down_proj.device))
+        activations = mixture.activations(
+            number, hidden[part].to(module.down_proj.device)
+        )
         rows = slice(start, start + len(part))
         inputs[rows] = activations[:, channels].float().cpu() * gates[rows, None]
         start += len(part)

@@ -16,7 +16,11 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from sparsedash.catalog.resources import FISHER_BATCH_TOKENS
-from sparsedash.engine.models.decoder_blocks import Batch, forward_replaced, head_sees_only
+from sparsedash.engine.models.decoder_blocks import (
+    Batch,
+    forward_replaced,
+    head_sees_only,
+)
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import current_matmul_mode
 from sparsedash.schema.progress import Checkpointed, OnStep, Step, without_checkpoint
@@ -49,7 +53,8 @@ def mask_gradients(
     n_rounds = min(n_rounds, len(sequences))
     ends = [len(sequences) * number // n_rounds for number in range(n_rounds + 1)]
     rounds = [
-        loaded.batches(sequences[start:end], FISHER_BATCH_TOKENS) for start, end in pairwise(ends)
+        loaded.batches(sequences[start:end], FISHER_BATCH_TOKENS)
+        for start, end in pairwise(ends)
     ]
     n_batches = sum(map(len, rounds))
     step = Step(
@@ -123,7 +128,9 @@ def _batch_gradients(
 
     with ExitStack() as hooks, torch.enable_grad():
         hooks.enter_context(
-            embeddings.register_forward_hook(lambda _, inputs, out: out.requires_grad_())
+            embeddings.register_forward_hook(
+                lambda _, inputs, out: out.requires_grad_()
+            )
         )
         real = batch.mask.bool()
         for number, (mask, mlp) in enumerate(zip(masks(), loaded.mlps, strict=True)):
@@ -163,7 +170,9 @@ def _recomputed(loaded: LoadedModel) -> Iterator[None]:
         # On the way back a block must find the same tensors as on the way there.
         "context_fn": lambda: (nullcontext(), current_matmul_mode()),
     }
-    recomputed = [partial(checkpoint, block.forward, **options) for block in loaded.blocks]
+    recomputed = [
+        partial(checkpoint, block.forward, **options) for block in loaded.blocks
+    ]
     with forward_replaced(loaded.blocks, recomputed):
         yield
 
@@ -173,7 +182,9 @@ def _mean_loss(model: Any, batch: Batch) -> Tensor:
     real = batch.mask[:, 1:].bool()
     weights = real / real.sum(dim=1, keepdim=True).clamp_min(1)
     with head_sees_only(model, *real.nonzero(as_tuple=True)):
-        logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+        logits = model(
+            input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
+        ).logits
     losses = nn.functional.cross_entropy(
         logits.float(),
         batch.ids[:, 1:][real],

@@ -44,8 +44,12 @@ class PassageActivations:
         self._watched = watched
         self._token_weights = token_weights
         length = min(MISMATCH_TOKENS, loaded.max_length)
-        pairs = list(zip(passages.contexts, passages.targets, strict=True))[:MISMATCH_PASSAGES]
-        self._sequences = [loaded.tokens(context + target)[:length] for context, target in pairs]
+        pairs = list(zip(passages.contexts, passages.targets, strict=True))[
+            :MISMATCH_PASSAGES
+        ]
+        self._sequences = [
+            loaded.tokens(context + target)[:length] for context, target in pairs
+        ]
         self.key = store_keys.activations_key(
             loaded.identity, loaded.dtype, digest(self._sequences), digest(watched)
         )

@@ -48,7 +48,9 @@ def prune_sequentially(
     n_done = count(2 * first * len(batches))
 
     def report() -> None:
-        on_step(Step("prune", next(n_done), 2 * len(blocks) * len(batches), unit="batches"))
+        on_step(
+            Step("prune", next(n_done), 2 * len(blocks) * len(batches), unit="batches")
+        )
 
     def through(index: int) -> Iterator[SeenBatch]:
         for number in walk.step(index):

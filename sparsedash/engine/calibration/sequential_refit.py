@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from sparsedash.engine.calibration.statistics import WalkCheckpoint, held_out, residual_weights
+from sparsedash.engine.calibration.statistics import (
+    WalkCheckpoint,
+    held_out,
+    residual_weights,
+)
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.linalg import (
@@ -57,7 +61,9 @@ def refit_sequentially(
     numbered = loaded.batches(sequences, BATCH_TOKENS)
     first_batch = numbered[0][1]
     adds, normed = _joins(loaded, first_batch)
-    if not adds and all(len(kept[index]) in (0, mlp.width) for index, mlp in enumerate(mlps)):
+    if not adds and all(
+        len(kept[index]) in (0, mlp.width) for index, mlp in enumerate(mlps)
+    ):
         yield from _left_alone(loaded, kept)
         return
     streams = _Streams(loaded, numbered, removed_layers, on_step, adds=adds)
@@ -83,7 +89,9 @@ def refit_sequentially(
             checkpoint.reached(index + 1, *streams.walks)
 
 
-def _left_alone(loaded: LoadedModel, kept: Sequence[Tensor]) -> Iterator[tuple[int, PrunedMlp]]:
+def _left_alone(
+    loaded: LoadedModel, kept: Sequence[Tensor]
+) -> Iterator[tuple[int, PrunedMlp]]:
     """Every MLP with its own weights: there is nothing to make up for but the loss of earlier
     blocks.
     """
@@ -91,7 +99,9 @@ def _left_alone(loaded: LoadedModel, kept: Sequence[Tensor]) -> Iterator[tuple[i
         unchanged = _without_channels(mlp)
         if len(kept[index]):
             weight, _ = _dense(mlp)
-            unchanged = PrunedMlp(kept[index], weight, lost=0.0).moved_to(loaded.residency.offload)
+            unchanged = PrunedMlp(kept[index], weight, lost=0.0).moved_to(
+                loaded.residency.offload
+            )
         loaded.residency.drop()
         yield index, unchanged
 
@@ -120,7 +130,9 @@ class _Streams:
         self._sparse = loaded.walk(batches)
         self._dense = loaded.walk(batches) if adds else None
         device = loaded.model.device
-        self._fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
+        self._fitted = [
+            batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered
+        ]
         self._inputs: list[Tensor] = []
         self._n_dense = 0
         self._n_done = count()
@@ -212,7 +224,9 @@ def _joins(loaded: LoadedModel, batch: Batch) -> tuple[bool, bool]:
     def stream(factor: float, shift: float = 0.0) -> Tensor:
         walk.restart_from(before)
         out = mlps[first].out
-        with out.register_forward_hook(lambda _, inputs, output: factor * output + shift):
+        with out.register_forward_hook(
+            lambda _, inputs, output: factor * output + shift
+        ):
             list(walk.step(first))
         return walk.hidden[0]
 

@@ -106,7 +106,9 @@ class WalkCheckpoint:
 
         Takes `walks` there.
         """
-        stored = self._checkpoint.get(self._key, partial(unpack_tensors, what="hidden states"))
+        stored = self._checkpoint.get(
+            self._key, partial(unpack_tensors, what="hidden states")
+        )
         index = int(stored.pop(0)) if stored else 0
         if not stored or not all(map(self._has, range(index))):
             return 0
@@ -120,7 +122,9 @@ class WalkCheckpoint:
         # Packed now: until later all hidden states would be in memory twice.
         if self._checkpoint.is_due:
             hidden = chain.from_iterable(walk.hidden for walk in walks)
-            self._checkpoint.keep({self._key: lambda: pack_tensors([torch.tensor(index), *hidden])})
+            self._checkpoint.keep(
+                {self._key: lambda: pack_tensors([torch.tensor(index), *hidden])}
+            )
 
     def done(self) -> None:
         """Drop the checkpoint: the result is in the store."""
@@ -225,7 +229,9 @@ class LazyWalk:
                 self.lengths = list(map(len, sequences))
                 self.batches = loaded.batches(sequences, BATCH_TOKENS)
                 self._walk = loaded.walk([batch for _, batch in self.batches])
-                self._n_done = self.checkpoint.resume(self._walk) if self.checkpoint else 0
+                self._n_done = (
+                    self.checkpoint.resume(self._walk) if self.checkpoint else 0
+                )
             while self._n_done <= index:
                 self.block(self._n_done)
                 self._n_done += 1
@@ -233,7 +239,9 @@ class LazyWalk:
                     self.checkpoint.reached(self._n_done, self._walk)
             if self._n_done < len(loaded.blocks):
                 # Other work comes before the next block.
-                hidden = [loaded.residency.offload(states) for states in self._walk.hidden]
+                hidden = [
+                    loaded.residency.offload(states) for states in self._walk.hidden
+                ]
                 self._walk.restart_from(hidden)
                 return
         except BaseException:
@@ -266,7 +274,9 @@ def statistics_walk(
     """
 
     def report(done: int) -> None:
-        on_step(Step("calibrate", done, len(watched) * len(walk.batches), unit="batches"))
+        on_step(
+            Step("calibrate", done, len(watched) * len(walk.batches), unit="batches")
+        )
 
     def through(index: int) -> Iterator[SeenBatch]:
         report(index * len(walk.batches))
@@ -446,7 +456,9 @@ def unpack_statistics(data: bytes) -> Statistics:
         return Statistics(
             covariance=covariance,
             mean=mean,
-            held_out=Sample(inputs=tensors["held_out"], weights=tensors["held_out_weights"]),
+            held_out=Sample(
+                inputs=tensors["held_out"], weights=tensors["held_out_weights"]
+            ),
             n_tokens=int(tensors["n_tokens"]),
         )
 
@@ -458,7 +470,9 @@ def shared_inputs(loaded: LoadedModel) -> list[list[list[str]]]:
     modules = list(chain.from_iterable(block.values() for block in blocks))
     # Kept until the end: another tensor may take the memory of one that is freed.
     inputs: dict[nn.Module, Tensor] = {}
-    with capture_inputs(modules, [partial(inputs.__setitem__, module) for module in modules]):
+    with capture_inputs(
+        modules, [partial(inputs.__setitem__, module) for module in modules]
+    ):
         ids = torch.zeros(
             1,
             2,

@@ -24,7 +24,13 @@ class TimedFile:
 
         n = longest * most
         self._llama = Llama(
-            file, n, n, n_threads, n_ubatch=_PHYSICAL, n_threads_batch=n_threads, n_seq_max=most
+            file,
+            n,
+            n,
+            n_threads,
+            n_ubatch=_PHYSICAL,
+            n_threads_batch=n_threads,
+            n_seq_max=most,
         )
         self._read: tuple[int, int] = (0, 0)
 
@@ -35,7 +41,12 @@ class TimedFile:
         lib.llama_memory_clear(lib.llama_get_memory(context), True)
         self._read = batch, n_prompt
         return self._seconds(
-            [[(place, sequence) for sequence, place in product(range(batch), range(n_prompt))]],
+            [
+                [
+                    (place, sequence)
+                    for sequence, place in product(range(batch), range(n_prompt))
+                ]
+            ],
             n_prompt,
         )
 

@@ -66,10 +66,14 @@ def time_files(
     shape = known_shape(store, record.model_identity)
     family = shape.family if shape else None
     if problem := llama_cpp_problem(record.model, family, [record.pruned.method]):
-        raise JobError("This model cannot be timed in llama.cpp.", f"Reason: {problem}.")
+        raise JobError(
+            "This model cannot be timed in llama.cpp.", f"Reason: {problem}."
+        )
     source = locate_model(record.model, store, commit=commit_of(record.model_identity))
     dense_file = dense_gguf_file(
-        source, store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), on_step)
+        source,
+        store,
+        begin_parts(Step("load", 0, 1, message="a GGUF file of it"), on_step),
     )
     started_at = time.time()
     spec = record.pruned.spec
@@ -82,7 +86,9 @@ def time_files(
         raise JobError(
             "A model streamed from disk cannot be timed in llama.cpp: its files are written from memory."
         )
-    assert isinstance(sparse, PrunedChannels), "the shell and the page refuse the others"
+    assert isinstance(sparse, PrunedChannels), (
+        "the shell and the page refuse the others"
+    )
     longest = loaded.max_length - settings.n_decode
     n_threads = settings.n_threads or torch.get_num_threads()
     n_prompt = max(1, min(settings.n_prompt, longest))
@@ -100,7 +106,9 @@ def time_files(
         shape = loaded.shape
         with _llama_cpp(files, adapted) as ask:
             works = _works(ask, files, adapted, shape, sparse.kept)
-            phases = time_phases(works, 2 * len(adapted.batches), adapted, on_step, time.monotonic)
+            phases = time_phases(
+                works, 2 * len(adapted.batches), adapted, on_step, time.monotonic
+            )
     timing = Timing(
         key=settings.key(),
         dense=settings.dense,
@@ -130,7 +138,9 @@ def _llama_cpp(
     longest = settings.n_prompt + settings.n_decode
     sizes = (settings.n_threads, longest, max(settings.batches))
     arguments = [*map(str, (*files, *sizes))]
-    return talking_to(llama_timer.__file__, arguments, failed="llama.cpp could not be timed")
+    return talking_to(
+        llama_timer.__file__, arguments, failed="llama.cpp could not be timed"
+    )
 
 
 def _works(

@@ -50,10 +50,14 @@ def measure_machine(folder: Path, bursts: int = _BURSTS) -> dict[str, float]:
 @torch.inference_mode()
 def _products(dtype: Dtype, bursts: int) -> float:
     """Rate of the fastest quarter of the products, multiplied as in a run."""
-    inputs, weight = (torch.rand(n, _HIDDEN).to(getattr(torch, dtype)) for n in (_TOKENS, _WIDTH))
+    inputs, weight = (
+        torch.rand(n, _HIDDEN).to(getattr(torch, dtype)) for n in (_TOKENS, _WIDTH)
+    )
     seconds: list[float] = []
     with bf16_matmul_in_fp32(dtype):
-        nn.functional.linear(inputs, weight)  # the first one wakes the library's threads
+        nn.functional.linear(
+            inputs, weight
+        )  # the first one wakes the library's threads
         for _ in range(bursts):
             burst_ends = time.perf_counter() + _BURST_S
             while (begun := time.perf_counter()) < burst_ends:
@@ -65,7 +69,10 @@ def _products(dtype: Dtype, bursts: int) -> float:
 
 def _disk_rate(folder: Path) -> float:
     """Rate of reading a file that was written, and then dropped from the system's cache."""
-    with suppress(OSError, AttributeError), tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+    with (
+        suppress(OSError, AttributeError),
+        tempfile.TemporaryFile(dir=folder, buffering=0) as file,
+    ):
         state = os.fstatvfs(file.fileno())
         if state.f_bavail * state.f_frsize < _ROOM * _N_BLOCKS * _BLOCK_BYTES:
             return 0.0

@@ -46,7 +46,9 @@ class ResidentModel:
     def of(cls, model: nn.Module) -> "ResidentModel":
         """The model that the modules are now."""
         skipped = [module for module in model.modules() if "forward" in vars(module)]
-        inside = set(chain.from_iterable(module.modules() for module in skipped)) - set(skipped)
+        inside = set(chain.from_iterable(module.modules() for module in skipped)) - set(
+            skipped
+        )
         parts = list[ModelPart]()
         for module in model.modules():
             if module not in inside:
@@ -70,12 +72,16 @@ class ResidentModel:
         values = loaded.structure.experts_values(sparse.kept)
         path = loaded.structure.blocks
         smaller = meta_model(with_values(loaded.model.config, values))
-        tensors = dict(sliced_tensors(loaded.experts, dict(enumerate(sparse.experts)), path))
+        tensors = dict(
+            sliced_tensors(loaded.experts, dict(enumerate(sparse.experts)), path)
+        )
         modules = dict(loaded.model.named_modules())
         parts = list[ModelPart]()
         for index in loaded.experts:
             block = f"{path}.{index}"
-            for name, narrow in smaller.get_submodule(block).named_modules(prefix=block):
+            for name, narrow in smaller.get_submodule(block).named_modules(
+                prefix=block
+            ):
                 module = modules[name]
                 weights = dict(module._parameters)
                 for own_name in weights:
@@ -83,7 +89,9 @@ class ResidentModel:
                         weights[own_name] = nn.Parameter(tensor, requires_grad=False)
                 buffers = dict(module._buffers)
                 for own_name in buffers:
-                    buffers[own_name] = tensors.get(f"{name}.{own_name}", buffers[own_name])
+                    buffers[own_name] = tensors.get(
+                        f"{name}.{own_name}", buffers[own_name]
+                    )
                 parts.append(ModelPart(module, weights, buffers, _widths(narrow)))
         return cls(parts)
 
@@ -101,7 +109,9 @@ class ResidentModel:
     def weights(self) -> list[nn.Parameter]:
         """All its weights; those that two modules share count once."""
         weights = chain.from_iterable(part.weights.values() for part in self.parts)
-        return list({id(weight): weight for weight in weights if weight is not None}.values())
+        return list(
+            {id(weight): weight for weight in weights if weight is not None}.values()
+        )
 
     @property
     def n_bytes(self) -> int:
@@ -166,19 +176,28 @@ class ModelPairCache:
 
         Raises JobError when a record is gone or its model has changed.
         """
-        wanted = [record for key in keys if (record := store.get(Record, key)) is not None]
+        wanted = [
+            record for key in keys if (record := store.get(Record, key)) is not None
+        ]
         if len(wanted) < len(keys):
             raise JobError("One of the results is no longer stored.", "Run it again.")
         # Before another model is read: the memory may not be enough for it and models that are not
         # needed.
         models = {(record.model_identity, record.dtype) for record in wanted}
         n_kept = len(self._kept)
-        self._kept = {key: kept for key, kept in self._kept.items() if kept.loaded_as in models}
+        self._kept = {
+            key: kept for key, kept in self._kept.items() if kept.loaded_as in models
+        }
         if len(self._kept) < n_kept:
             gc.collect()
-        models_of_keys = tuple(self._record_model(record, store, on_step) for record in wanted)
+        models_of_keys = tuple(
+            self._record_model(record, store, on_step) for record in wanted
+        )
         for key in [key for key in self._kept if key not in keys]:
-            if sum(kept.sparse.n_bytes for kept in self._kept.values()) > self._room_bytes:
+            if (
+                sum(kept.sparse.n_bytes for kept in self._kept.values())
+                > self._room_bytes
+            ):
                 del self._kept[key]
         try:
             yield models_of_keys
@@ -194,7 +213,9 @@ class ModelPairCache:
         """Drop all models: a run needs the memory."""
         self._kept.clear()
 
-    def _record_model(self, record: Record, store: Store, on_step: OnStep) -> RecordModel:
+    def _record_model(
+        self, record: Record, store: Store, on_step: OnStep
+    ) -> RecordModel:
         if record.key not in self._kept:
             for kept in self._kept.values():
                 if kept.loaded_as == (record.model_identity, record.dtype):
@@ -205,7 +226,9 @@ class ModelPairCache:
         return self._kept[record.key]
 
 
-def _rebuild(record: Record, store: Store, on_step: OnStep, model_cache: ModelCache) -> RecordModel:
+def _rebuild(
+    record: Record, store: Store, on_step: OnStep, model_cache: ModelCache
+) -> RecordModel:
     rebuilt = rebuild_model(record, store, on_step, model_cache)
     if rebuilt.sparse is None or rebuilt.loaded.residency.streamed:
         return RecordModel(rebuilt.loaded, streamed=rebuilt.sparse)
@@ -222,11 +245,18 @@ def _rebuild(record: Record, store: Store, on_step: OnStep, model_cache: ModelCa
     for before, after in pairs:
         tensors = before.weights | before.buffers
         changed = after.weights | after.buffers
-        has_new_tensors = any(tensors[name] is not tensor for name, tensor in changed.items())
-        if has_new_tensors or (before.widths, before.forward) != (after.widths, after.forward):
+        has_new_tensors = any(
+            tensors[name] is not tensor for name, tensor in changed.items()
+        )
+        if has_new_tensors or (before.widths, before.forward) != (
+            after.widths,
+            after.forward,
+        ):
             changed_before.append(before)
             changed_after.append(after)
-    return RecordModel(rebuilt.loaded, ResidentModel(changed_before), ResidentModel(changed_after))
+    return RecordModel(
+        rebuilt.loaded, ResidentModel(changed_before), ResidentModel(changed_after)
+    )
 
 
 @contextmanager

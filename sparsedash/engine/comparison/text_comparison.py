@@ -67,7 +67,9 @@ def continue_prompt(
                     for i, model in zip(group, models, strict=True)
                 }
                 _write(writers, texts, settings.n_tokens, on_step, on_text)
-                n_unread = max(n_unread, *(writer.n_unread for writer in writers.values()))
+                n_unread = max(
+                    n_unread, *(writer.n_unread for writer in writers.values())
+                )
     except Cancelled:
         if any(texts):
             keep(stopped=True)
@@ -82,7 +84,9 @@ class ContinuationWriter:
     beginning that its context has no room for.
     """
 
-    def __init__(self, record_model: RecordModel, settings: ContinuationSettings) -> None:
+    def __init__(
+        self, record_model: RecordModel, settings: ContinuationSettings
+    ) -> None:
         self._record_model = record_model
         self._texts: GrowingTexts
         self._settings = settings
@@ -98,7 +102,9 @@ class ContinuationWriter:
     def text(self) -> str:
         """The text so far, without half a character at its end."""
         tokenizer = self._record_model.loaded.tokenizer
-        return str(tokenizer.decode(self._written, skip_special_tokens=True)).rstrip("\ufffd")
+        return str(tokenizer.decode(self._written, skip_special_tokens=True)).rstrip(
+            "\ufffd"
+        )
 
     @torch.inference_mode()
     def read(self, on_step: OnStep) -> None:
@@ -106,14 +112,18 @@ class ContinuationWriter:
         loaded = self._record_model.loaded
         front, prompt_ids = loaded.prefix_and_ids(self._settings.prompt)
         room = max(
-            1, max(loaded.max_length // 2, loaded.max_length - self._settings.n_tokens) - len(front)
+            1,
+            max(loaded.max_length // 2, loaded.max_length - self._settings.n_tokens)
+            - len(front),
         )
         ids = front + prompt_ids[-room:]
         self.n_unread = max(0, len(prompt_ids) - room)
         self._n_left = loaded.max_length - len(ids)
         n_new = min(self._settings.n_tokens, self._n_left)
         self._texts = growing_texts(loaded, [ids], n_new)
-        self._read(lambda n_read: on_step(Step("read", n_read, len(ids), unit="tokens")))
+        self._read(
+            lambda n_read: on_step(Step("read", n_read, len(ids), unit="tokens"))
+        )
 
     @torch.inference_mode()
     def write(self) -> None:
@@ -148,7 +158,9 @@ class ContinuationWriter:
             .neg()
             .log()
         )
-        return int((logits / (self._settings.temperature_percent / 100) + noise).argmax())
+        return int(
+            (logits / (self._settings.temperature_percent / 100) + noise).argmax()
+        )
 
 
 def _write(
@@ -163,7 +175,9 @@ def _write(
     message = ""
     if n < len(texts):
         message = (
-            f"{n} of {len(texts)} models" if n > 1 else f"model {min(writers) + 1} of {len(texts)}"
+            f"{n} of {len(texts)} models"
+            if n > 1
+            else f"model {min(writers) + 1} of {len(texts)}"
         )
     for writer in writers.values():
         writer.read(on_step)
@@ -219,7 +233,9 @@ def _measured(
     parts = _parts(tokenizer_model, settings.text, ids)
     opening = "".join(parts[: max(1, n_front) + cut.stop - cut.start])
     del ids[cut], parts[cut]
-    for of_left, of_right in zip(*(_distributions(model, ids) for model in models), strict=True):
+    for of_left, of_right in zip(
+        *(_distributions(model, ids) for model in models), strict=True
+    ):
         on_step(Step("diverge", len(places), len(ids) - 1, unit="tokens"))
         if of_left.shape != of_right.shape:
             raise JobError(
@@ -229,9 +245,13 @@ def _measured(
         nats = (of_left.exp() * (of_left - of_right)).sum(dim=-1).clamp_(min=0).tolist()
         choices = (logs.argmax(dim=-1).tolist() for logs in (of_left, of_right))
         for value, *chosen in zip(nats, *choices, strict=True):
-            first, second = (str(tokenizer_model.tokenizer.decode([token])) for token in chosen)
+            first, second = (
+                str(tokenizer_model.tokenizer.decode([token])) for token in chosen
+            )
             places.append(
-                TokenDivergence(text=parts[len(places) + 1], nats=value, left=first, right=second)
+                TokenDivergence(
+                    text=parts[len(places) + 1], nats=value, left=first, right=second
+                )
             )
     return Divergence(key=settings.key(), opening=opening, places=tuple(places))
 
@@ -246,7 +266,9 @@ def _distributions(record_model: RecordModel, ids: Sequence[int]) -> Iterator[Te
         yield logits.float().log_softmax(dim=-1).cpu()
 
 
-def _cached_logits(record_model: RecordModel, ids: Tensor, step: int) -> Iterator[Tensor]:
+def _cached_logits(
+    record_model: RecordModel, ids: Tensor, step: int
+) -> Iterator[Tensor]:
     """Logits (t, vocabulary) of a text (1, n), read in chunks of `step` tokens."""
     cache = None
     for tokens in torch.split(ids, step, dim=1):
@@ -256,7 +278,9 @@ def _cached_logits(record_model: RecordModel, ids: Tensor, step: int) -> Iterato
         yield output.logits[0]
 
 
-def _whole_logits(record_model: RecordModel, ids: Tensor, step: int) -> Iterator[Tensor]:
+def _whole_logits(
+    record_model: RecordModel, ids: Tensor, step: int
+) -> Iterator[Tensor]:
     """The same of a text that is read at once; only the logits are in chunks."""
     with record_model.active() as loaded:
         walk = loaded.walk([Batch(ids, torch.ones_like(ids))])

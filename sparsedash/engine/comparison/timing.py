@@ -25,7 +25,11 @@ MAX_LOADS = 12
 _SLOW = 10
 """A round that takes more than the time over this is warm-up enough."""
 
-_ACTIVITIES: dict[Phase, str] = {"prefill": "reading", "decode": "writing", "load": "loading"}
+_ACTIVITIES: dict[Phase, str] = {
+    "prefill": "reading",
+    "decode": "writing",
+    "load": "loading",
+}
 
 TimeSample = Callable[[bool], float]
 """Does the work once with the dense model (True) or the sparse one; returns the seconds."""

@@ -16,7 +16,11 @@ import torch
 from torch import Tensor
 
 from sparsedash.catalog.model_sizes import decode_ceiling, prefill_ceiling
-from sparsedash.engine.comparison.model_pair import ModelPairCache, ResidentModel, both_resident
+from sparsedash.engine.comparison.model_pair import (
+    ModelPairCache,
+    ResidentModel,
+    both_resident,
+)
 from sparsedash.engine.comparison.timing import (
     Clock,
     TimedWork,
@@ -45,7 +49,9 @@ def prefill_sample(model: Any, pair: Pair, ids: Tensor) -> TimeSample:
 
     def sample(is_dense: bool) -> float:
         pair[not is_dense].enter_()
-        return _seconds(lambda: model(input_ids=ids, use_cache=True, logits_to_keep=1), ids.device)
+        return _seconds(
+            lambda: model(input_ids=ids, use_cache=True, logits_to_keep=1), ids.device
+        )
 
     return sample
 
@@ -61,12 +67,16 @@ def decode_sample(model: Any, pair: Pair, ids: Tensor, n_tokens: int) -> TimeSam
     def sample(is_dense: bool) -> float:
         pair[not is_dense].enter_()
         if is_dense not in kept:
-            kept[is_dense] = model(input_ids=ids, use_cache=True, logits_to_keep=1).cache
+            kept[is_dense] = model(
+                input_ids=ids, use_cache=True, logits_to_keep=1
+            ).cache
         cache = copy.deepcopy(kept[is_dense])
 
         def write() -> None:
             for _ in range(n_tokens):
-                model(input_ids=ids[:, -1:], cache=cache, use_cache=True, logits_to_keep=1)
+                model(
+                    input_ids=ids[:, -1:], cache=cache, use_cache=True, logits_to_keep=1
+                )
 
         return _seconds(write, ids.device)
 
@@ -158,7 +168,10 @@ def time_models(
     if known := store.get(Timing, settings.key()):
         return known
     widths = _kept(store.get(Record, settings.sparse))
-    with pair_cache.models((settings.dense, settings.sparse), store, on_step) as (dense, sparse):
+    with pair_cache.models((settings.dense, settings.sparse), store, on_step) as (
+        dense,
+        sparse,
+    ):
         loaded = dense.loaded
         if loaded is not sparse.loaded:
             raise JobError(
@@ -173,8 +186,14 @@ def time_models(
         _require_cache(loaded)
         dtype: Dtype = settings.dtype or loaded.dtype
         resident = both_resident(dense, sparse, getattr(torch, dtype))
-        with resident as pair, torch_threads(settings.n_threads), torch.inference_mode():
-            timing = _timing(settings, widths, loaded, pair, dtype, store.folder, on_step, clock)
+        with (
+            resident as pair,
+            torch_threads(settings.n_threads),
+            torch.inference_mode(),
+        ):
+            timing = _timing(
+                settings, widths, loaded, pair, dtype, store.folder, on_step, clock
+            )
     store.put(timing.key, timing)
     return timing
 
@@ -230,7 +249,9 @@ def _timing(
         ceiling = dense.n_bytes / sparse.n_bytes
         loading = TimedWork(phase="load", sample=files.sample, ceiling=ceiling)
         works = chain(_text_works(settings, kept, loaded, pair, n_prompt), [loading])
-        phases = time_phases(works, 2 * len(settings.batches) + 1, settings, on_step, clock)
+        phases = time_phases(
+            works, 2 * len(settings.batches) + 1, settings, on_step, clock
+        )
         dense_resident = files.resident_bytes(True)
         sparse_resident = files.resident_bytes(False)
     return Timing(
@@ -247,7 +268,11 @@ def _timing(
         sparse_bytes=sparse.n_bytes,
         dense_resident=dense_resident,
         sparse_resident=sparse_resident,
-        precise=all(is_precise(phase.ratio, settings) for phase in phases if phase.phase != "load"),
+        precise=all(
+            is_precise(phase.ratio, settings)
+            for phase in phases
+            if phase.phase != "load"
+        ),
         started_at=started_at,
         versions=software_versions(),
     )
@@ -267,7 +292,9 @@ def _text_works(
     for batch in settings.batches:
         # Random tokens: the time does not depend on them.
         generator = torch.Generator().manual_seed(settings.seed)
-        ids = torch.randint(vocabulary, (batch, n_prompt), generator=generator).to(model.device)
+        ids = torch.randint(vocabulary, (batch, n_prompt), generator=generator).to(
+            model.device
+        )
         yield TimedWork(
             phase="prefill",
             batch=batch,

@@ -114,7 +114,9 @@ def finish_answers_(
 
 
 def _next_logits(
-    loaded: LoadedModel, decodings: Sequence["_Decoding"], on_block: Callable[[int], None]
+    loaded: LoadedModel,
+    decodings: Sequence["_Decoding"],
+    on_block: Callable[[int], None],
 ) -> Iterator[Tensor]:
     """Logits (r, vocabulary) of the next token of each decoding's answers."""
     caches: list[Cache] = []
@@ -123,15 +125,21 @@ def _next_logits(
     inside: list[Applied] = []
     for decoding in decodings:
         if decoding.cached is None:
-            for context, answer in zip(decoding.contexts, decoding.written, strict=True):
+            for context, answer in zip(
+                decoding.contexts, decoding.written, strict=True
+            ):
                 texts.append([*context, *answer])
                 inside.append(decoding.applied)
         else:
             caches.append(decoding.cached.cache)
-            batches.append(decoding.cached.next_batch([answer[-1] for answer in decoding.written]))
+            batches.append(
+                decoding.cached.next_batch([answer[-1] for answer in decoding.written])
+            )
     if texts:
         logits = last_logits(loaded, texts, inside, on_block)
-        yield from torch.split(logits, [len(decoding.written) for decoding in decodings])
+        yield from torch.split(
+            logits, [len(decoding.written) for decoding in decodings]
+        )
         return
     walk = loaded.walk(batches, caches)
     walk.run([decoding.applied for decoding in decodings], on_block)
@@ -170,11 +178,14 @@ class _AnswerCache:
             # room in the gaps.
             layers = [part.layers.pop(0) for part in parts]
             hold = loaded.residency.offload_all
-            self.cache.layers.append(PreallocatedLayer.right_aligned(layers, n_more, hold))
+            self.cache.layers.append(
+                PreallocatedLayer.right_aligned(layers, n_more, hold)
+            )
             loaded.residency.drop()
         columns = torch.arange(max(lengths), device=self.cache.layers[0].device)
         self._mask = (
-            columns >= max(lengths) - torch.tensor(lengths, device=columns.device)[:, None]
+            columns
+            >= max(lengths) - torch.tensor(lengths, device=columns.device)[:, None]
         ).long()
 
     def next_batch(self, last_tokens: Sequence[int]) -> Batch:
@@ -226,7 +237,9 @@ class _Decoding:
         choices = logits.argmax(dim=-1).tolist()
         for row in self._going_on:
             self.written[row].append(choices[row])
-        self._going_on = [row for row in self._going_on if not self._is_finished(self.written[row])]
+        self._going_on = [
+            row for row in self._going_on if not self._is_finished(self.written[row])
+        ]
         # Few words have many tokens; the finished rows should not be computed with them.
         if len(self._going_on) <= len(self.written) * 3 // 4:
             if self.cached is not None:
@@ -292,7 +305,9 @@ def target_scores(
     for target in targets:
         rows = slice(start, start + len(target))
         scored = zip(target, of_target[rows, 0].tolist(), ranks[rows], strict=True)
-        first = zip(top.indices[start].tolist(), top.values[start].exp().tolist(), strict=True)
+        first = zip(
+            top.indices[start].tolist(), top.values[start].exp().tolist(), strict=True
+        )
         yield TargetScore(
             target=target,
             choices=choices[rows],
@@ -301,7 +316,8 @@ def target_scores(
                 for i, value, rank in scored
             ),
             top=tuple(
-                Candidate(text=decode([i]), probability=probability) for i, probability in first
+                Candidate(text=decode([i]), probability=probability)
+                for i, probability in first
             ),
         )
         start = rows.stop

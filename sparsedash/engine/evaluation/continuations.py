@@ -59,7 +59,9 @@ class _Row:
     """
 
     tokens: tuple[int, ...]
-    wanted: dict[int, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    wanted: dict[int, list[tuple[int, int]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     tails: "list[_Row]" = field(default_factory=list)
     n_requests: int = 0
 
@@ -85,7 +87,9 @@ def score_continuations(
     where predictions are not finite.
     """
     streamed = loaded.residency.streamed
-    rows = _rows(requests, loaded.max_length, share=loaded.has_plain_cache and not streamed)
+    rows = _rows(
+        requests, loaded.max_length, share=loaded.has_plain_cache and not streamed
+    )
     batches: list[_RowBatch] = []
     for places, batch in loaded.batches([row.tokens for row in rows], BATCH_TOKENS):
         batches.append(([rows[place] for place in places], batch))
@@ -104,7 +108,9 @@ def score_continuations(
                     partial(on_answered, n_answered),
                 )
                 for batch_rows, _ in together:
-                    n_answered += len(numbers) * sum(row.n_requests for row in batch_rows)
+                    n_answered += len(numbers) * sum(
+                        row.n_requests for row in batch_rows
+                    )
                 on_answered(n_answered)
                 loaded.residency.drop()
     return scores
@@ -142,7 +148,10 @@ def _rows(requests: Sequence[Request], max_length: int, *, share: bool) -> list[
     single: dict[tuple[int, ...], _Row] = {}
     for context, numbers in by_context.items():
         continuations = {number: requests[number][1] for number in numbers}
-        if len({tuple(continuation[:-1]) for continuation in continuations.values()}) > 1:
+        if (
+            len({tuple(continuation[:-1]) for continuation in continuations.values()})
+            > 1
+        ):
             shared.append(_shared_row(context, continuations))
             continue
         for number, continuation in continuations.items():
@@ -153,10 +162,14 @@ def _rows(requests: Sequence[Request], max_length: int, *, share: bool) -> list[
     return [*shared, *single.values()]
 
 
-def _shared_row(context: tuple[int, ...], continuations: Mapping[int, Sequence[int]]) -> _Row:
+def _shared_row(
+    context: tuple[int, ...], continuations: Mapping[int, Sequence[int]]
+) -> _Row:
     """The row of a context, followed by what differs. continuations: by their requests."""
     beginnings = {tuple(continuation[:-1]) for continuation in continuations.values()}
-    tails = {beginning: _Row(beginning) for beginning in sorted(beginnings) if beginning}
+    tails = {
+        beginning: _Row(beginning) for beginning in sorted(beginnings) if beginning
+    }
     row = _Row(context, tails=list(tails.values()), n_requests=len(continuations))
     for number, continuation in continuations.items():
         row.want(len(context) - 1, continuation[:1], number)
@@ -208,7 +221,8 @@ def _score_tails_(
         # Each row has room in the model's context; padded to the longest, all must have (the mask
         # of GPT-Neo).
         while (
-            max(len(rows[number].tokens) for number, _ in waiting[:n]) + n_new > loaded.max_length
+            max(len(rows[number].tokens) for number, _ in waiting[:n]) + n_new
+            > loaded.max_length
         ):
             n -= 1
         by_length = defaultdict[int, list[tuple[int, _Row]]](list)
@@ -239,7 +253,9 @@ def _score_tail_batch_(
         ending = []
         for length, part in parts.items():
             places = [number for number, _ in part]
-            ending.append((layer.keys[places, :, :length], layer.values[places, :, :length]))
+            ending.append(
+                (layer.keys[places, :, :length], layer.values[places, :, :length])
+            )
         tail_cache.layers.append(PreallocatedLayer.right_aligned(ending, n_new))
     before = torch.tensor(lengths, device=device)[:, None]
     columns = torch.arange(longest + n_new, device=device)
@@ -258,13 +274,19 @@ def _score_tail_batch_(
 
 
 def _add_scores_(
-    loaded: LoadedModel, walk: BlockWalk, number: int, rows: Sequence[_Row], scores: list[Scored]
+    loaded: LoadedModel,
+    walk: BlockWalk,
+    number: int,
+    rows: Sequence[_Row],
+    scores: list[Scored],
 ) -> None:
     """Add the scores of the tokens that a batch's rows want, in place; it is past its last block."""
     device = loaded.model.device
     places = []
     for row_number, row in enumerate(rows):
-        places += [(row_number, column, wanted) for column, wanted in row.wanted.items()]
+        places += [
+            (row_number, column, wanted) for column, wanted in row.wanted.items()
+        ]
     n_at_once = max(1, _LOGITS // loaded.model.get_input_embeddings().weight.shape[0])
     for start in range(0, len(places), n_at_once):
         chunk = places[start : start + n_at_once]
@@ -276,7 +298,8 @@ def _add_scores_(
         choices = logits.argmax(dim=-1).tolist()
         if not bool(normaliser.isfinite().all()):
             raise CalibrationError(
-                "The model's predictions are NaN or infinite.", "Remove less, or run in float32."
+                "The model's predictions are NaN or infinite.",
+                "Remove less, or run in float32.",
             )
         wanted_tokens = []
         for line, (*_, wanted) in enumerate(chunk):
@@ -284,7 +307,9 @@ def _add_scores_(
         lines = torch.tensor([line for line, *_ in wanted_tokens], device=device)
         tokens = torch.tensor([token for _, token, _ in wanted_tokens], device=device)
         log_likelihoods = (logits[lines, tokens] - normaliser[lines]).tolist()
-        for (line, token, request), value in zip(wanted_tokens, log_likelihoods, strict=True):
+        for (line, token, request), value in zip(
+            wanted_tokens, log_likelihoods, strict=True
+        ):
             score = scores[request]
             score.log_likelihood += min(0.0, value)
             score.greedy &= choices[line] == token

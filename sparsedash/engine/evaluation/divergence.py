@@ -16,7 +16,9 @@ _BATCH_TOKENS = 2048
 
 
 @torch.inference_mode()
-def next_token_scores(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> list[Tensor]:
+def next_token_scores(
+    loaded: LoadedModel, texts: Sequence[Sequence[int]]
+) -> list[Tensor]:
     """Log-probabilities (n, v) of the next token at evenly spread places of these texts."""
     model = loaded.model
     scores = list[Tensor]()
@@ -25,7 +27,9 @@ def next_token_scores(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> li
     for _, batch in loaded.batches(texts, _BATCH_TOKENS):
         places = batch.mask.nonzero()[::every]
         with head_sees_only(model, places[:, 0], places[:, 1]):
-            logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+            logits = model(
+                input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
+            ).logits
         scores.append(logits.float().log_softmax(dim=-1))
     return scores
 
@@ -33,7 +37,11 @@ def next_token_scores(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> li
 def mean_divergence(dense: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     """Mean KL(dense || other) over all tokens. Both: as `next_token_scores` gives them."""
     divergences = (
-        float((dense_scores.exp() * (dense_scores - other_scores)).sum(dtype=torch.float64))
+        float(
+            (dense_scores.exp() * (dense_scores - other_scores)).sum(
+                dtype=torch.float64
+            )
+        )
         for dense_scores, other_scores in zip(dense, other, strict=True)
     )
     return max(0.0, sum(divergences) / sum(map(len, dense)))

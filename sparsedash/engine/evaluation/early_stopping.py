@@ -36,7 +36,9 @@ def evaluation_chunks(n_passages: int) -> list[list[int]]:
             size = max(FIRST_CHUNK, start // 4)
             # A short rest would be too little for batches of its own.
             ends.append(
-                look.n_passages if start + size + size // 2 >= look.n_passages else start + size
+                look.n_passages
+                if start + size + size // 2 >= look.n_passages
+                else start + size
             )
     return [order[start:end] for start, end in pairwise(ends)]
 
@@ -67,8 +69,14 @@ class StopRule:
         alpha = None
         decision: Decision = "open"
         pairs = [(self.dense[row], outcome) for row, outcome in outcomes.items()]
-        broke = sum(dense.last_word_right and not sparse.last_word_right for dense, sparse in pairs)
-        fixed = sum(sparse.last_word_right and not dense.last_word_right for dense, sparse in pairs)
+        broke = sum(
+            dense.last_word_right and not sparse.last_word_right
+            for dense, sparse in pairs
+        )
+        fixed = sum(
+            sparse.last_word_right and not dense.last_word_right
+            for dense, sparse in pairs
+        )
         if self.tolerance is not None:
             shares = {look.n_passages: look.share for look in planned_looks(n_passages)}
             if n not in shares:
@@ -81,8 +89,12 @@ class StopRule:
                 judged.accuracy is None
                 and sum(outcome.last_word_right for outcome in self.dense) >= MIN_RIGHT
             )
-            is_early = n < n_passages and (comes or len(judged.deciding) < len(judged.losses))
-            if judged.verdict == "beyond" or (judged.verdict == "within" and not is_early):
+            is_early = n < n_passages and (
+                comes or len(judged.deciding) < len(judged.losses)
+            )
+            if judged.verdict == "beyond" or (
+                judged.verdict == "within" and not is_early
+            ):
                 decision = judged.verdict
         elif n < look_counts(n_passages)[0]:
             return None

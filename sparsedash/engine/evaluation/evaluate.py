@@ -32,7 +32,12 @@ from sparsedash.engine.evaluation.answers import (
 )
 from sparsedash.engine.evaluation.early_stopping import StopRule, evaluation_chunks
 from sparsedash.engine.evaluation.questions import Question
-from sparsedash.engine.models.decoder_blocks import Applied, Batch, head_sees_only, n_fitting
+from sparsedash.engine.models.decoder_blocks import (
+    Applied,
+    Batch,
+    head_sees_only,
+    n_fitting,
+)
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.texts.next_logits import empty_caches
 from sparsedash.schema.errors import StoreError
@@ -81,7 +86,10 @@ class EvaluatedModel:
     @property
     def seconds(self) -> float:
         """Spent so far, including those of an earlier attempt on the outcomes that it kept."""
-        return self._seconds_before + (time.perf_counter() - self._started) / self._n_together
+        return (
+            self._seconds_before
+            + (time.perf_counter() - self._started) / self._n_together
+        )
 
     def resume(self, rows: Sequence[int]) -> bool:
         """Take over an earlier attempt's outcomes of these passages, if all of them are there.
@@ -130,7 +138,9 @@ def evaluate_alone(
     stop: StopRule | None = None,
 ) -> EvaluationResult:
     """Evaluate the loaded model, as it is, on every passage, or on as many as `stop` needs."""
-    return evaluate_together(loaded, passages, [EvaluatedModel()], on_step, rule=rule, stop=stop)[0]
+    return evaluate_together(
+        loaded, passages, [EvaluatedModel()], on_step, rule=rule, stop=stop
+    )[0]
 
 
 @torch.inference_mode()
@@ -153,13 +163,21 @@ def evaluate_together(
     """
     # Once: in memory a change takes all blocks at the same time.
     in_place = (
-        not loaded.residency.streamed and len(models) == 1 and models[0].applied is not nullcontext
+        not loaded.residency.streamed
+        and len(models) == 1
+        and models[0].applied is not nullcontext
     )
     step = Step(
-        "evaluate", 0, len(models) * len(passages.indices), unit="passages", message=message
+        "evaluate",
+        0,
+        len(models) * len(passages.indices),
+        unit="passages",
+        message=message,
     )
     with models[0].applied() if in_place else nullcontext():
-        evaluation = _Evaluation(loaded, passages, models, rule, prepare, on_step, step, in_place)
+        evaluation = _Evaluation(
+            loaded, passages, models, rule, prepare, on_step, step, in_place
+        )
         return evaluation.results(stop)
 
 
@@ -242,9 +260,13 @@ class _Evaluation:
 
     def _report(self) -> None:
         n_right = self.n_right if len(self.models) == 1 else None
-        self.on_step(replace(self.step, done=self.n_read, n_right=n_right, ahead=self.ahead))
+        self.on_step(
+            replace(self.step, done=self.n_read, n_right=n_right, ahead=self.ahead)
+        )
 
-    def _report_unfinished(self, batches: Sequence[_ModelBatch], share: float = 1.0) -> None:
+    def _report_unfinished(
+        self, batches: Sequence[_ModelBatch], share: float = 1.0
+    ) -> None:
         """Report that this share of the answers of these batches is not finished."""
         self.ahead = -_FINISHING * share * sum(len(batch.rows) for batch in batches)
         self._report()
@@ -274,8 +296,12 @@ class _Evaluation:
             n_together = 1
             if streamed:
                 # In memory several together save nothing, and answers would come later.
-                n_tokens = min(TOGETHER_TOKENS, room_bytes / max(1, loaded.cache_per_token))
-                n_together = n_fitting((item.batch.ids.numel() for item in unread), n_tokens)
+                n_tokens = min(
+                    TOGETHER_TOKENS, room_bytes / max(1, loaded.cache_per_token)
+                )
+                n_together = n_fitting(
+                    (item.batch.ids.numel() for item in unread), n_tokens
+                )
             together = unread[:n_together]
             unread = unread[n_together:]
             self._forward(together)
@@ -304,11 +330,16 @@ class _Evaluation:
                 for model in self.models:
                     if model.resume(rows):
                         self.n_read += len(rows)
-                        self.n_right += sum(model.outcomes[row].last_word_right for row in rows)
+                        self.n_right += sum(
+                            model.outcomes[row].last_word_right for row in rows
+                        )
                     else:
                         unread.append(
                             _ModelBatch(
-                                model, nullcontext if self.in_place else model.applied, rows, batch
+                                model,
+                                nullcontext if self.in_place else model.applied,
+                                rows,
+                                batch,
                             )
                         )
         return unread
@@ -342,7 +373,9 @@ class _Evaluation:
             with head_sees_only(loaded.model, rows, columns):
                 logits = walk.output(loaded.model, number).logits
             targets = [question.target for question in questions]
-            item.scores = list(target_scores(logits.float(), targets, loaded.tokenizer.decode))
+            item.scores = list(
+                target_scores(logits.float(), targets, loaded.tokenizer.decode)
+            )
             item.partial_answers = [score.first_wrong for score in item.scores]
             contexts = [question.context for question in questions]
             # Where the model's context is nearly full, the answer ends with its first wrong token.
@@ -351,7 +384,9 @@ class _Evaluation:
                 most = loaded.max_length - len(context) - MAX_MORE_TOKENS + 1
                 has_room = answer and len(answer) <= most
                 continued.append(answer if has_room else None)
-            item.unfinished = unfinished_answers(loaded, item.applied, cache, contexts, continued)
+            item.unfinished = unfinished_answers(
+                loaded, item.applied, cache, contexts, continued
+            )
 
     def _finish_answers(self, batches: Sequence[_ModelBatch]) -> None:
         """Finish the answers of these batches together, and add their outcomes to their models."""
@@ -373,10 +408,16 @@ class _Evaluation:
             checkpoint.keep({item.model.key: item.model.encoded for item in batches})
         self.loaded.residency.drop()
 
-    def _outcome(self, row: int, score: TargetScore, tokens: list[int] | None) -> Outcome:
+    def _outcome(
+        self, row: int, score: TargetScore, tokens: list[int] | None
+    ) -> Outcome:
         question = self.questions[row]
         loaded = self.loaded
-        answer = first_word(loaded, tokens) if tokens else loaded.tokenizer.decode(score.target)
+        answer = (
+            first_word(loaded, tokens)
+            if tokens
+            else loaded.tokenizer.decode(score.target)
+        )
         too_long = len(question.context) + len(question.target) > PUBLISHED_LONGEST
         return Outcome(
             index=self.passages.indices[row],

@@ -109,7 +109,9 @@ def _next_tokens(
     """The first choice after each context of a batch; it is past its last block."""
     device = loaded.model.device
     rows = torch.arange(len(contexts), device=device)
-    last_columns = torch.tensor([len(context) - 1 for context in contexts], device=device)
+    last_columns = torch.tensor(
+        [len(context) - 1 for context in contexts], device=device
+    )
     with head_sees_only(loaded.model, rows, last_columns):
         logits = walk.output(loaded.model, number).logits
     choices: list[int] = logits.argmax(dim=-1).tolist()

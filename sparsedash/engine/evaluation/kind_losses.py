@@ -21,7 +21,11 @@ from sparsedash.engine.texts.mixed_sequences import held_out_sequences
 from sparsedash.schema.divergence_records import DivergenceFigures
 from sparsedash.schema.progress import ignore
 from sparsedash.schema.records import KindLoss
-from sparsedash.stats.divergence_figures import MIN_LOG, TokenDivergences, divergence_figures
+from sparsedash.stats.divergence_figures import (
+    MIN_LOG,
+    TokenDivergences,
+    divergence_figures,
+)
 
 _BATCH_TOKENS = 1024
 _VALUES = 2**23
@@ -68,13 +72,17 @@ class KindText:
         for numbers in model_groups(self._loaded, models):
             with reading(self._loaded, models, numbers) as inside:
                 walk = self._loaded.walk(self._batches * len(inside))
-                of_batches = chain.from_iterable([applied] * n_batches for applied in inside)
+                of_batches = chain.from_iterable(
+                    [applied] * n_batches for applied in inside
+                )
                 walk.run(list(of_batches), lambda _: on_block())
             for place, number in enumerate(numbers):
                 measured.append(self._measured(models[number], walk, place * n_batches))
         return measured
 
-    def _measured(self, applied: Applied, walk: BlockWalk, first: int) -> KindMeasurement:
+    def _measured(
+        self, applied: Applied, walk: BlockWalk, first: int
+    ) -> KindMeasurement:
         """walk: which this model's batches went through, from number first on."""
         blocks: dict[str, list[float]] = {kind: [] for kind in self._kinds}
         text_blocks = list[TokenDivergences]()
@@ -92,7 +100,9 @@ class KindText:
                 for piece in torch.split(tokens[:-1], KIND_BLOCK_TOKENS):
                     if len(piece):
                         text_blocks.append(_token_divergences(piece))
-        losses = [KindLoss(kind=kind, blocks=tuple(means)) for kind, means in blocks.items()]
+        losses = [
+            KindLoss(kind=kind, blocks=tuple(means)) for kind, means in blocks.items()
+        ]
         return KindMeasurement(tuple(losses), divergence_figures(text_blocks))
 
     def _divergences(
@@ -110,7 +120,9 @@ class KindText:
         terms = dense.exp() * (dense - sparse)
         rows, columns = places.T
         ids = self._batches[batch].ids
-        targets = ids[rows, (columns + 1).clamp(max=ids.shape[1] - 1)].to(dense.device)[:, None]
+        targets = ids[rows, (columns + 1).clamp(max=ids.shape[1] - 1)].to(dense.device)[
+            :, None
+        ]
         figures = [
             terms.sum(dim=-1).clamp(min=0),
             terms.masked_fill_(dense <= MIN_LOG, 0).sum(dim=-1),
@@ -120,7 +132,9 @@ class KindText:
         ]
         return torch.stack(figures, dim=1)
 
-    def _log_probabilities(self, walk: BlockWalk, number: int, places: Tensor) -> Tensor:
+    def _log_probabilities(
+        self, walk: BlockWalk, number: int, places: Tensor
+    ) -> Tensor:
         """Of the token after each of these: (n, v)."""
         with head_sees_only(self._loaded.model, places[:, 0], places[:, 1]):
             logits: Tensor = walk.output(self._loaded.model, number).logits

@@ -40,7 +40,9 @@ class Question:
             n_context = len(whole) - 1
         start = max(0, len(front) + len(whole) - loaded.max_length - 1)
         if start > n_context or not front + whole[start:n_context]:
-            raise CorpusError(f"The target {target[:40]!r} is longer than the model can read.")
+            raise CorpusError(
+                f"The target {target[:40]!r} is longer than the model can read."
+            )
         words_cut = len(loaded.tokenizer.decode(whole[:start]).split())
         return cls(front + whole[start:n_context], whole[n_context:], words_cut)
 
@@ -56,7 +58,8 @@ def distinct_passages(texts: Texts) -> list[int]:
     A repeated passage adds no evidence, but every paired test would count it as independent.
     """
     first = {
-        " ".join(text.split()): index for index, text in reversed(list(enumerate(texts.texts)))
+        " ".join(text.split()): index
+        for index, text in reversed(list(enumerate(texts.texts)))
     }
     return sorted(first.values())
 
@@ -71,7 +74,8 @@ def n_leaked(passages: Passages, calibration: Iterable[str]) -> int:
     """
     texts = [text.split() for text in calibration]
     passage_words = [
-        f"{c}{t}".split() for c, t in zip(passages.contexts, passages.targets, strict=True)
+        f"{c}{t}".split()
+        for c, t in zip(passages.contexts, passages.targets, strict=True)
     ]
     passage_words = [words for words in passage_words if len(words) >= MIN_WORDS]
     seen = dict[int, set[int]]()
@@ -98,7 +102,9 @@ def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
     if settings.shuffle_seed is not None:
         Random(settings.shuffle_seed).shuffle(order)
     indices = tuple(sorted(order[: settings.n_passages]))
-    contexts, targets = zip(*(_split(texts.texts[index], index) for index in indices), strict=True)
+    contexts, targets = zip(
+        *(_split(texts.texts[index], index) for index in indices), strict=True
+    )
     return Passages(
         key=passages_key(texts.identity, settings),
         indices=indices,
@@ -107,7 +113,9 @@ def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
     )
 
 
-def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+def questions_of(
+    loaded: LoadedModel, pairs: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
     """Passages as plain values for another program.
 
     `ids` of context and target, `n_target` of them the target's, and the `text` with its `tokens`,

@@ -16,7 +16,11 @@ from sparsedash.engine.export.export_files import copy_base_files, write_folder
 from sparsedash.engine.export.recipe import base_licence, recipe_json
 from sparsedash.engine.export.reload_proof import prove_files
 from sparsedash.engine.models.gguf_making import dense_gguf_file
-from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_back, write_quantised
+from sparsedash.engine.models.gguf_quantising import (
+    MADE_BY_LLAMA_CPP,
+    read_back,
+    write_quantised,
+)
 from sparsedash.engine.models.gguf_writing import require_full_gguf, require_known
 from sparsedash.engine.models.loading import LoadedModel, ModelCache
 from sparsedash.engine.models.locating import Source, gguf_file, locate_model
@@ -66,7 +70,9 @@ class _Request:
         sparse = store.get(Record, settings.sparse)
         passages = store.get(Passages, sparse.passages_key) if sparse else None
         if dense is None or sparse is None or sparse.pruned is None or passages is None:
-            raise JobError("The sparse model's result is no longer stored.", "Run it again.")
+            raise JobError(
+                "The sparse model's result is no longer stored.", "Run it again."
+            )
         run = store.get(Run, settings.run) if settings.run else None
         pruned = sparse.pruned
         if run is not None:
@@ -78,7 +84,9 @@ class _Request:
                 corpus=run.settings.evaluation.corpus,
                 pruned=pruned,
             )
-        return cls(run=run, dense=dense, sparse=sparse, pruned=pruned, passages=passages)
+        return cls(
+            run=run, dense=dense, sparse=sparse, pruned=pruned, passages=passages
+        )
 
 
 def export_model(
@@ -100,12 +108,18 @@ def export_model(
     folder = _folder(settings, sparse, pruned, store)
     sweep_exports(folder.parent)
     dense_file = local_path(settings.dense_gguf)
-    dense_hash = content_hash(dense_file) if settings.dense_gguf and dense_file.is_file() else ""
+    dense_hash = (
+        content_hash(dense_file) if settings.dense_gguf and dense_file.is_file() else ""
+    )
     known = _known_export(settings, store, folder, dense_hash)
     if known is not None:
         return known
-    if settings.run and (request.run is None or settings.sparse not in request.run.sparse):
-        raise JobError("The run of this sparse model is no longer stored.", "Run it again.")
+    if settings.run and (
+        request.run is None or settings.sparse not in request.run.sparse
+    ):
+        raise JobError(
+            "The run of this sparse model is no longer stored.", "Run it again."
+        )
     require_new(folder)
     refuse_form(settings.form, pruned, known_shape(store, sparse.model_identity), FORMS)
     rebuilt = rebuild_model(sparse, store, on_step, model_cache)
@@ -117,14 +131,22 @@ def export_model(
         meant, types = _as_quantised(inside / written.file, settings, rebuilt, store)
         written = replace(written, layout=f"{written.layout}{types}")
         proof = prove_files(
-            inside / written.file, settings, sparse, request.passages, meant, model_cache, on_step
+            inside / written.file,
+            settings,
+            sparse,
+            request.passages,
+            meant,
+            model_cache,
+            on_step,
         )
         files = file_hashes(inside)
         (inside / RECIPE).write_text(
             recipe_json(settings, sparse, rebuilt, proof, files), encoding="utf-8"
         )
         _write_card(inside, settings, request, rebuilt, proof, written, render_card)
-        n_bytes = sum(file.stat().st_size for file in inside.rglob("*") if file.is_file())
+        n_bytes = sum(
+            file.stat().st_size for file in inside.rglob("*") if file.is_file()
+        )
         export = Export(
             key=settings.key(),
             settings=settings,
@@ -147,12 +169,16 @@ def export_model(
     return export
 
 
-def _folder(settings: ExportSettings, sparse: Record, pruned: Pruned, store: Store) -> Path:
+def _folder(
+    settings: ExportSettings, sparse: Record, pruned: Pruned, store: Store
+) -> Path:
     """The absolute folder of an export, named after its model, method and sparsity."""
     share = f"{pruned.sparsity_permille / 10:g}pct"
     if pruned.method.budget != "channels":
         share = f"{share}-{pruned.method.budget}"
-    name = settings.folder(store.folder, public_model(sparse), spec_name(pruned.spec), share)
+    name = settings.folder(
+        store.folder, public_model(sparse), spec_name(pruned.spec), share
+    )
     return local_path(name).absolute()
 
 
@@ -164,7 +190,10 @@ def _known_export(
     if known is None:
         return None
     # A file that is gone, as it may be by now, says nothing against the export that was made of it.
-    is_same_dense = known.dense_gguf_hash == dense_hash or "" in (known.dense_gguf_hash, dense_hash)
+    is_same_dense = known.dense_gguf_hash == dense_hash or "" in (
+        known.dense_gguf_hash,
+        dense_hash,
+    )
     if is_same_dense and folder.is_dir() and file_hashes(folder) == known.files:
         return replace(known, folder=str(folder))
     return None
@@ -212,10 +241,14 @@ def refuse_form(
     """Raise ExportError, naming the possible forms, where the model has no such form."""
     if problem := form_problem(form, pruned, shape):
         possible = ", ".join(
-            other_form for other_form in forms if not form_problem(other_form, pruned, shape)
+            other_form
+            for other_form in forms
+            if not form_problem(other_form, pruned, shape)
         )
         advice = (
-            f"Possible: {possible}." if possible else "No form is possible: choose another method."
+            f"Possible: {possible}."
+            if possible
+            else "No form is possible: choose another method."
         )
         raise ExportError(f"This model cannot be written as {form}: {problem}.", advice)
 
@@ -255,7 +288,9 @@ def export_narrowed(
             on_part=on_part,
         )
         rebuilt = RebuiltModel(source=source, loaded=loaded, sparse=sparse)
-        return prove_files(inside, settings, record, passages, rebuilt, ModelCache(), on_step)
+        return prove_files(
+            inside, settings, record, passages, rebuilt, ModelCache(), on_step
+        )
 
 
 def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -> None:
@@ -297,7 +332,13 @@ def prove_export(
     what = next(folder.glob("*.gguf"), folder)
     rebuilt, _ = _as_quantised(what, export.settings, rebuilt, store)
     return prove_files(
-        what, export.settings, request.sparse, request.passages, rebuilt, model_cache, on_step
+        what,
+        export.settings,
+        request.sparse,
+        request.passages,
+        rebuilt,
+        model_cache,
+        on_step,
     )
 
 
@@ -339,11 +380,19 @@ def _write(
     require_room = partial(require_export_room, folder)
     assert sparse is not None
     if settings.form == "gguf":
-        assert isinstance(sparse, PrunedChannels), "form_problem has refused the other shape"
+        assert isinstance(sparse, PrunedChannels), (
+            "form_problem has refused the other shape"
+        )
         file, is_base = _dense_gguf(rebuilt.source, settings, store, on_part)
         new = inside / f"{folder.name}.gguf"
         written = write_quantised(
-            new, file, sparse, weights, is_base=is_base, require_room=require_room, on_part=on_part
+            new,
+            file,
+            sparse,
+            weights,
+            is_base=is_base,
+            require_room=require_room,
+            on_part=on_part,
         )
         copy_base_files(rebuilt.source, inside)
         return written
@@ -371,12 +420,19 @@ def _as_quantised(
     """
     if settings.weights not in MADE_BY_LLAMA_CPP:
         return rebuilt, ""
-    assert isinstance(rebuilt.sparse, PrunedChannels), "form_problem has refused the other shape"
+    assert isinstance(rebuilt.sparse, PrunedChannels), (
+        "form_problem has refused the other shape"
+    )
     stored = read_back(
-        file, _dense_gguf(rebuilt.source, settings, store)[0], rebuilt.sparse, settings.weights
+        file,
+        _dense_gguf(rebuilt.source, settings, store)[0],
+        rebuilt.sparse,
+        settings.weights,
     )
     sparse = rebuilt.sparse.with_weights(stored.blocks, stored.others)
-    return replace(rebuilt, sparse=sparse), f"; {tensor_types(stored.tensors, stored.fell_back)}"
+    return replace(
+        rebuilt, sparse=sparse
+    ), f"; {tensor_types(stored.tensors, stored.fell_back)}"
 
 
 def _dense_gguf(

@@ -30,7 +30,9 @@ from sparsedash.schema.export_settings import WrittenFiles
 from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.storage.local_machine import lies_below
 
-_LICENCES = tuple(map("".join, product(("license", "licence", "notice"), ("", ".txt", ".md"))))
+_LICENCES = tuple(
+    map("".join, product(("license", "licence", "notice"), ("", ".txt", ".md")))
+)
 _COPIED = (
     *(
         "tokenizer*",
@@ -95,7 +97,10 @@ def write_folder(
     if n_gone:
         n_layers = len(loaded.blocks)
         layout = f"{n_layers - n_gone} of {n_layers} layers, {layout}"
-    dense = sum(parameter.numel() for parameter in loaded.model.parameters()) * dtype.itemsize
+    dense = (
+        sum(parameter.numel() for parameter in loaded.model.parameters())
+        * dtype.itemsize
+    )
     return WrittenFiles(layout=layout, size=size, base_size=dense)
 
 
@@ -104,7 +109,9 @@ def _written_config(
 ) -> dict[str, Any]:
     """The base's config.json, changed to what is in the files; see `write_folder`."""
     loaded = sparse.loaded
-    config: dict[str, Any] = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads(
+        (base.folder / "config.json").read_text(encoding="utf-8")
+    )
     aliases = language_config(loaded.model.config).attribute_map
     if widths:
         _set_values_(config, loaded.structure.width_values(widths) or {}, aliases)
@@ -133,11 +140,17 @@ def _write_shards(
     """Write tensors in shards of so many megabytes at most, and their index."""
     # The library gives a file to its owner only, whatever the umask.
     mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
-    plan = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=shard_mb * 10**6)
+    plan = split_torch_state_dict_into_shards(
+        dict(tensors), max_shard_size=shard_mb * 10**6
+    )
     n_shards = len(plan.filename_to_tensors)
     for number, (file, names) in enumerate(plan.filename_to_tensors.items()):
         on_part(n_shards + number, 2 * n_shards)
-        save_file({name: tensors[name] for name in names}, folder / file, metadata={"format": "pt"})
+        save_file(
+            {name: tensors[name] for name in names},
+            folder / file,
+            metadata={"format": "pt"},
+        )
         (folder / file).chmod(mode)
         residency.drop()
     if plan.is_sharded:
@@ -155,12 +168,16 @@ def _tower_tensors(base: Source, loaded: LoadedModel) -> Iterator[tuple[str, Ten
     names = loaded.model.state_dict().keys()
     language = f"{loaded.structure.blocks.rpartition('.')[0]}."
     heads = (loaded.model.get_output_embeddings(), loaded.model.get_input_embeddings())
-    head_names = {name for name, module in loaded.model.named_modules() if module in heads}
+    head_names = {
+        name for name, module in loaded.model.named_modules() if module in heads
+    }
     for file in weight_files(base.folder, base.reference):
         for stored_name, tensor in stored_tensors(file):
             # Files of earlier versions lack the first part.
             name = stored_name if stored_name in names else f"model.{stored_name}"
-            is_language = name.startswith(language) or name.rpartition(".")[0] in head_names
+            is_language = (
+                name.startswith(language) or name.rpartition(".")[0] in head_names
+            )
             if name in names and not is_language:
                 yield name, tensor
 
@@ -205,7 +222,10 @@ def _set_values_(
 
 
 def _all_tensors(
-    sparse: SparseModel, widths: Sequence[int] | None, dtype: torch.dtype, on_part: OnPart
+    sparse: SparseModel,
+    widths: Sequence[int] | None,
+    dtype: torch.dtype,
+    on_part: OnPart,
 ) -> dict[str, Tensor]:
     """Every tensor of the file by name, on the CPU; shared ones once.
 
@@ -222,13 +242,16 @@ def _all_tensors(
             tensors = block_tensors(sparse, index, width)
         else:
             tensors = {
-                f"{name}.weight": weight for name, weight in sparse.blocks[index].weights.items()
+                f"{name}.weight": weight
+                for name, weight in sparse.blocks[index].weights.items()
             }
         for name, tensor in tensors.items():
             module, _, kind = name.rpartition(".")
-            as_it_is = kind == "bias" or weight_of(block[module]) is block[module].weight
-            changed[f"{loaded.structure.blocks}.{index}.{name}"] = loaded.residency.offload(
-                tensor if as_it_is else tensor.T
+            as_it_is = (
+                kind == "bias" or weight_of(block[module]) is block[module].weight
+            )
+            changed[f"{loaded.structure.blocks}.{index}.{name}"] = (
+                loaded.residency.offload(tensor if as_it_is else tensor.T)
             )
     mixtures = loaded.experts if sparse.experts else {}
     narrowed = dict(enumerate(sparse.experts))
@@ -244,13 +267,17 @@ def _all_tensors(
             f"The sparse model has {strange[0]}, for which its stock code has no place.",
             "Choose a method that gives no layer a bias, such as least-squares.",
         )
-    for number, (name, tensor) in enumerate((all_tensors := model.state_dict()).items()):
+    for number, (name, tensor) in enumerate(
+        (all_tensors := model.state_dict()).items()
+    ):
         on_part(number, 2 * len(all_tensors))
         there = renumbered(name, loaded.structure.blocks, gone)
         if name not in names or there is None:
             continue
         tensor = changed.get(name, tensor).detach().cpu()
-        cast[there] = tensor.to(dtype).contiguous() if tensor.is_floating_point() else tensor
+        cast[there] = (
+            tensor.to(dtype).contiguous() if tensor.is_floating_point() else tensor
+        )
         if not bool(cast[there].isfinite().all()):
             raise ExportError(
                 f"{name} holds numbers that {str(dtype).removeprefix('torch.')} cannot.",
@@ -266,7 +293,9 @@ def _is_copied(name: str) -> bool:
 
 
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:
-    file.write_text(f"{json.dumps(value, indent=2, ensure_ascii=False)}\n", encoding="utf-8")
+    file.write_text(
+        f"{json.dumps(value, indent=2, ensure_ascii=False)}\n", encoding="utf-8"
+    )
 
 
 def copy_base_files(base: Source, folder: Path) -> None:
@@ -278,7 +307,11 @@ def copy_base_files(base: Source, folder: Path) -> None:
     templates = base.folder / _TEMPLATES
     where = gguf.parent.resolve() if gguf else base.folder
     # Other files in a folder of downloads do not belong to the model.
-    beside = [file for file in where.iterdir() if file.name.lower() in _LICENCES] if gguf else []
+    beside = (
+        [file for file in where.iterdir() if file.name.lower() in _LICENCES]
+        if gguf
+        else []
+    )
     copied = [file for file in base.folder.iterdir() if _is_copied(file.name)]
     # The hub's own cache keeps contents beside its folders.
     roots = [base.folder, where]

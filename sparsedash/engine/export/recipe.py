@@ -87,7 +87,10 @@ def recipe_json(
         "widths": list(pruned.widths),
         "healed": pruned.healed and asdict(pruned.healed),
         "kept_channels": kept,
-        "evaluation": {"corpus": public_name(record.corpus), "identity": record.corpus_identity},
+        "evaluation": {
+            "corpus": public_name(record.corpus),
+            "identity": record.corpus_identity,
+        },
         "proof": asdict(proof),
         "sha256": dict(files),
     }

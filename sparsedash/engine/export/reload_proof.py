@@ -96,13 +96,17 @@ def prove_files(
     is_gguf = what.is_file()
     weight_bytes = WEIGHT_BYTES.get(settings.weights, 2)
     is_ragged = not is_gguf and has_ragged_experts(loaded.model, weight_bytes)
-    answers, logits = _run_program(what, questions, on_step, ONE_BY_ONE if is_ragged else "")
+    answers, logits = _run_program(
+        what, questions, on_step, ONE_BY_ONE if is_ragged else ""
+    )
     differences = []
     for number, rows_in_memory in enumerate(expected.logits):
         differences.append(_difference(logits[str(number)], rows_in_memory))
     n_meant = 0
     n_run = 0
-    for answer, meant, outcome in zip(answers["right"], expected.right, outcomes, strict=True):
+    for answer, meant, outcome in zip(
+        answers["right"], expected.right, outcomes, strict=True
+    ):
         n_meant += answer == meant
         n_run += answer == outcome.last_word_right
     allowed = ALLOWED
@@ -126,7 +130,9 @@ def prove_files(
     )
     faults = _faults(proof, answers)
     if faults:
-        raise ExportError(f"The files are not the sparse model: {'; '.join(faults)}.", _ADVICE)
+        raise ExportError(
+            f"The files are not the sparse model: {'; '.join(faults)}.", _ADVICE
+        )
     return proof
 
 
@@ -140,7 +146,9 @@ def _expected(
 ) -> _Expected:
     """What the sparse model in memory answers, its weights rounded as the files keep them."""
     model = rebuilt.loaded.model
-    step = Step("prove", 0, 2 * len(questions), message="Evaluating the model in memory")
+    step = Step(
+        "prove", 0, 2 * len(questions), message="Evaluating the model in memory"
+    )
     on_step(step)
     is_rounded = settings.weights not in (rebuilt.loaded.dtype, "float32")
     assert rebuilt.sparse is not None
@@ -159,7 +167,9 @@ def _expected(
             answered = replace(step, done=len(questions))
             with _rounded_inputs(model, settings.weights):
                 first = questions[: reloaded.N_LOGITS]
-                _, rounded = reloaded.answer_questions(model, first, lambda n: on_step(answered))
+                _, rounded = reloaded.answer_questions(
+                    model, first, lambda n: on_step(answered)
+                )
     return _Expected(right, logits, rounded)
 
 
@@ -190,7 +200,9 @@ def _difference(own: Tensor, rows: Tensor) -> float:
     )
 
 
-def gguf_allowed(config: Any, logits: Sequence[Tensor], rounded: Sequence[Tensor]) -> float:
+def gguf_allowed(
+    config: Any, logits: Sequence[Tensor], rounded: Sequence[Tensor]
+) -> float:
     """The largest difference of logits that is no fault of a file.
 
     logits, rounded: (rows, vocabulary) each, as expected, and with inputs rounded as in
@@ -211,7 +223,9 @@ def gguf_allowed(config: Any, logits: Sequence[Tensor], rounded: Sequence[Tensor
 def _rounded_inputs(model: nn.Module, weights: Weights) -> Iterator[None]:
     """Inside, every projection rounds its input as llama.cpp does for weights of this type."""
 
-    def round_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def round_input(
+        module: nn.Module, inputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
         return rounded_activations(inputs[0], weights), *inputs[1:]
 
     with ExitStack() as hooks:
@@ -268,7 +282,11 @@ def _run_program(
             on_look=report,
             failed="A fresh process could not load the files",
             advice=_ADVICE,
-            environment={"HF_HUB_OFFLINE": "1", "HF_HOME": place, "PYTHONIOENCODING": "utf-8"},
+            environment={
+                "HF_HUB_OFFLINE": "1",
+                "HF_HOME": place,
+                "PYTHONIOENCODING": "utf-8",
+            },
         )
         # In memory, since the files are deleted.
         return json.loads(answers.read_text(encoding="utf-8")), load(
@@ -292,10 +310,14 @@ def round_weights_(
         if form == "gguf" and module in routers:
             continue
         for name, parameter in module.named_parameters(recurse=False):
-            plain = weight_of(module) if name == "weight" and is_projection(module) else parameter  # type: ignore[arg-type]
+            plain: torch.Tensor = parameter
+            if name == "weight" and is_projection(module):
+                plain = weight_of(module)  # type: ignore[arg-type]
             if form == "gguf":
                 plain.copy_(
-                    torch.from_numpy(gguf_rounded(plain.detach().float().cpu().numpy(), weights))
+                    torch.from_numpy(
+                        gguf_rounded(plain.detach().float().cpu().numpy(), weights)
+                    )
                 )
             else:
                 plain.copy_(plain.to(getattr(torch, weights)))

@@ -32,7 +32,9 @@ OnAnswer = Callable[[int], object]
 
 @torch.inference_mode()
 def answer_questions(
-    model: Any, questions: Sequence[dict[str, Any]], on_answer: OnAnswer = lambda n: None
+    model: Any,
+    questions: Sequence[dict[str, Any]],
+    on_answer: OnAnswer = lambda n: None,
 ) -> tuple[list[bool], list[Tensor]]:
     """Whether each target was the model's first choice, and logits of the first N_LOGITS.
 
@@ -44,7 +46,9 @@ def answer_questions(
 
     def logits_of(ids: list[int], n_rows: int) -> Tensor:
         inputs = torch.tensor([ids], device=model.device)
-        rows: Tensor = model(input_ids=inputs, use_cache=False, logits_to_keep=n_rows).logits[0]
+        rows: Tensor = model(
+            input_ids=inputs, use_cache=False, logits_to_keep=n_rows
+        ).logits[0]
         return rows.cpu()
 
     with _in_float32(model):
@@ -98,18 +102,25 @@ def _in_float32(model: nn.Module) -> Iterator[None]:
                 module, "scalar_embed_scale"
             ):
                 hooks.callback(module.register_forward_pre_hook(widen).remove)
-                hooks.callback(module.register_forward_hook(restore, always_call=True).remove)
+                hooks.callback(
+                    module.register_forward_hook(restore, always_call=True).remove
+                )
         yield
 
 
 def _widened(tensors: dict[str, Any]) -> dict[str, Any]:
     return {
-        name: tensor.float() if _is_narrow(tensor) else tensor for name, tensor in tensors.items()
+        name: tensor.float() if _is_narrow(tensor) else tensor
+        for name, tensor in tensors.items()
     }
 
 
 def _is_narrow(tensor: Tensor | None) -> bool:
-    return tensor is not None and tensor.is_floating_point() and tensor.dtype != torch.float32
+    return (
+        tensor is not None
+        and tensor.is_floating_point()
+        and tensor.dtype != torch.float32
+    )
 
 
 class LlamaCppModel:
@@ -120,9 +131,13 @@ class LlamaCppModel:
 
         n = max(64, longest)
         n_threads = max(1, min(n_threads, _MAX_THREADS))
-        self.llama = Llama(file, n, n, n_threads, flash_attn_type=0, type_k="f32", type_v="f32")
+        self.llama = Llama(
+            file, n, n, n_threads, flash_attn_type=0, type_k="f32", type_v="f32"
+        )
 
-    def logits(self, ids: list[int], n_rows: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    def logits(
+        self, ids: list[int], n_rows: int
+    ) -> "np.ndarray[Any, np.dtype[np.float32]]":
         """(n_rows, vocabulary): logits at the last tokens, at all where they are fewer."""
         ffi = self.llama._ffi
         lib = self.llama._lib
@@ -140,10 +155,14 @@ class LlamaCppModel:
                 batch.logits[i] = i >= first
             if lib.llama_decode(context, batch) != 0:
                 raise SystemExit("llama.cpp could not run the model")
-            rows = [lib.llama_get_logits_ith(context, i) for i in range(first, len(ids))]
+            rows = [
+                lib.llama_get_logits_ith(context, i) for i in range(first, len(ids))
+            ]
             return np.stack(
                 [
-                    np.frombuffer(ffi.buffer(row, 4 * self.llama.n_vocab), dtype=np.float32)
+                    np.frombuffer(
+                        ffi.buffer(row, 4 * self.llama.n_vocab), dtype=np.float32
+                    )
                     for row in rows
                 ]
             )
@@ -157,14 +176,22 @@ def _by_llama_cpp(
     from llama_cpp_py_sync import __llama_cpp_tag__
 
     questions = request["questions"]
-    model = LlamaCppModel(file, max(len(q["ids"]) for q in questions), request["n_threads"])
+    model = LlamaCppModel(
+        file, max(len(q["ids"]) for q in questions), request["n_threads"]
+    )
     same = all(
-        model.llama.tokenize(q["text"], q["special"], True) == q["tokens"] for q in questions
+        model.llama.tokenize(q["text"], q["special"], True) == q["tokens"]
+        for q in questions
     )
     right, logits = _answers(
         lambda *request: torch.from_numpy(model.logits(*request)), questions, on_answer
     )
-    return {"holes": [], "same_tokens": same, "right": right, "version": __llama_cpp_tag__}, logits
+    return {
+        "holes": [],
+        "same_tokens": same,
+        "right": right,
+        "version": __llama_cpp_tag__,
+    }, logits
 
 
 def _by_transformers(
@@ -218,7 +245,9 @@ def load_and_answer(
     answers, logits = (_by_llama_cpp if Path(what).is_file() else _by_transformers)(
         what, request, on_answer
     )
-    ours = sorted(name for name in sys.modules if name.partition(".")[0] == "sparsedash")
+    ours = sorted(
+        name for name in sys.modules if name.partition(".")[0] == "sparsedash"
+    )
     return answers | {"ours": ours}, {str(i): rows for i, rows in enumerate(logits)}
 
 

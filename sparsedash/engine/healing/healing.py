@@ -111,7 +111,12 @@ def heal(
 
 
 def _rate(number: int, n_steps: int) -> float:
-    return RATE * min(1.0, (number + 1) / WARM_STEPS) * (1 + cos(pi * number / n_steps)) / 2
+    return (
+        RATE
+        * min(1.0, (number + 1) / WARM_STEPS)
+        * (1 + cos(pi * number / n_steps))
+        / 2
+    )
 
 
 Piece = list[int]
@@ -163,7 +168,9 @@ class _Text:
         batches = list(_drawn(pieces, range(n_judged, len(pieces)), n_steps, seed))
         used = list(dict.fromkeys(chain(judged, *batches)))
         dense = dict[int, Tensor]()
-        for rows, batch in loaded.batches([pieces[number] for number in used], HEAL_BATCH_TOKENS):
+        for rows, batch in loaded.batches(
+            [pieces[number] for number in used], HEAL_BATCH_TOKENS
+        ):
             on_batch()
             numbers = [used[row] for row in rows]
             lengths = [len(pieces[number]) for number in numbers]
@@ -223,13 +230,18 @@ def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[s
     places = {module: name for name, module in model.named_modules()}
 
     def of(module: nn.Module) -> list[str]:
-        return [f"{places[module]}.{name}" for name, _ in module.named_parameters(recurse=False)]
+        return [
+            f"{places[module]}.{name}"
+            for name, _ in module.named_parameters(recurse=False)
+        ]
 
     idle = set(chain.from_iterable(loaded.blocks[index].modules() for index in gone))
     norms = list[nn.Module]()
     for module in model.base_model.modules():
         # Whatever has vectors alone: a norm under any name, with its bias.
-        n_dimensions = {parameter.dim() for parameter in module.parameters(recurse=False)}
+        n_dimensions = {
+            parameter.dim() for parameter in module.parameters(recurse=False)
+        }
         if module not in idle and not is_projection(module) and n_dimensions == {1}:
             norms.append(module)
     names = []
@@ -238,7 +250,8 @@ def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[s
         names.append(list(chain.from_iterable(map(of, projections))))
     names.append(list(chain.from_iterable(map(of, norms))))
     copies = {
-        name: nn.Parameter(model.get_parameter(name).detach().clone()) for name in chain(*names)
+        name: nn.Parameter(model.get_parameter(name).detach().clone())
+        for name in chain(*names)
     }
     with reparametrised(model, copies):
         yield names
@@ -247,24 +260,35 @@ def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[s
 class _Student:
     """The sparse model in training: float32 master weights, optimiser, best weights so far."""
 
-    def __init__(self, loaded: LoadedModel, names: list[list[str]], text: _Text) -> None:
+    def __init__(
+        self, loaded: LoadedModel, names: list[list[str]], text: _Text
+    ) -> None:
         self._loaded = loaded
         self._names = names
         self._text = text
-        self._weights = {name: loaded.model.get_parameter(name) for name in chain(*names)}
+        self._weights = {
+            name: loaded.model.get_parameter(name) for name in chain(*names)
+        }
         self._master: dict[str, Tensor] = {}
         for name, weight in self._weights.items():
             # The weight itself where it is in single precision.
             is_single = weight.dtype == torch.float32
-            self._master[name] = weight if is_single else weight.detach().float().requires_grad_()
-        groups = [{"params": [weight], "scale": _scale(weight)} for weight in self._master.values()]
+            self._master[name] = (
+                weight if is_single else weight.detach().float().requires_grad_()
+            )
+        groups = [
+            {"params": [weight], "scale": _scale(weight)}
+            for weight in self._master.values()
+        ]
         self._optimiser = torch.optim.AdamW(groups, lr=RATE, weight_decay=0.0)
         self._best: dict[str, Tensor] = {}
         # One token, in whose place the head is given what it is to score.
         ids = torch.zeros(1, 1, dtype=torch.long, device=loaded.model.device)
         self._walk = loaded.walk([Batch(ids, torch.ones_like(ids))])
 
-    def train(self, numbers: Sequence[int], rate: float, on_share: Callable[[float], None]) -> None:
+    def train(
+        self, numbers: Sequence[int], rate: float, on_share: Callable[[float], None]
+    ) -> None:
         """One step on these pieces. on_share: called before each pass with the share done."""
         pieces = self._text.of_numbers(numbers)
         n_tokens = sum(map(len, pieces))
@@ -291,7 +315,8 @@ class _Student:
         before = self._divergence()
         if not isfinite(before):
             raise CalibrationError(
-                "The sparse model's predictions are NaN or infinite.", "Remove less of it."
+                "The sparse model's predictions are NaN or infinite.",
+                "Remove less of it.",
             )
         return HealingState(best=before, before=before)
 
@@ -300,15 +325,21 @@ class _Student:
         if (divergence := self._divergence()) < state.best:
             state.best = divergence
             state.kept_step = state.step
-            self._best = {name: weight.detach().clone() for name, weight in self._weights.items()}
+            self._best = {
+                name: weight.detach().clone() for name, weight in self._weights.items()
+            }
 
-    def result(self, narrowed: Sequence[PrunedMlp], state: HealingState) -> HealedWeights:
+    def result(
+        self, narrowed: Sequence[PrunedMlp], state: HealingState
+    ) -> HealedWeights:
         """The MLPs and the norms with the best weights. narrowed: the MLPs before."""
         for name, best in self._best.items():
             self._weights[name].copy_(best)
 
         def of(module: nn.Linear) -> tuple[Tensor, Tensor | None]:
-            return weight_of(module).detach(), None if module.bias is None else module.bias.detach()
+            return weight_of(
+                module
+            ).detach(), None if module.bias is None else module.bias.detach()
 
         blocks = list(narrowed)
         norms = dict[str, Tensor]()
@@ -332,7 +363,9 @@ class _Student:
         )
         return HealedWeights(blocks=blocks, norms=norms, figures=figures)
 
-    def save_checkpoint(self, checkpoint: HealingCheckpoint, state: HealingState) -> None:
+    def save_checkpoint(
+        self, checkpoint: HealingCheckpoint, state: HealingState
+    ) -> None:
         """Write everything to the checkpoint, if it is time."""
         checkpoint.keep([partial(self._packed, names, state) for names in self._names])
 
@@ -341,7 +374,9 @@ class _Student:
         state = checkpoint.newest(len(self._names))
         if state is None:
             return None
-        for names, data in zip(self._names, checkpoint.parts(state, len(self._names)), strict=True):
+        for names, data in zip(
+            self._names, checkpoint.parts(state, len(self._names)), strict=True
+        ):
             for name in names:
                 self._master[name].copy_(data[name])
                 if f"{name} mean" in data:
@@ -381,7 +416,9 @@ class _Student:
         for rows, batch in self._loaded.batches(pieces, HEAL_PASS_TOKENS):
             hidden = _last_hidden(self._loaded, batch)
             dense = self._dense([self._text.judged[row] for row in rows])
-            total += sum(float(self._kl(*parts)) for parts in self._chunks(hidden, dense))
+            total += sum(
+                float(self._kl(*parts)) for parts in self._chunks(hidden, dense)
+            )
         return max(0.0, total / sum(map(len, pieces))) if isfinite(total) else inf
 
     def _dense(self, numbers: Sequence[int]) -> Tensor:
@@ -389,7 +426,9 @@ class _Student:
 
     def _chunks(self, hidden: Tensor, dense: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Both (n, d) in parts of which the logits have room."""
-        n = max(1, HEAL_LOGITS // len(self._loaded.model.get_output_embeddings().weight))
+        n = max(
+            1, HEAL_LOGITS // len(self._loaded.model.get_output_embeddings().weight)
+        )
         return zip(torch.split(hidden.detach(), n), torch.split(dense, n), strict=True)
 
     def _kl(self, hidden: Tensor, dense: Tensor) -> Tensor:
@@ -397,7 +436,9 @@ class _Student:
         with torch.no_grad():
             target = self._logits(dense).float().log_softmax(dim=-1)
         log_probabilities = self._logits(hidden).float().log_softmax(dim=-1)
-        return nn.functional.kl_div(log_probabilities, target, reduction="sum", log_target=True)
+        return nn.functional.kl_div(
+            log_probabilities, target, reduction="sum", log_target=True
+        )
 
     def _gradient(self, hidden: Tensor, dense: Tensor, n_tokens: int) -> Tensor:
         """Of the mean divergence of n_tokens, by the hidden states of some of them, (n, d)."""
@@ -420,7 +461,9 @@ class _Student:
             master = self._master[name]
             if master is not weight and weight.grad is not None:
                 master.grad = (
-                    weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)
+                    weight.grad.float()
+                    if master.grad is None
+                    else master.grad.add_(weight.grad)
                 )
                 weight.grad = None
 
@@ -433,4 +476,8 @@ class _Student:
 
 def _scale(weight: Tensor) -> float:
     """What the rate of a parameter is multiplied by."""
-    return float(weight.detach().square().mean().sqrt()) if weight.dim() > 1 else VECTOR_SCALE
+    return (
+        float(weight.detach().square().mean().sqrt())
+        if weight.dim() > 1
+        else VECTOR_SCALE
+    )

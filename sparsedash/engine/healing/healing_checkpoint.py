@@ -31,9 +31,7 @@ class HealingState:
 
     def reported(self, n_steps: int, share: float = 0.0) -> Step:
         """Progress with this share of the next step."""
-        message = (
-            f"step {self.step} of {n_steps}, held-out KL {self.best:.3f}, {self.before:.3f} before"
-        )
+        message = f"step {self.step} of {n_steps}, held-out KL {self.best:.3f}, {self.before:.3f} before"
         return Step("heal", self.step, n_steps, message=message, ahead=share)
 
 
@@ -55,7 +53,10 @@ class HealingCheckpoint:
             turn = self.turn + 1
             # Where not all has room, the other one stays the whole one.
             if self.stage.keep(
-                {self._name(turn % 2, part): pack_part for part, pack_part in enumerate(pack)}
+                {
+                    self._name(turn % 2, part): pack_part
+                    for part, pack_part in enumerate(pack)
+                }
             ):
                 self.turn = turn
 
@@ -64,7 +65,8 @@ class HealingCheckpoint:
         states_by_turn = dict[int, tuple[float, ...]]()
         for turn in range(2):
             states = {
-                self.stage.get(self._name(turn, part), _unpack_state) for part in range(n_parts)
+                self.stage.get(self._name(turn, part), _unpack_state)
+                for part in range(n_parts)
             }
             if len(states) == 1 and (state := states.pop()) is not None:
                 states_by_turn[turn] = state
@@ -72,7 +74,9 @@ class HealingCheckpoint:
             return None
         self.turn = max(states_by_turn, key=lambda turn: states_by_turn[turn][2])
         best, before, step, kept_step = states_by_turn[self.turn]
-        return HealingState(best=best, before=before, step=int(step), kept_step=int(kept_step))
+        return HealingState(
+            best=best, before=before, step=int(step), kept_step=int(kept_step)
+        )
 
     def parts(self, state: HealingState, n_parts: int) -> Iterator[dict[str, Tensor]]:
         """The tensors of each part of this state."""

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from pickle import UnpicklingError  # Weights-only loading raises it on anything but weights.
+from pickle import (
+    UnpicklingError,
+)  # Weights-only loading raises it on anything but weights.
 from typing import Any
 from zipfile import is_zipfile
 
@@ -57,7 +59,10 @@ HARMLESS_WEIGHTS = 50_000_000
 
 OTHER_CONFIG = "See whether config.json is whole, and that of this model."
 FLOAT_TYPES = ("float64", "float32", "float16", "bfloat16")
-_FORMS = (("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "pytorch_model*.bin"))
+_FORMS = (
+    ("model.safetensors", "*.safetensors"),
+    ("pytorch_model.bin", "pytorch_model*.bin"),
+)
 """The single file of each form, which a loader prefers to an index, and the names of its shards."""
 _NAMED = 5
 _MASKS = re.compile(r"\.att(n|ention)(\.attention)?\.(masked_)?bias$")
@@ -89,7 +94,8 @@ def read_config(folder: Path, reference: str) -> PretrainedConfig:
     plain = model_config(str(folder))
     if plain is None:
         raise ModelError(
-            f"{reference} holds no config.json that is JSON.", "Name what save_pretrained() wrote."
+            f"{reference} holds no config.json that is JSON.",
+            "Name what save_pretrained() wrote.",
         )
     # Before transformers reads it, which makes lists as long as the config says.
     refuse_impossible(plain, reference)
@@ -136,7 +142,9 @@ def read_model(
     problems = {
         "lacks": info["missing_keys"],
         "has, and its config knows nothing of,": unexpected,
-        "has in another shape than its config says": [name for name, *_ in info["mismatched_keys"]],
+        "has in another shape than its config says": [
+            name for name, *_ in info["mismatched_keys"]
+        ],
     }
     parts = [f"{verb} {_few(names)}" for verb, names in problems.items() if names]
     if parts:
@@ -166,7 +174,11 @@ def refuse_damaged_files(folder: Path, reference: str) -> None:
                 for name, tensor in stored_tensors(file)
                 if name.endswith(("weight", "bias")) and not _MASKS.search(name)
             }
-        if odd := [f"{name} ({kind})" for name, kind in types.items() if kind not in FLOAT_TYPES]:
+        if odd := [
+            f"{name} ({kind})"
+            for name, kind in types.items()
+            if kind not in FLOAT_TYPES
+        ]:
             raise ModelError(
                 f"{file.name} of {reference} holds weights that are none of {', '.join(FLOAT_TYPES)}: {_few(odd)}.",
                 "Name the model that it was quantised from, or a GGUF file of it.",
@@ -209,7 +221,9 @@ def weight_files(folder: Path, reference: str) -> list[Path]:
 def _shards(index: Path, reference: str) -> list[Path]:
     advice = "Fetch the model again."
     with refusing(f"{index.name} of {reference} could not be read", advice):
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = set(
+            json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        )
         files = [index.with_name(Path(shard).name) for shard in sorted(shards)]
     for shard, file in zip(sorted(shards), files, strict=True):
         if file.name != shard or not file.is_file():
@@ -232,7 +246,9 @@ def refuse_oversized(
     """
     with refusing(f"The config of {reference} describes no model", OTHER_CONFIG):
         model = meta_model(config)
-    described = sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
+    described = sum(
+        tensor.numel() for tensor in chain(model.parameters(), model.buffers())
+    )
     if described > HARMLESS_WEIGHTS + MAX_WEIGHTS_A_BYTE[kind] * n_bytes:
         raise ModelError(
             f"The config of {reference} describes {described:,} weights, and its files hold {n_bytes:,} bytes.",
@@ -241,7 +257,9 @@ def refuse_oversized(
 
 
 def refuse_no_numbers(
-    reference: str, model: PreTrainedModel, after_each: Callable[[], None] = lambda: None
+    reference: str,
+    model: PreTrainedModel,
+    after_each: Callable[[], None] = lambda: None,
 ) -> None:
     """Raises ModelError with the names of weights that are not finite; reads all.
 
@@ -254,7 +272,9 @@ def refuse_no_numbers(
         after_each()
         return bool(least.isfinite() and largest.isfinite())
 
-    if broken := [name for name, weight in model.named_parameters() if not is_finite(weight)]:
+    if broken := [
+        name for name, weight in model.named_parameters() if not is_finite(weight)
+    ]:
         raise ModelError(
             f"The checkpoint {reference} holds NaN or infinite values in {_few(broken)}.",
             "Fetch or save the model again.",

@@ -109,13 +109,17 @@ class BlockWalk:
             self._run(index, number)
             yield number
 
-    def run(self, inside: Sequence[Applied], on_block: Callable[[int], None] = ignore) -> None:
+    def run(
+        self, inside: Sequence[Applied], on_block: Callable[[int], None] = ignore
+    ) -> None:
         """Take every batch through all blocks, one block at a time.
 
         inside: the model that reads each batch. on_block: called while the model is the dense one,
         with the index of the next block, with the number of blocks at the end; may raise.
         """
-        numbers = sorted(range(len(inside)), key=lambda number: inside.index(inside[number]))
+        numbers = sorted(
+            range(len(inside)), key=lambda number: inside.index(inside[number])
+        )
         for index in range(len(self._blocks)):
             on_block(index)
             for applied, group in groupby(numbers, key=inside.__getitem__):
@@ -128,7 +132,9 @@ class BlockWalk:
         """Output of the model and its head for a batch's hidden states after the last block."""
         hidden = self._hidden[number]
         result = _block_output(hidden, self._n_returned)
-        with forward_replaced(self._blocks, [lambda *args, **kwargs: result] * len(self._blocks)):
+        with forward_replaced(
+            self._blocks, [lambda *args, **kwargs: result] * len(self._blocks)
+        ):
             return model(input_ids=self._batches[number].ids, use_cache=False)
 
     def _run(self, index: int, number: int) -> None:
@@ -137,7 +143,9 @@ class BlockWalk:
             return
         args, kwargs = self._calls[number][index]
         output = self._blocks[index](self._hidden[number], *args, **kwargs)
-        self._hidden[number] = output[0] if isinstance(output, (tuple, list)) else output
+        self._hidden[number] = (
+            output[0] if isinstance(output, (tuple, list)) else output
+        )
 
 
 @contextmanager
@@ -155,7 +163,9 @@ def capture_inputs(
 
     with ExitStack() as hooks:
         for module, sink in zip(modules, sinks, strict=True):
-            hooks.callback(module.register_forward_pre_hook(partial(pass_on, sink)).remove)
+            hooks.callback(
+                module.register_forward_pre_hook(partial(pass_on, sink)).remove
+            )
         yield
 
 
@@ -256,7 +266,9 @@ def shortened_config(config: PretrainedConfig, kept: Sequence[int]) -> Pretraine
 
 
 @contextmanager
-def forward_replaced(blocks: Sequence[nn.Module], stubs: Sequence[Any]) -> Iterator[None]:
+def forward_replaced(
+    blocks: Sequence[nn.Module], stubs: Sequence[Any]
+) -> Iterator[None]:
     """Inside, every block's forward is replaced by its stub."""
     before = [vars(block).get("forward") for block in blocks]
     for block, stub in zip(blocks, stubs, strict=True):
@@ -290,11 +302,17 @@ def _n_returned(body: nn.Module, blocks: Sequence[nn.Module]) -> int:
             device=next(body.parameters()).device,
         )
         with (
-            blocks[0].register_forward_hook(lambda module, inputs, output: outputs.append(output)),
-            forward_replaced(blocks[1:], [lambda *_, **__: outputs[0]] * (len(blocks) - 1)),
+            blocks[0].register_forward_hook(
+                lambda module, inputs, output: outputs.append(output)
+            ),
+            forward_replaced(
+                blocks[1:], [lambda *_, **__: outputs[0]] * (len(blocks) - 1)
+            ),
         ):
             body(input_ids=token, use_cache=False)
-        _N_RETURNED[body] = len(outputs[0]) if isinstance(outputs[0], (tuple, list)) else 0
+        _N_RETURNED[body] = (
+            len(outputs[0]) if isinstance(outputs[0], (tuple, list)) else 0
+        )
     return _N_RETURNED[body]
 
 
@@ -352,7 +370,10 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
 
     @classmethod
     def right_aligned(
-        cls, parts: Sequence[tuple[Tensor, Tensor]], n_more: int, offload: Offload = list
+        cls,
+        parts: Sequence[tuple[Tensor, Tensor]],
+        n_more: int,
+        offload: Offload = list,
     ) -> "PreallocatedLayer":
         """A layer with the rows of all parts, right-aligned, and memory for n_more tokens.
 
@@ -400,7 +421,9 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
         stop = start + key_states.shape[2]
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+        for buffer, states in zip(
+            self._buffers, (key_states, value_states), strict=True
+        ):
             buffer[:, :, start:stop] = states
         self._show(stop)
         return self.keys, self.values

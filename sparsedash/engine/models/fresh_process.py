@@ -55,7 +55,8 @@ def talking_to(
             if answer := process.stdout.readline():
                 return answer.strip()
             raise ExportError(
-                f"{failed}: {_reason(process.wait(), log)}.", "Please report this with the model."
+                f"{failed}: {_reason(process.wait(), log)}.",
+                "Please report this with the model.",
             )
 
         try:

@@ -35,7 +35,12 @@ from sparsedash.engine.models.checkpoint_reading import (
     type_name,
     weight_files,
 )
-from sparsedash.engine.models.gguf_writing import Array, GgufTensor, gguf_type, write_file
+from sparsedash.engine.models.gguf_writing import (
+    Array,
+    GgufTensor,
+    gguf_type,
+    write_file,
+)
 from sparsedash.engine.models.locating import Source, gguf_file
 from sparsedash.engine.models.model_conversion import GgufModel, converted_folder
 from sparsedash.schema.errors import ModelError
@@ -118,7 +123,8 @@ def write_dense_gguf(
     if config.model_type == "mistral" and config.sliding_window:
         raise _impossible("llama.cpp reads no sliding window of a mistral model")
     with refusing(
-        f"The tokenizer of {source.reference} could not be read", "Fetch the model again."
+        f"The tokenizer of {source.reference} could not be read",
+        "Fetch the model again.",
     ):
         tokenizer = AutoTokenizer.from_pretrained(
             source.folder, trust_remote_code=False, local_files_only=True
@@ -144,7 +150,8 @@ def write_dense_gguf(
         write_file(file, name, keys, tensors, on_part)
     except OSError as error:
         raise ModelError(
-            f"{file} could not be written: {error.strerror or error}.", "Free some space."
+            f"{file} could not be written: {error.strerror or error}.",
+            "Free some space.",
         ) from error
 
 
@@ -157,7 +164,10 @@ def _placeholder(tensor: GgufTensor) -> GgufTensor:
     if tensor.name == "rope_freqs.weight":
         return tensor
     return replace(
-        tensor, shape=(1,), kind=GGMLQuantizationType.F32, make=lambda: np.zeros(1, np.float32)
+        tensor,
+        shape=(1,),
+        kind=GGMLQuantizationType.F32,
+        make=lambda: np.zeros(1, np.float32),
     )
 
 
@@ -173,7 +183,9 @@ def _add_keys(
     _add_tokenizer(writer, tokenizer, config)
     kinds = {tensor.kind.name for tensor in tensors}
     writer.add_file_type(
-        LlamaFileType[next(_FILE_TYPES[kind] for kind in ("BF16", "F16", "F32") if kind in kinds)]
+        LlamaFileType[
+            next(_FILE_TYPES[kind] for kind in ("BF16", "F16", "F32") if kind in kinds)
+        ]
     )
 
 
@@ -189,7 +201,9 @@ def _require_same_config(file: Path, config: PretrainedConfig) -> None:
         same = is_float and np.float32(read_back[entry]) == np.float32(value)
         if entry != "rope_parameters" and read_back[entry] != value and not same:
             kind = config.model_type
-            raise _impossible(f"a file cannot hold {entry} = {str(value)[:80]} of a {kind} model")
+            raise _impossible(
+                f"a file cannot hold {entry} = {str(value)[:80]} of a {kind} model"
+            )
 
 
 def _head_size(config: PretrainedConfig) -> int:
@@ -204,7 +218,9 @@ def _add_config(
 ) -> None:
     """Add the keys of the architecture."""
     for key, entry in ARCHITECTURES[name].keys.items():
-        value = _head_size(config) if entry == "head_dim" else getattr(config, entry, None)
+        value = (
+            _head_size(config) if entry == "head_dim" else getattr(config, entry, None)
+        )
         if value is None or entry in _COMPUTED:
             continue
         add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
@@ -225,9 +241,14 @@ def _rope(config: PretrainedConfig) -> list[Mapping[str, Any]]:
     """
     parameters = [config.rope_parameters]
     if "full_attention" in config.rope_parameters:
-        parameters = [config.rope_parameters[f"{kind}_attention"] for kind in ("full", "sliding")]
+        parameters = [
+            config.rope_parameters[f"{kind}_attention"] for kind in ("full", "sliding")
+        ]
     kinds = [rope.get("rope_type", "default") for rope in parameters]
-    if kinds[0] not in ("default", "linear", "llama3") or kinds[1:] not in ([], ["default"]):
+    if kinds[0] not in ("default", "linear", "llama3") or kinds[1:] not in (
+        [],
+        ["default"],
+    ):
         raise _impossible(f"none with RoPE scaling {', '.join(kinds)} can be made here")
     return parameters
 
@@ -241,12 +262,16 @@ def _rope_factors(config: PretrainedConfig) -> Iterator[GgufTensor]:
     if rope.get("rope_type") != "llama3":
         return
     head = _head_size(config)
-    frequencies = rope["rope_theta"] ** (-np.arange(0, head, 2, dtype=np.float64) / head)
+    frequencies = rope["rope_theta"] ** (
+        -np.arange(0, head, 2, dtype=np.float64) / head
+    )
     turns = rope["original_max_position_embeddings"] * (frequencies / (2 * math.pi))
     low = rope["low_freq_factor"]
     share = np.clip((turns - low) / (rope["high_freq_factor"] - low), 0.0, 1.0)
     values: Array = (1 / ((1 - share) / rope["factor"] + share)).astype(np.float32)
-    yield GgufTensor("rope_freqs.weight", values.shape, GGMLQuantizationType.F32, lambda: values)
+    yield GgufTensor(
+        "rope_freqs.weight", values.shape, GGMLQuantizationType.F32, lambda: values
+    )
 
 
 def _tensors(
@@ -265,8 +290,13 @@ def _tensors(
         if gguf_name is None:
             if own_name.endswith("rotary_emb.inv_freq"):
                 continue
-            raise _impossible(f"a file has no place for {own_name[:80]} of {config.model_type}")
-        if config.tie_word_embeddings and gguf_name in ("token_embd.weight", "output.weight"):
+            raise _impossible(
+                f"a file has no place for {own_name[:80]} of {config.model_type}"
+            )
+        if config.tie_word_embeddings and gguf_name in (
+            "token_embd.weight",
+            "output.weight",
+        ):
             tied.append(tensor)
             if len(tied) > 1 and not torch.equal(*tied):
                 raise _impossible(
@@ -327,7 +357,11 @@ def _rows(
             *values.shape[1:],
         )
         return halves.swapaxes(1, 2).reshape(values.shape)
-    return values + 1 if name.startswith("gemma") and gguf_name.endswith("norm.weight") else values
+    return (
+        values + 1
+        if name.startswith("gemma") and gguf_name.endswith("norm.weight")
+        else values
+    )
 
 
 def _add_tokenizer(
@@ -345,8 +379,13 @@ def _add_tokenizer(
     if model["type"] != "BPE":
         raise _impossible(f"its tokenizer is of the kind {model['type']}")
     if spec["normalizer"] not in _NORMALIZERS:
-        raise _impossible("its tokenizer changes texts in a way that llama.cpp's does not")
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        raise _impossible(
+            "its tokenizer changes texts in a way that llama.cpp's does not"
+        )
+    merges = [
+        merge if isinstance(merge, str) else " ".join(merge)
+        for merge in model["merges"]
+    ]
     words = _words_of(spec, n_tokens)
     by_bytes = not model.get("byte_fallback")
     writer.add_tokenizer_model("gpt2" if by_bytes else "llama")
@@ -356,7 +395,9 @@ def _add_tokenizer(
         writer.add_token_merges(merges)
     else:
         _add_scores(writer, words, merges, spec, n_tokens)
-        first = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).tokens[0]
+        first = tokenizer.backend_tokenizer.encode(
+            "a", add_special_tokens=False
+        ).tokens[0]
         writer.add_add_space_prefix(first.startswith("\u2581"))
     _add_special_tokens(writer, tokenizer, config)
     template = tokenizer.chat_template
@@ -375,7 +416,9 @@ def _words_of(spec: Mapping[str, Any], n_tokens: int) -> dict[int, str]:
     beyond = [number for number in words if number >= n_tokens and number not in added]
     if beyond:
         n_words = max(beyond) + 1
-        raise _impossible(f"its tokenizer has {n_words:,} tokens, and the model {n_tokens:,}")
+        raise _impossible(
+            f"its tokenizer has {n_words:,} tokens, and the model {n_tokens:,}"
+        )
     return words
 
 
@@ -393,7 +436,10 @@ def _add_tokens(
     for number in range(n_tokens):
         token = words.get(number, f"[PAD{number}]")
         kind = _kind(words.get(number), added.get(number), model.get("unk_token"))
-        if model.get("byte_fallback") and kind in (TokenType.USER_DEFINED, TokenType.CONTROL):
+        if model.get("byte_fallback") and kind in (
+            TokenType.USER_DEFINED,
+            TokenType.CONTROL,
+        ):
             # Those are searched in the text as it is written.
             token = token.replace("\u2581", " ")
         tokens.append(token)
@@ -420,11 +466,15 @@ def _add_scores(
     for rank, merge in enumerate(merges):
         scores.setdefault(merge.replace(" ", "", 1), -float(rank))
     lowest = -float(len(merges))
-    by_number = [scores.get(words.get(number, ""), lowest) for number in range(n_tokens)]
+    by_number = [
+        scores.get(words.get(number, ""), lowest) for number in range(n_tokens)
+    ]
     writer.add_token_scores(by_number)
 
 
-def _add_special_tokens(writer: GGUFWriter, tokenizer: Any, config: PretrainedConfig) -> None:
+def _add_special_tokens(
+    writer: GGUFWriter, tokenizer: Any, config: PretrainedConfig
+) -> None:
     """Add which tokens begin, end and fill up a text, and whether one is added."""
     for add, token in (
         (writer.add_bos_token_id, "bos_token_id"),
@@ -477,10 +527,14 @@ def _cut_by(spec: Mapping[str, Any]) -> str:
     """llama.cpp's name for how words are cut. Raises ModelError for rules without one."""
     rules = tuple(_rules(spec["pre_tokenizer"]))
     if rules not in CUTS_OF:
-        raise _impossible("llama.cpp's name for how this tokenizer cuts words is not known here")
+        raise _impossible(
+            "llama.cpp's name for how this tokenizer cuts words is not known here"
+        )
     cut = CUTS_OF[rules]
     if (cut in WHOLE_WORDS) != bool(spec["model"].get("ignore_merges")):
-        problem = "its tokenizer merges words that are tokens otherwise than llama.cpp does"
+        problem = (
+            "its tokenizer merges words that are tokens otherwise than llama.cpp does"
+        )
         raise _impossible(problem)
     return cut
 
@@ -491,7 +545,12 @@ def _rules(step: Mapping[str, Any] | None) -> Iterator[str]:
         case {"type": "Sequence", "pretokenizers": [*steps]}:
             for inner in steps:
                 yield from _rules(inner)
-        case {"type": "Split", "pattern": {"Regex": rule}, "behavior": "Isolated", "invert": False}:
+        case {
+            "type": "Split",
+            "pattern": {"Regex": rule},
+            "behavior": "Isolated",
+            "invert": False,
+        }:
             yield str(rule)
         case {"type": "Digits", "individual_digits": True}:
             yield INDIVIDUAL_DIGITS

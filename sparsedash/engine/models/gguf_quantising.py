@@ -73,7 +73,11 @@ def write_quantised(
     Of these base_size is that of float16. Raises ExportError if llama.cpp fails.
     """
     write = partial(
-        write_gguf, dense_file=dense_file, sparse=sparse, is_base=is_base, on_part=on_part
+        write_gguf,
+        dense_file=dense_file,
+        sparse=sparse,
+        is_base=is_base,
+        on_part=on_part,
     )
     if weights not in MADE_BY_LLAMA_CPP:
         return write(
@@ -153,7 +157,9 @@ def read_back(
         blocks=blocks,
         others=_others_read_back(sparse, stored),
         tensors=_counted(reader.tensors),
-        fell_back=_counted(tensor for tensor in reader.tensors if _fell_back(tensor, weights)),
+        fell_back=_counted(
+            tensor for tensor in reader.tensors if _fell_back(tensor, weights)
+        ),
     )
 
 
@@ -164,7 +170,9 @@ class _Stored(NamedTuple):
     kinds: dict[str, str]
 
 
-def _block_read_back(sparse: PrunedChannels, index: int, width: int, stored: _Stored) -> PrunedMlp:
+def _block_read_back(
+    sparse: PrunedChannels, index: int, width: int, stored: _Stored
+) -> PrunedMlp:
     """A block's MLP with the weights of a file, which are taken out of those that are stored.
 
     width: that the file has for it.
@@ -192,7 +200,9 @@ def _others_read_back(sparse: PrunedChannels, stored: _Stored) -> dict[str, Tens
         parameter = parameters[name]
         expected = sparse.others.get(name, parameter)
         checked = _checked(value, expected, name, stored.kinds)
-        shared[id(parameter)] = nn.Parameter(checked.to(parameter.device), requires_grad=False)
+        shared[id(parameter)] = nn.Parameter(
+            checked.to(parameter.device), requires_grad=False
+        )
     in_mlps = _mlp_parameters(sparse)
     path = sparse.loaded.structure.blocks
     others: dict[str, Tensor] = {}
@@ -235,12 +245,19 @@ def _checked(
     expected = expected.detach().cpu()
     allowed = _ALLOWED_ERRORS.get(kinds.get(name, "F32"), _ALLOWED_ERROR)
     wide = expected.float()
-    if value.shape != wide.shape or (value - wide).norm() > allowed * wide.norm() + 1e-6:
-        raise ExportError(f"{name} was read back from the file as another tensor.", _ADVICE)
+    if (
+        value.shape != wide.shape
+        or (value - wide).norm() > allowed * wide.norm() + 1e-6
+    ):
+        raise ExportError(
+            f"{name} was read back from the file as another tensor.", _ADVICE
+        )
     return value.to(expected.dtype)
 
 
-def _narrowed(layout: MlpLayout, narrow: PrunedMlp, tensors: Mapping[str, Tensor]) -> PrunedMlp:
+def _narrowed(
+    layout: MlpLayout, narrow: PrunedMlp, tensors: Mapping[str, Tensor]
+) -> PrunedMlp:
     """The MLP with these weights, by their names in the block, without the zeros that pad it."""
     n_kept = len(narrow.kept)
 

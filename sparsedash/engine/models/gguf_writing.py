@@ -22,7 +22,12 @@ from torch import Tensor
 
 from sparsedash.catalog.export_forms import LOST_WITHOUT_REFIT, PER_LAYER, one_width
 from sparsedash.catalog.gguf_names import ARCHITECTURES, general_name
-from sparsedash.catalog.gguf_reader import SOURCE_TYPE, GgufReader, opened_gguf, quantised_type
+from sparsedash.catalog.gguf_reader import (
+    SOURCE_TYPE,
+    GgufReader,
+    opened_gguf,
+    quantised_type,
+)
 from sparsedash.engine.models.decoder_blocks import renumbered
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.experts import Experts, KeptExperts
@@ -85,7 +90,9 @@ def block_tensors(
 
     tensors = {}
     for number, name in enumerate(layout.inner):
-        for kind, part in zip(("weight", "bias"), narrow.inner_part(mlp, number), strict=True):
+        for kind, part in zip(
+            ("weight", "bias"), narrow.inner_part(mlp, number), strict=True
+        ):
             if part is not None:
                 # Gate and up may be parts of one projection.
                 parts = part.detach().cpu().chunk(mlp.fused)
@@ -188,18 +195,25 @@ def write_gguf(
                 f"filled up to the widest block, architecture {source}: "
                 "llama.cpp reads no width for each block of this family"
             )
-    outside_mlps = [tensor for tensor in _with_norms(dense, reader, sparse) if not tensor.is_mlp]
+    outside_mlps = [
+        tensor for tensor in _with_norms(dense, reader, sparse) if not tensor.is_mlp
+    ]
     tensors = [
         *_converted(outside_mlps, source, architecture, reader.values),
         *_mlp_tensors(sparse, widths, weights),
     ]
     if sparse.removed_layers:
         n_layers = len(widths)
-        layout = f"{n_layers - len(sparse.removed_layers)} of {n_layers} layers, {layout}"
+        layout = (
+            f"{n_layers - len(sparse.removed_layers)} of {n_layers} layers, {layout}"
+        )
         numbered = [
-            (renumbered(tensor.name, "blk", sparse.removed_layers), tensor) for tensor in tensors
+            (renumbered(tensor.name, "blk", sparse.removed_layers), tensor)
+            for tensor in tensors
         ]
-        tensors = [replace(tensor, name=name) for name, tensor in numbered if name is not None]
+        tensors = [
+            replace(tensor, name=name) for name, tensor in numbered if name is not None
+        ]
     size = sum(tensor.n_bytes for tensor in tensors)
     require_room(size)
     file_type = int(_GGUF_TYPES[weights][1])
@@ -241,7 +255,9 @@ def _write_as_stored(
     """
     if problem := _stored_problem(sparse):
         raise SettingsError(
-            "weights", message=f"No file can be written as-stored: {problem}.", advice=_OTHER_TYPE
+            "weights",
+            message=f"No file can be written as-stored: {problem}.",
+            advice=_OTHER_TYPE,
         )
     source = str(reader.values["general.architecture"])
     tensors = []
@@ -255,7 +271,9 @@ def _write_as_stored(
             kept = sparse.experts[index].kept.numpy()
             shape = (len(kept), *shape[1:])
         make = partial(_stored, tensor, kept)
-        tensors.append(GgufTensor(tensor.name, shape, tensor.tensor_type, make, is_stored=True))
+        tensors.append(
+            GgufTensor(tensor.name, shape, tensor.tensor_type, make, is_stored=True)
+        )
     _require_same(dense_file, dense, sparse)
     size = sum(tensor.n_bytes for tensor in tensors)
     require_room(size)
@@ -284,7 +302,9 @@ _OTHER_TYPE = (
 
 def _stored_problem(sparse: PrunedChannels) -> str:
     """Why the kept weights are not those of the dense file, or ""."""
-    if not sparse.experts or any(narrow.channels is not None for narrow in sparse.experts):
+    if not sparse.experts or any(
+        narrow.channels is not None for narrow in sparse.experts
+    ):
         return "only whole experts can be cut out of a file"
     if any(narrow.outs is not None for narrow in sparse.experts):
         return "the experts that stay are refitted"
@@ -374,7 +394,9 @@ def _add_keys(
         sub_type = sub_types[0] if sub_types else None
         is_own = name.startswith(f"{source}.")
         # The library writes no empty array, which has no type of its items either.
-        if (kind, sub_type) == (GGUFValueType.ARRAY, None) or name.startswith(_LEFT_OUT):
+        if (kind, sub_type) == (GGUFValueType.ARRAY, None) or name.startswith(
+            _LEFT_OUT
+        ):
             continue
         if changed:
             value = changed.get(name, value)
@@ -403,7 +425,9 @@ def _add_keys(
 def gguf_rounded(values: Array, weights: Weights) -> Array:
     """A weight (out, in) as it is read back from the file."""
     kind = gguf_type("", values.shape, weights)
-    rounded: Array = quants.dequantize(quants.quantize(values.astype(np.float32), kind), kind)
+    rounded: Array = quants.dequantize(
+        quants.quantize(values.astype(np.float32), kind), kind
+    )
     return rounded
 
 
@@ -419,7 +443,9 @@ def _dense_tensor(
     shift = float(source in _SHIFTED_NORMS and tensor.name.endswith("norm.weight"))
 
     def make() -> Array:
-        values: Array = quants.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
+        values: Array = quants.dequantize(tensor.data, tensor.tensor_type).reshape(
+            shape
+        )
         if dtype == "bfloat16" and not tensor.name.startswith("rope_"):
             values = (torch.tensor(values - shift).bfloat16().float() + shift).numpy()
         return values
@@ -457,7 +483,8 @@ def _with_norms(
         tensors.append(tensor)
     if norms:
         raise ExportError(
-            f"The file has no place for {min(norms)}, which was healed.", "Choose another form."
+            f"The file has no place for {min(norms)}, which was healed.",
+            "Choose another form.",
         )
     return tensors
 
@@ -467,7 +494,9 @@ def _shifted(norm: Tensor, shift: float) -> Array:
     return values
 
 
-def _experts_keys(sparse: PrunedChannels, source: str, reader: GgufReader) -> dict[str, object]:
+def _experts_keys(
+    sparse: PrunedChannels, source: str, reader: GgufReader
+) -> dict[str, object]:
     """The keys that say how many experts a block has, and how wide they are."""
     narrow = next(narrow for narrow in sparse.experts if len(narrow.kept))
     keys: dict[str, object] = {f"{source}.expert_count": len(narrow.kept)}
@@ -502,7 +531,9 @@ def _part_of_experts(name: str) -> tuple[int, str]:
     return (int(match[1]), match[2]) if match else (0, "")
 
 
-def _shape_of_experts(tensor: GgufTensor, narrow: KeptExperts, part: str) -> tuple[int, ...]:
+def _shape_of_experts(
+    tensor: GgufTensor, narrow: KeptExperts, part: str
+) -> tuple[int, ...]:
     """The shape (experts, out, in) of what is left of it."""
     shape = [len(narrow.kept), *tensor.shape[1:]]
     if narrow.channels is not None and part != "ffn_gate_inp":
@@ -537,13 +568,18 @@ def _mlp_tensors(
             continue
         # A fused projection, or one without a gate, is GGUF's up.
         inner = ("ffn_gate", "ffn_up") if len(layout.inner) > 1 else ("ffn_up",)
-        gguf_names = {**dict(zip(layout.inner, inner, strict=True)), layout.out: "ffn_down"}
+        gguf_names = {
+            **dict(zip(layout.inner, inner, strict=True)),
+            layout.out: "ffn_down",
+        }
         for name, tensor in block_tensors(sparse, index, width).items():
             module, _, kind = name.rpartition(".")
             full_name = f"blk.{index}.{gguf_names[module]}.{kind}"
             shape = tuple(tensor.shape)
             gguf_kind = gguf_type(full_name, shape, weights)
-            yield GgufTensor(full_name, shape, gguf_kind, partial(make, index, width, name))
+            yield GgufTensor(
+                full_name, shape, gguf_kind, partial(make, index, width, name)
+            )
 
 
 def _converted(
@@ -599,9 +635,14 @@ def require_full_gguf(file: Path, *, is_base: bool) -> GgufReader:
     reader = opened_gguf(file)
     if "general.architecture" not in reader.values:
         raise ModelError(
-            f"{file.name} holds no model: it names no architecture.", "Name a model's GGUF file."
+            f"{file.name} holds no model: it names no architecture.",
+            "Name a model's GGUF file.",
         )
-    quantised = {tensor.tensor_type.name for tensor in reader.tensors} - {"F32", "F16", "BF16"}
+    quantised = {tensor.tensor_type.name for tensor in reader.tensors} - {
+        "F32",
+        "F16",
+        "BF16",
+    }
     if quantised and not is_base:
         reason = f"Reason: it is quantised ({', '.join(sorted(quantised))}), and its weights would not be the model's."
         raise SettingsError(
@@ -643,7 +684,8 @@ def _require_same(
     n_blocks = len({name.split(".")[1] for name in dense if name.startswith("blk.")})
     if down is None or down.shape != expected.shape or n_blocks != len(sparse.widths):
         raise ExportError(
-            f"{file.name} is a file of another model: its blocks have other shapes.", _OTHER_MODEL
+            f"{file.name} is a file of another model: its blocks have other shapes.",
+            _OTHER_MODEL,
         )
     if np.abs(down.make() - expected).max() > 0.01 * np.abs(expected).max():
         raise ExportError(

@@ -82,8 +82,14 @@ def fetch(reference: str, revision: str, *patterns: str) -> Path:
 _OTHERWISE = f"name a local folder, or use {BUILTIN_MODEL}."
 _OF_TOKEN = "Start with a token in HF_TOKEN that may read it"
 _REFUSALS = {
-    HFValidationError: ("{reference!r} is neither a hub id nor a path: {reason}.", _WRITE),
-    GatedRepoError: ("{name} is gated: ask for access on its page.", f"{_OF_TOKEN}, {_OTHERWISE}"),
+    HFValidationError: (
+        "{reference!r} is neither a hub id nor a path: {reason}.",
+        _WRITE,
+    ),
+    GatedRepoError: (
+        "{name} is gated: ask for access on its page.",
+        f"{_OF_TOKEN}, {_OTHERWISE}",
+    ),
     RevisionNotFoundError: (
         "{name} has no revision {revision!r}.",
         "Write a branch, a tag or a commit after the @.",
@@ -109,7 +115,9 @@ def _refusal(reference: str, error: Exception) -> ModelError:
         usual = "Try again later" if failed else "Check the spelling"
         answer = f"{status} {responses.get(status, '')}".strip()
         advice = f"{_ADVICE.get(status, usual)}, {_OTHERWISE}"
-        return ModelError(f"The hub refused {reference} (it answered {answer}).", advice)
+        return ModelError(
+            f"The hub refused {reference} (it answered {answer}).", advice
+        )
     if isinstance(error, LocalEntryNotFoundError):
         return _out_of_reach(reference)
     advice = "Start again: the files that have arrived are kept."

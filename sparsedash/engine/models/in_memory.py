@@ -12,7 +12,11 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sparsedash.catalog.config_checks import config_problem
-from sparsedash.engine.models.checkpoint_reading import refuse_no_numbers, refusing, type_name
+from sparsedash.engine.models.checkpoint_reading import (
+    refuse_no_numbers,
+    refusing,
+    type_name,
+)
 from sparsedash.engine.models.loading import LoadedModel, loaded_model
 from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.model_inspection import inspect_model
@@ -36,7 +40,9 @@ def model_in_memory(
     """
     by_auto = "Load it by AutoModelForCausalLM; merge adapters, and unwrap it."
     if not isinstance(model, PreTrainedModel):
-        raise ModelError(f"{type(model).__name__} is no model of transformers.", by_auto)
+        raise ModelError(
+            f"{type(model).__name__} is no model of transformers.", by_auto
+        )
     if not isinstance(tokenizer, Tokenizer):
         raise ModelError(
             f"{type(tokenizer).__name__} is no tokenizer of transformers.",
@@ -44,18 +50,31 @@ def model_in_memory(
         )
     if problem := config_problem(model.config.to_dict(), IN_MEMORY):
         raise ModelError(problem[0].upper() + problem[1:])
-    kind = auto_class(model.config)._model_mapping[CONFIG_MAPPING[model.config.model_type]]
+    kind = auto_class(model.config)._model_mapping[
+        CONFIG_MAPPING[model.config.model_type]
+    ]
     if not isinstance(model, kind):
         raise ModelError(
-            f"{type(model).__name__} cannot be pruned; possible: {kind.__name__}.", by_auto
+            f"{type(model).__name__} cannot be pruned; possible: {kind.__name__}.",
+            by_auto,
         )
-    places = {f"{type_name(weight.dtype)} on {weight.device}" for weight in model.parameters()}
+    places = {
+        f"{type_name(weight.dtype)} on {weight.device}" for weight in model.parameters()
+    }
     dtype = type_name(model.dtype)
-    if len(places) > 1 or dtype not in get_args(Dtype) or model.device.type not in ("cpu", "cuda"):
-        allowed = f"one of {', '.join(get_args(Dtype))}, all on the CPU or on one CUDA GPU"
+    if (
+        len(places) > 1
+        or dtype not in get_args(Dtype)
+        or model.device.type not in ("cpu", "cuda")
+    ):
+        allowed = (
+            f"one of {', '.join(get_args(Dtype))}, all on the CPU or on one CUDA GPU"
+        )
         actual = ", ".join(sorted(places))
         advice = "Give model.float().cpu()."
-        raise ModelError(f"The weights of {IN_MEMORY} must be {allowed}, not {actual}.", advice)
+        raise ModelError(
+            f"The weights of {IN_MEMORY} must be {allowed}, not {actual}.", advice
+        )
     if "forward" in vars(model):
         raise ModelError(f"The forward of {IN_MEMORY} was replaced.", _AS_LOADED)
     refuse_no_numbers(f"of {IN_MEMORY}", model)
@@ -89,7 +108,9 @@ def require_stock_projections(loaded: LoadedModel) -> None:
     stock = meta_model(loaded.model.config)
     modules = dict(loaded.model.named_modules())
     for name, part in stock.named_modules():
-        if not name.startswith(f"{loaded.structure.blocks}.") or not is_projection(part):
+        if not name.startswith(f"{loaded.structure.blocks}.") or not is_projection(
+            part
+        ):
             continue
         if name not in modules:
             raise ModelError(f"{name} of {IN_MEMORY} is missing.", _AS_LOADED)
@@ -98,7 +119,9 @@ def require_stock_projections(loaded: LoadedModel) -> None:
             raise ModelError(f"{name} of {IN_MEMORY} is {kinds}.", _AS_LOADED)
     for name, part in modules.items():
         if "forward" in vars(part):
-            raise ModelError(f"The forward of {name} of {IN_MEMORY} was replaced.", _AS_LOADED)
+            raise ModelError(
+                f"The forward of {name} of {IN_MEMORY} was replaced.", _AS_LOADED
+            )
 
 
 def _type_path(module: nn.Module) -> str:

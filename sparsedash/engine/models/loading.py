@@ -27,7 +27,11 @@ from sparsedash.engine.models.checkpoint_reading import (
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length
 from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.residency import Resident, WeightResidency
-from sparsedash.engine.models.structure import block_experts, block_mlps, language_config
+from sparsedash.engine.models.structure import (
+    block_experts,
+    block_mlps,
+    language_config,
+)
 from sparsedash.engine.pruning.experts import Experts
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
 from sparsedash.schema.errors import ModelError
@@ -129,7 +133,9 @@ class LoadedModel:
         for block, layout in zip(self.blocks, self.structure.mlps, strict=True):
             modules: dict[str, Any] = dict(block.named_modules())
             if scope == "decoder":
-                names = [name for name, module in modules.items() if is_projection(module)]
+                names = [
+                    name for name, module in modules.items() if is_projection(module)
+                ]
             else:
                 names = list(layout.paths) if layout else []
             projections.append({name: modules[name] for name in names})
@@ -145,7 +151,11 @@ class LoadedModel:
         """Tokens that end a text, of those that have an embedding."""
         ids = self.model.generation_config.eos_token_id
         ids = ids if isinstance(ids, list) else [ids]
-        return [token for token in ids if isinstance(token, int) and 0 <= token < self._n_embedded]
+        return [
+            token
+            for token in ids
+            if isinstance(token, int) and 0 <= token < self._n_embedded
+        ]
 
     @property
     def _n_embedded(self) -> int:
@@ -173,7 +183,10 @@ class LoadedModel:
         if ids[: len(prefix)] == prefix:
             ids = ids[len(prefix) :]
         step = max(1, length - len(prefix))
-        return [prefix + ids[start : start + step] for start in range(0, max(1, len(ids)), step)]
+        return [
+            prefix + ids[start : start + step]
+            for start in range(0, max(1, len(ids)), step)
+        ]
 
     def adds_special_tokens(self, text: str) -> bool:
         """True unless the text begins with the beginning-of-text token itself."""
@@ -188,7 +201,8 @@ class LoadedModel:
             ids: list[int] = self.tokenizer(text, add_special_tokens=special).input_ids
         if ids and max(ids) >= self._n_embedded:
             raise ModelError(
-                f"{problem}: token {max(ids):,} is none of its {self._n_embedded:,}.", advice
+                f"{problem}: token {max(ids):,} is none of its {self._n_embedded:,}.",
+                advice,
             )
         return ids
 
@@ -233,7 +247,9 @@ class ModelCache:
         kept = self._kept
         request = (source.identity, dtype, stream is not None)
         is_current = self._source is None or self._source.is_unchanged
-        is_same = kept and (kept.identity, kept.dtype, kept.residency.streamed) == request
+        is_same = (
+            kept and (kept.identity, kept.dtype, kept.residency.streamed) == request
+        )
         if kept is not None and is_current and is_same:
             return kept
         # Free the old one first: two models at once may not fit.

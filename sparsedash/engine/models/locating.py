@@ -55,7 +55,8 @@ class Source:
         """Raise ModelError if its files have changed: results would get another identity."""
         if not self.is_unchanged:
             raise ModelError(
-                f"Files of {self.reference} have changed while they were read.", "Start it again."
+                f"Files of {self.reference} have changed while they were read.",
+                "Start it again.",
             )
 
 
@@ -72,7 +73,9 @@ def gguf_file(reference: str) -> Path | None:
     _require_existing(path, reference)
     # A pipe or a device would be read for ever.
     if path_kind(path) != "file":
-        raise ModelError(f"{reference} is no regular file.", "Name the .gguf file itself.")
+        raise ModelError(
+            f"{reference} is no regular file.", "Name the .gguf file itself."
+        )
     return path
 
 
@@ -112,12 +115,18 @@ def _locate_files(
         raise ModelError(f"There is no {reference!r}; possible: {BUILTIN_MODEL}.")
     file = gguf_file(reference)
     if file is None and path_kind(path) != "folder":
-        if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name:
+        if (
+            name.startswith(("/", "./", "../", "~"))
+            or name.count("/") > 1
+            or "\\" in name
+        ):
             # A hub id has one slash at most, apart from its revision's, and begins with a letter or
             # digit.
             _require_existing(path, reference)
             advice = "Name the folder that holds config.json."
-            raise ModelError(f"{reference} is neither a folder nor a .gguf file.", advice)
+            raise ModelError(
+                f"{reference} is neither a folder nor a .gguf file.", advice
+            )
         # The config first: a model that cannot be pruned must not cost a download of its weights.
         commit = fetch(reference, pinned or revision, "config.json")
         shape = _shape_in(commit, reference, store)

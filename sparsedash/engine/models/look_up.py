@@ -29,13 +29,17 @@ def _look_up(file: Path) -> str:
         plain = PretrainedConfig._decode_special_floats(plain)
         model_type = str(plain.get("model_type", ""))
         if model_type not in CONFIG_MAPPING:
-            raise ModelError(f"The model cannot be pruned: {no_causal_type(model_type)}.")
+            raise ModelError(
+                f"The model cannot be pruned: {no_causal_type(model_type)}."
+            )
         config = AutoConfig.for_model(**plain)
         looked_up = LookedUp(shape=inspect_model(config, "The model"))
     except ModelError as error:
         looked_up = LookedUp(problem=error.message)
     except Exception as error:  # noqa: BLE001 - a class of configs may fail by any error
-        looked_up = LookedUp(problem=f"Its config could not be read: {first_line(error)}.")
+        looked_up = LookedUp(
+            problem=f"Its config could not be read: {first_line(error)}."
+        )
     return msgspec.json.encode(looked_up).decode()
 
 

@@ -204,7 +204,9 @@ class _Linear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             gradients[0] = _linear(gradient, weight.t(), None)
         if ctx.needs_input_grad[1]:
-            gradients[1] = (rows.t() @ inputs.reshape(len(rows), -1).float()).to(weight.dtype)
+            gradients[1] = (rows.t() @ inputs.reshape(len(rows), -1).float()).to(
+                weight.dtype
+            )
         if ctx.needs_input_grad[2]:
             gradients[2] = rows.sum(dim=0).to(weight.dtype)
         return tuple(gradients)
@@ -224,7 +226,9 @@ def _linear(
     for start in range(0, len(weight), chunk):
         columns = slice(start, start + chunk)
         part = (
-            buffer[: len(weight[columns])].copy_(weight[columns]) if copy is None else copy[columns]
+            buffer[: len(weight[columns])].copy_(weight[columns])
+            if copy is None
+            else copy[columns]
         )
         product = rows @ part.t()
         outputs[:, columns] = product if bias is None else product.add_(bias[columns])

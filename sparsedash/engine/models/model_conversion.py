@@ -20,7 +20,12 @@ import torch
 from filelock import FileLock
 from gguf import quants
 from tokenizers import Regex, decoders, normalizers, pre_tokenizers
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sparsedash.catalog.gguf_names import (
@@ -31,7 +36,12 @@ from sparsedash.catalog.gguf_names import (
     general_name,
     gguf_problem,
 )
-from sparsedash.catalog.gguf_reader import GgufReader, opened_gguf, quantised_type, quick_gguf
+from sparsedash.catalog.gguf_reader import (
+    GgufReader,
+    opened_gguf,
+    quantised_type,
+    quick_gguf,
+)
 from sparsedash.engine.models.checkpoint_reading import (
     read_model,
     refuse_impossible,
@@ -46,7 +56,12 @@ from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.storage.file_hashes import hash_file
 from sparsedash.storage.local_machine import mode_in
-from sparsedash.storage.model_folders import MODELS, delete_folder, noted_files, swept_folder
+from sparsedash.storage.model_folders import (
+    MODELS,
+    delete_folder,
+    noted_files,
+    swept_folder,
+)
 from sparsedash.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -87,7 +102,9 @@ def converted_folder(
             # In a shared data folder, for its other users too.
             new.chmod(mode_in(models, 0o700))
             new.rename(folder)
-        store.remember(store_keys.unpacked_files_note(name), json.dumps(_hashes(folder, store)))
+        store.remember(
+            store_keys.unpacked_files_note(name), json.dumps(_hashes(folder, store))
+        )
     return folder
 
 
@@ -159,7 +176,9 @@ class GgufModel:
         weights: dict[str, torch.Tensor] = {}
         for number, (name, tensor) in enumerate(self._tensors.items()):
             on_part(number, 2 * len(self._tensors))
-            values = quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+            values = quants.dequantize(tensor.data, tensor.tensor_type).astype(
+                np.float32
+            )
             for part_name, part in self._parts(name, values, config):
                 own_name = self._known.tensors[general_name(part_name)]
                 if own_name == "rope_parameters":
@@ -200,7 +219,10 @@ class GgufModel:
         ):
             (Path(empty) / file.name).symlink_to(file.resolve())
             tokenizer = kind.from_pretrained(
-                empty, gguf_file=file.name, trust_remote_code=False, local_files_only=True
+                empty,
+                gguf_file=file.name,
+                trust_remote_code=False,
+                local_files_only=True,
             )
         self._correct_(tokenizer)
         return tokenizer
@@ -219,7 +241,9 @@ class GgufModel:
             return
         cut = str(self._values.get("tokenizer.ggml.pre", "default"))
         if rules := PRE_TOKENIZERS[cut]:
-            steps = [pre_tokenizers.Split(Regex(rule), behavior="isolated") for rule in rules]
+            steps = [
+                pre_tokenizers.Split(Regex(rule), behavior="isolated") for rule in rules
+            ]
             last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
             backend.pre_tokenizer = pre_tokenizers.Sequence([*steps, last])
         if cut in WHOLE_WORDS:
@@ -230,7 +254,11 @@ class GgufModel:
     def _correct_sentencepiece_(self, backend: Any) -> None:
         """Set SentencePiece's rules: a space before the text, unless the file says otherwise."""
         steps: list[Any] = [normalizers.Replace(" ", "\u2581")]
-        decoding = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+        decoding = [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+        ]
         if self._values.get("tokenizer.ggml.add_space_prefix", True):
             steps.insert(0, normalizers.Prepend("\u2581"))
             decoding.append(decoders.Strip(" ", 1, 0))
@@ -245,7 +273,9 @@ class GgufModel:
         tensor = self._tensors.get(name)
         if tensor is None:
             return None
-        values: list[float] = quants.dequantize(tensor.data, tensor.tensor_type).ravel().tolist()
+        values: list[float] = (
+            quants.dequantize(tensor.data, tensor.tensor_type).ravel().tolist()
+        )
         return values
 
     @cached_property
@@ -259,14 +289,19 @@ class GgufModel:
 
     @cached_property
     def _original(self) -> int:
-        return int(self._own("rope.scaling.original_context_length") or self._own("context_length"))
+        return int(
+            self._own("rope.scaling.original_context_length")
+            or self._own("context_length")
+        )
 
     def _heads(self) -> dict[str, Any]:
         """Config entries of the heads: their size only if unusual or always in the config."""
         if "attention.key_length" not in self._known.keys:
             return {}
         n_heads = self._own("attention.head_count")
-        entries = {"num_key_value_heads": self._own("attention.head_count_kv") or n_heads}
+        entries = {
+            "num_key_value_heads": self._own("attention.head_count_kv") or n_heads
+        }
         always = self._name in ("llama", "qwen3", "qwen3moe", "gemma2", "gemma3")
         if always or self._head != self._usual_head:
             entries["head_dim"] = self._head
@@ -283,7 +318,10 @@ class GgufModel:
             case "llama":
                 attention = {"attn_q", "attn_k", "attn_v", "attn_output"}
                 mlp = {"ffn_gate", "ffn_up", "ffn_down"}
-                return {"attention_bias": bool(biased & attention), "mlp_bias": bool(biased & mlp)}
+                return {
+                    "attention_bias": bool(biased & attention),
+                    "mlp_bias": bool(biased & mlp),
+                }
             case "qwen3moe":
                 # llama.cpp's graph makes the gates of the chosen experts sum to 1.
                 return {"norm_topk_prob": True}
@@ -302,13 +340,20 @@ class GgufModel:
                 }
             case "gemma2" | "gemma3":
                 n_blocks = self._own("block_count")
-                slides = self._own("attention.sliding_window_pattern", _PATTERN[self._name])
+                slides = self._own(
+                    "attention.sliding_window_pattern", _PATTERN[self._name]
+                )
                 if not isinstance(slides, list):
                     slides = [(index + 1) % max(1, slides) for index in range(n_blocks)]
-                kinds = ["sliding_attention" if slide else "full_attention" for slide in slides]
+                kinds = [
+                    "sliding_attention" if slide else "full_attention"
+                    for slide in slides
+                ]
                 is_large = n_blocks == _LARGE_GEMMA[self._name]
                 return {
-                    "query_pre_attn_scalar": self._usual_head if is_large else self._head,
+                    "query_pre_attn_scalar": self._usual_head
+                    if is_large
+                    else self._head,
                     "sliding_window": self._own("attention.sliding_window"),
                     "layer_types": kinds,
                 }
@@ -345,7 +390,8 @@ class GgufModel:
                 "rope_type": "yarn",
                 "factor": factor,
                 "original_max_position_embeddings": self._original,
-                "attention_factor": attention_factor * (1 + 0.1 * math.log(max(1.0, factor))),
+                "attention_factor": attention_factor
+                * (1 + 0.1 * math.log(max(1.0, factor))),
                 "beta_fast": self._own("rope.scaling.yarn_beta_fast", 32.0),
                 "beta_slow": self._own("rope.scaling.yarn_beta_slow", 1.0),
             }
@@ -380,7 +426,8 @@ class GgufModel:
         n_kv = config.num_key_value_heads * config.head_dim
         parts = np.split(values, [n_q, n_q + n_kv])
         return [
-            (name.replace("qkv", q_k_v), part) for q_k_v, part in zip("qkv", parts, strict=True)
+            (name.replace("qkv", q_k_v), part)
+            for q_k_v, part in zip("qkv", parts, strict=True)
         ]
 
     def _reordered(
@@ -395,16 +442,31 @@ class GgufModel:
         heads = config.num_attention_heads
         further = values.shape[1:]
         match self._name, projection:
-            case "llama" | "qwen2", "attn_q" | "attn_k" if self._graph in ("llama", "deci"):
+            case "llama" | "qwen2", "attn_q" | "attn_k" if self._graph in (
+                "llama",
+                "deci",
+            ):
                 n = heads if projection == "attn_q" else config.num_key_value_heads
-                return values.reshape(n, -1, 2, *further).swapaxes(1, 2).reshape(values.shape)
+                return (
+                    values.reshape(n, -1, 2, *further)
+                    .swapaxes(1, 2)
+                    .reshape(values.shape)
+                )
             case "gemma2" | "gemma3", _ if name.endswith("norm.weight"):
                 return values - 1
-            case "gpt2", "attn_qkv" | "attn_output" | "ffn_up" | "ffn_down" if values.ndim == 2:
+            case "gpt2", "attn_qkv" | "attn_output" | "ffn_up" | "ffn_down" if (
+                values.ndim == 2
+            ):
                 return values.T
             case "bloom", "attn_qkv":
-                return values.reshape(3, heads, -1, *further).swapaxes(0, 1).reshape(values.shape)
-            case "falcon", "attn_qkv" if values.ndim == 2 and config.new_decoder_architecture:
+                return (
+                    values.reshape(3, heads, -1, *further)
+                    .swapaxes(0, 1)
+                    .reshape(values.shape)
+                )
+            case "falcon", "attn_qkv" if (
+                values.ndim == 2 and config.new_decoder_architecture
+            ):
                 n_kv = config.num_kv_heads
                 width = values.shape[1]
                 size = width // heads
@@ -469,9 +531,15 @@ def _write_converted(
     # transformers' own bars would tear the shell's.
     with redirect_stderr(StringIO()):
         model = read_model(
-            file.name, config, torch.float32, pretrained_model_name_or_path=None, state_dict=weights
+            file.name,
+            config,
+            torch.float32,
+            pretrained_model_name_or_path=None,
+            state_dict=weights,
         )
         refuse_no_numbers(file.name, model)
-        with refusing(f"{file.name} could not be unpacked", "See whether the disk is full."):
+        with refusing(
+            f"{file.name} could not be unpacked", "See whether the disk is full."
+        ):
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)

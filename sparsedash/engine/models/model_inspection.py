@@ -34,10 +34,21 @@ from sparsedash.engine.models.tiny_config import tiny_config
 from sparsedash.engine.pruning.experts import tensor_of
 from sparsedash.engine.pruning.surgery import is_projection
 from sparsedash.schema.errors import ModelError, first_line
-from sparsedash.schema.model_shape import ExpertsLayout, MlpLayout, ModelShape, ModelStructure
+from sparsedash.schema.model_shape import (
+    ExpertsLayout,
+    MlpLayout,
+    ModelShape,
+    ModelStructure,
+)
 
 _ADVICE = "Choose another model, and please report this one."
-_OF_FILES = ("dtype", "torch_dtype", "_name_or_path", "transformers_version", "architectures")
+_OF_FILES = (
+    "dtype",
+    "torch_dtype",
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+)
 """Keys of a config that say nothing of the model's structure."""
 _INSPECTED: dict[str, ModelShape] = {}
 """By the text of a config, what this process has found."""
@@ -46,9 +57,13 @@ _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
 def no_causal_type(model_type: str) -> str:
     """That there is no causal model of this type, with the types whose names come nearest."""
-    problem = f"transformers {transformers_version} does not know the type {model_type[:40]}"
+    problem = (
+        f"transformers {transformers_version} does not know the type {model_type[:40]}"
+    )
     if model_type in CONFIG_MAPPING:
-        problem = f"transformers has no causal language model of the type {model_type[:40]}"
+        problem = (
+            f"transformers has no causal language model of the type {model_type[:40]}"
+        )
     nearest = get_close_matches(model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=3)
     if not nearest:
         return f"{problem}; docs/models.md lists those that can be pruned"
@@ -65,7 +80,9 @@ def inspect_model(config: PretrainedConfig, reference: str) -> ModelShape:
         try:
             _INSPECTED[key] = _inspected(config)
         except proof.NotProvenError as error:
-            raise ModelError(f"{reference} cannot be pruned: {error}.", _ADVICE) from error
+            raise ModelError(
+                f"{reference} cannot be pruned: {error}.", _ADVICE
+            ) from error
     return replace(_INSPECTED[key], stored_bytes=getattr(torch, stored_as).itemsize)
 
 
@@ -80,7 +97,9 @@ def _inspected(config: PretrainedConfig) -> ModelShape:
     except ModelError:
         raise
     except Exception as error:
-        raise proof.NotProvenError(f"its config describes no model: {first_line(error)}") from error
+        raise proof.NotProvenError(
+            f"its config describes no model: {first_line(error)}"
+        ) from error
     return _counted(model, _proven(config, model, structure))
 
 
@@ -103,7 +122,9 @@ def _proven(
     ):
         if problem:
             raise proof.NotProvenError(problem)
-    mlps_problem = "" if any(structure.mlps) or structure.mixtures else "no MLP was found in it"
+    mlps_problem = (
+        "" if any(structure.mlps) or structure.mixtures else "no MLP was found in it"
+    )
     mixing = proof.mixing_blocks(*proven)
     if mixing:
         kinds = mlp_kinds(tiny_model, tiny_structure)
@@ -127,11 +148,15 @@ def _proven(
     experts_problem = ""
     expert_width_problem = ""
     if structure.mixtures:
-        expert_width_problem = proof.problem_of(proof.require_narrower_experts, *exported)
+        expert_width_problem = proof.problem_of(
+            proof.require_narrower_experts, *exported
+        )
         experts_problem = proof.problem_of(proof.require_fewer_experts, *exported)
     layers_problem = proof.problem_of(proof.require_shorter_export, *exported)
     if mlps_problem and layers_problem and not structure.mixtures:
-        raise proof.NotProvenError(f"{mlps_problem}, and without a layer {layers_problem}")
+        raise proof.NotProvenError(
+            f"{mlps_problem}, and without a layer {layers_problem}"
+        )
     return replace(
         structure,
         mlps_problem=mlps_problem,
@@ -193,7 +218,9 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
         other_weights.append(n_weights)
         other_parameters.append(n_others)
     if len(channels) > 1:
-        raise proof.NotProvenError("channels of its MLPs have different numbers of weights")
+        raise proof.NotProvenError(
+            "channels of its MLPs have different numbers of weights"
+        )
     if len({expert.n_parameters for expert in experts}) > 1:
         raise proof.NotProvenError("its mixtures have experts of different sizes")
     channel = max(channels, default=_Channel(0, 0))
@@ -259,7 +286,9 @@ def _expert_of(block: nn.Module, mixture: ExpertsLayout) -> _Expert:
         parts = [block.get_submodule(name) for name in mixture.shared.paths]
         per_shared_channel = sum(map(_n_projected, parts)) // mixture.shared.width
     return _Expert(
-        n_parameters // mixture.n, n_inner // (mixture.n * mixture.width), per_shared_channel
+        n_parameters // mixture.n,
+        n_inner // (mixture.n * mixture.width),
+        per_shared_channel,
     )
 
 
@@ -293,7 +322,9 @@ def _n_projected(module: nn.Module) -> int:
 def _attention_width(config: Any, hidden: int) -> int:
     """Width of all heads of a block together; that of the residual stream where layers differ."""
     try:
-        n_heads = next((value for name in _HEADS if (value := getattr(config, name, None))), 0)
+        n_heads = next(
+            (value for name in _HEADS if (value := getattr(config, name, None))), 0
+        )
         head_dim = getattr(config, "head_dim", None)
     except Exception:  # noqa: BLE001 - a config refuses what differs from layer to layer
         return hidden

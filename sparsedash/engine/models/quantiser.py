@@ -23,8 +23,12 @@ def quantise_file(
     parameters = get_ffi().new("llama_model_quantize_params *", defaults)
     parameters.ftype = file_type
     parameters.nthread = n_threads
-    return int(lib.llama_model_quantize(os.fsencode(full), os.fsencode(new), parameters))
+    return int(
+        lib.llama_model_quantize(os.fsencode(full), os.fsencode(new), parameters)
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(quantise_file(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    sys.exit(
+        quantise_file(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    )

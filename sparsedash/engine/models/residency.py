@@ -144,7 +144,9 @@ class Streamed:
             storage = _new_mapping(self._scratch, tensor.nbytes)
         except OSError as error:
             reason = f"{error.strerror}. {free_in_words(error, self._scratch)}".strip()
-            message = f"Data that does not fit into memory could not be written: {reason}"
+            message = (
+                f"Data that does not fit into memory could not be written: {reason}"
+            )
             raise ModelError(message, "Free some space.") from error
         mapped: Tensor = torch.empty(0, dtype=tensor.dtype).set_(
             storage,
@@ -161,7 +163,9 @@ class Streamed:
         """As `offload`, in one file."""
         mapped = self.offload(torch.cat([tensor.reshape(-1) for tensor in tensors]))
         parts = torch.split(mapped, [tensor.numel() for tensor in tensors])
-        return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+        return [
+            part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)
+        ]
 
     @contextmanager
     def changed(self, changes: Sequence[Change]) -> Iterator[None]:

@@ -54,7 +54,9 @@ class PrunedChannels:
     @classmethod
     def dense(cls, loaded: LoadedModel) -> "PrunedChannels":
         """The loaded model with all its channels."""
-        blocks = [PrunedMlp(torch.arange(mlp.width), out_weight(mlp)) for mlp in loaded.mlps]
+        blocks = [
+            PrunedMlp(torch.arange(mlp.width), out_weight(mlp)) for mlp in loaded.mlps
+        ]
         return cls(
             loaded=loaded,
             blocks=LazySequence(len(blocks), blocks.__getitem__),
@@ -181,7 +183,9 @@ class MaskedWeights:
     @property
     def errors(self) -> Sequence[BlockErrors]:
         """Average errors of each block's projections."""
-        return LazySequence(len(self.blocks), lambda index: self.blocks[index].average_errors)
+        return LazySequence(
+            len(self.blocks), lambda index: self.blocks[index].average_errors
+        )
 
     def block_losses(self) -> list[float]:
         """None: every block gives as much."""

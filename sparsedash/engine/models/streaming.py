@@ -100,7 +100,8 @@ def _recast(
         n_bytes = 0
 
     with refusing(
-        f"{source.reference} could not be written in {dtype}", "See whether the disk is full."
+        f"{source.reference} could not be written in {dtype}",
+        "See whether the disk is full.",
     ):
         for name, tensor in chain.from_iterable(map(stored_tensors, files)):
             new_type = dtype if tensor.is_floating_point() else tensor.dtype
@@ -111,7 +112,9 @@ def _recast(
         if shard:
             write()
         index = {"metadata": {}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps(index), encoding="utf-8"
+        )
         weights = (".safetensors", ".bin", ".index.json")
         for file in source.folder.iterdir():
             if file.suffix in IDENTIFYING and not file.name.endswith(weights):

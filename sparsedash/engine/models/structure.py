@@ -123,7 +123,9 @@ def block_mlps(model: PreTrainedModel, structure: ModelStructure) -> list[Mlp]:
     for block, layout in zip(blocks, structure.mlps, strict=True):
         if layout is None:
             # It is never called, so that its input is never seen.
-            nothing = _NoChannels(0, hidden, bias=False, dtype=model.dtype, device=model.device)
+            nothing = _NoChannels(
+                0, hidden, bias=False, dtype=model.dtype, device=model.device
+            )
             mlps.append(Mlp((), nothing))
         else:
             inner = tuple(block.get_submodule(name) for name in layout.inner)
@@ -150,10 +152,15 @@ class _NoChannels(nn.Linear):
         """Do nothing: there is nothing to initialise, of which torch would warn."""
 
 
-def block_experts(model: PreTrainedModel, structure: ModelStructure) -> dict[int, Experts]:
+def block_experts(
+    model: PreTrainedModel, structure: ModelStructure
+) -> dict[int, Experts]:
     """The experts of those blocks of a model that have some, by block."""
     blocks = list(model.get_submodule(structure.blocks).children())
-    return {index: Experts(blocks[index], layout) for index, layout in structure.mixtures.items()}
+    return {
+        index: Experts(blocks[index], layout)
+        for index, layout in structure.mixtures.items()
+    }
 
 
 def auto_class(config: PretrainedConfig) -> Any:
@@ -204,7 +211,9 @@ def language_config(config: PretrainedConfig) -> PretrainedConfig:
     return language
 
 
-def with_values(config: PretrainedConfig, values: Mapping[str, object]) -> PretrainedConfig:
+def with_values(
+    config: PretrainedConfig, values: Mapping[str, object]
+) -> PretrainedConfig:
     """A copy of the config with these values; see `set_values_`."""
     changed = copy.deepcopy(config)
     set_values_(changed, values)
@@ -243,8 +252,14 @@ def blocks_path(model: PreTrainedModel) -> str:
             if isinstance(module, nn.ModuleList) and name.startswith(prefix)
         }
         inside = tuple(f"{name}." for name in lists)
-        outer = {name: module for name, module in lists.items() if not name.startswith(inside)}
-        fitting = [name for name, module in outer.items() if len(module) == depth] or list(outer)
+        outer = {
+            name: module
+            for name, module in lists.items()
+            if not name.startswith(inside)
+        }
+        fitting = [
+            name for name, module in outer.items() if len(module) == depth
+        ] or list(outer)
         if fitting:
             largest: str = max(fitting, key=lambda name: n_parameters(outer[name]))
             return largest
@@ -318,7 +333,9 @@ def _following(
     else:
         larger = [2 * item for item in value] if isinstance(value, list) else 2 * value
     try:
-        values = {name: larger if fixed is None else fixed for name, fixed in beside.items()}
+        values = {
+            name: larger if fixed is None else fixed for name, fixed in beside.items()
+        }
         after = _shapes(meta_model(with_values(config, {key: larger, **values})))
     except Exception:  # noqa: BLE001 - a class may refuse the value by any error
         return {}
@@ -373,10 +390,14 @@ def _layout(block: nn.Module, moved: Moved) -> MlpLayout | None:
     if len(rows) != 1:
         return None
     out_bias = getattr(modules[out], "bias", None) is not None
-    return MlpLayout(inner=tuple(inner), out=out, width=width, fused=rows.pop(), out_bias=out_bias)
+    return MlpLayout(
+        inner=tuple(inner), out=out, width=width, fused=rows.pop(), out_bias=out_bias
+    )
 
 
-def _mixture(block: nn.Module, moved: Moved, key: str, value: Any) -> ExpertsLayout | None:
+def _mixture(
+    block: nn.Module, moved: Moved, key: str, value: Any
+) -> ExpertsLayout | None:
     """The experts whose number these tensors of a block follow; None if they are something else."""
     if not isinstance(value, int):
         return None
@@ -430,15 +451,21 @@ def _with_width(
     for key, moved in moved_by.items():
         if key == mixture.key or block not in moved:
             continue
-        inner = {name: axis for name, axis in moved[block].items() if _is_of(mixture, name)}
-        beside = [_others(blocks[index], mixture, parts) for index, parts in moved.items()]
+        inner = {
+            name: axis for name, axis in moved[block].items() if _is_of(mixture, name)
+        }
+        beside = [
+            _others(blocks[index], mixture, parts) for index, parts in moved.items()
+        ]
         shared = _others(blocks[block], mixture, moved[block])
         if not inner or not all(layout == shared for layout in beside):
             continue
         if shared is not None and (shared.width == 0 or shared.width % mixture.width):
             continue
         value = attrgetter(key)(config)
-        return replace(mixture, inner=inner, width_key=key, width_value=value, shared=shared)
+        return replace(
+            mixture, inner=inner, width_key=key, width_value=value, shared=shared
+        )
     return mixture
 
 
@@ -504,11 +531,15 @@ def _sibling_projections(block: nn.Module) -> MlpLayout | None:
     larger one and back.
     """
     for parent, module in block.named_modules():
-        projections = {name: part for name, part in module.named_children() if is_projection(part)}
+        projections = {
+            name: part for name, part in module.named_children() if is_projection(part)
+        }
         for out, part in projections.items():
             width, hidden = _in_and_out(part)
             inner = [
-                name for name in projections if _in_and_out(projections[name]) == (hidden, width)
+                name
+                for name in projections
+                if _in_and_out(projections[name]) == (hidden, width)
             ]
             if inner and width > hidden:
                 prefix = f"{parent}." if parent else ""

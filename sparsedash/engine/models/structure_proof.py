@@ -29,7 +29,13 @@ from sparsedash.engine.models.structure import (
 )
 from sparsedash.engine.models.tiny_config import VOCABULARY
 from sparsedash.engine.pruning.experts import Experts, KeptExperts, sliced_tensors
-from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned, weight_of
+from sparsedash.engine.pruning.surgery import (
+    Mlp,
+    PrunedMlp,
+    out_weight,
+    pruned,
+    weight_of,
+)
 from sparsedash.schema.errors import first_line
 from sparsedash.schema.model_shape import ExpertsLayout, MlpLayout, ModelStructure
 
@@ -75,7 +81,9 @@ def require_causal(model: PreTrainedModel, ids: Tensor) -> None:
 
 
 @torch.inference_mode()
-def require_walk(model: PreTrainedModel, structure: ModelStructure, ids: Tensor) -> None:
+def require_walk(
+    model: PreTrainedModel, structure: ModelStructure, ids: Tensor
+) -> None:
     """Raise NotProvenError where the blocks, run one by one, give other logits than the model."""
     blocks = list(model.get_submodule(structure.blocks).children())
     walk = BlockWalk(model.base_model, blocks, [Batch(ids, torch.ones_like(ids))])
@@ -98,7 +106,9 @@ def require_cache(model: PreTrainedModel, ids: Tensor) -> None:
 
 
 @torch.inference_mode()
-def mixing_blocks(model: PreTrainedModel, structure: ModelStructure, ids: Tensor) -> list[int]:
+def mixing_blocks(
+    model: PreTrainedModel, structure: ModelStructure, ids: Tensor
+) -> list[int]:
     """Blocks whose supposed MLP looks at more than one token, or at none: it is attention or such."""
     blocks = list(model.get_submodule(structure.blocks).children())
     mixing = []
@@ -123,7 +133,9 @@ def _is_tokenwise(
     inner = [block.get_submodule(name) for name in layout.inner]
     hooks = [module.register_forward_hook(repeat_token) for module in inner]
     out = block.get_submodule(layout.out)
-    hooks.append(out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])))
+    hooks.append(
+        out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    )
     try:
         _logits(model, ids)
     finally:
@@ -136,7 +148,9 @@ def _is_tokenwise(
 
 
 @torch.inference_mode()
-def require_narrowing(model: PreTrainedModel, structure: ModelStructure, ids: Tensor) -> None:
+def require_narrowing(
+    model: PreTrainedModel, structure: ModelStructure, ids: Tensor
+) -> None:
     """Raise NotProvenError where a model without channels differs from one with zeros there."""
     dense = _logits(model, ids)
     with _narrowed(model, structure, _masked):
@@ -147,14 +161,21 @@ def require_narrowing(model: PreTrainedModel, structure: ModelStructure, ids: Te
         try:
             cut = _logits(model, ids)
         except RuntimeError as error:
-            raise NotProvenError("more than its projections has the width of its MLPs") from error
+            raise NotProvenError(
+                "more than its projections has the width of its MLPs"
+            ) from error
     if not _are_close(cut, masked):
-        raise NotProvenError("without channels it differs from the model with zeros there")
+        raise NotProvenError(
+            "without channels it differs from the model with zeros there"
+        )
 
 
 @torch.inference_mode()
 def require_even_export(
-    model: PreTrainedModel, config: PretrainedConfig, structure: ModelStructure, ids: Tensor
+    model: PreTrainedModel,
+    config: PretrainedConfig,
+    structure: ModelStructure,
+    ids: Tensor,
 ) -> None:
     """Raise NotProvenError where stock code makes another model from a narrower config."""
     widths = [layout.width // 2 if layout else 0 for layout in structure.mlps]
@@ -169,7 +190,10 @@ def require_even_export(
 
 @torch.inference_mode()
 def require_fewer_experts(
-    model: PreTrainedModel, config: PretrainedConfig, structure: ModelStructure, ids: Tensor
+    model: PreTrainedModel,
+    config: PretrainedConfig,
+    structure: ModelStructure,
+    ids: Tensor,
 ) -> None:
     """Raise NotProvenError where a model of fewer experts differs from one that never chooses the
     others, or its experts compute otherwise than transformers' interface says.
@@ -187,12 +211,17 @@ def require_fewer_experts(
         logits = _logits(model, ids)
     if _are_close(logits, dense):
         raise NotProvenError("without experts nothing changes")
-    _require_loadable_experts(model, with_values(config, values), structure, narrowed, logits, ids)
+    _require_loadable_experts(
+        model, with_values(config, values), structure, narrowed, logits, ids
+    )
 
 
 @torch.inference_mode()
 def require_narrower_experts(
-    model: PreTrainedModel, config: PretrainedConfig, structure: ModelStructure, ids: Tensor
+    model: PreTrainedModel,
+    config: PretrainedConfig,
+    structure: ModelStructure,
+    ids: Tensor,
 ) -> None:
     """Raise NotProvenError where a model of narrower experts differs from one with zeros there."""
     generator = torch.Generator().manual_seed(5)
@@ -228,11 +257,15 @@ def require_narrower_experts(
     with _applied(experts, narrowed):
         if not _are_close(_logits(model, ids), logits):
             raise NotProvenError("without channels of experts it differs")
-    _require_loadable_experts(model, with_values(config, values), structure, narrowed, logits, ids)
+    _require_loadable_experts(
+        model, with_values(config, values), structure, narrowed, logits, ids
+    )
 
 
 @contextmanager
-def _applied(experts: dict[int, Experts], narrowed: dict[int, KeptExperts]) -> Iterator[None]:
+def _applied(
+    experts: dict[int, Experts], narrowed: dict[int, KeptExperts]
+) -> Iterator[None]:
     with ExitStack() as stack:
         for index, mixture in experts.items():
             stack.enter_context(mixture.without(narrowed[index]))
@@ -249,7 +282,9 @@ def _require_loadable_experts(
 ) -> None:
     """As `_require_loadable`, of the model with what is left of its experts."""
     state = model.state_dict()
-    state.update(sliced_tensors(block_experts(model, structure), narrowed, structure.blocks))
+    state.update(
+        sliced_tensors(block_experts(model, structure), narrowed, structure.blocks)
+    )
     state = {name: tensor.clone() for name, tensor in state.items()}
     _require_loadable(config, state, logits, ids)
 
@@ -267,7 +302,9 @@ def _require_interface(mixture: Experts) -> None:
     """Raise NotProvenError where an expert, computed by itself, puts out something else."""
     module = mixture.module
     if getattr(module, "has_post_expert_norm", True):
-        raise NotProvenError("its experts do more than transformers' interface for them says")
+        raise NotProvenError(
+            "its experts do more than transformers' interface for them says"
+        )
     generator = torch.Generator().manual_seed(4)
     weight = mixture.out_weight(0)
     hidden = torch.randn(4, len(weight), generator=generator)
@@ -275,12 +312,17 @@ def _require_interface(mixture: Experts) -> None:
     expected = module(hidden, choices, torch.full((4, 1), 0.5))
     output = mixture.activations(0, hidden) @ weight.T + mixture.out_bias(0)
     if not _are_close(0.5 * output, expected):
-        raise NotProvenError("its experts do not compute as transformers' interface says")
+        raise NotProvenError(
+            "its experts do not compute as transformers' interface says"
+        )
 
 
 @torch.inference_mode()
 def require_shorter_export(
-    model: PreTrainedModel, config: PretrainedConfig, structure: ModelStructure, ids: Tensor
+    model: PreTrainedModel,
+    config: PretrainedConfig,
+    structure: ModelStructure,
+    ids: Tensor,
 ) -> None:
     """Raise NotProvenError where a model of fewer layers differs from one that skips them."""
     blocks = list(model.get_submodule(structure.blocks).children())
@@ -306,7 +348,9 @@ def _require_loadable(
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise NotProvenError("made from the changed config it has other tensors") from error
+        raise NotProvenError(
+            "made from the changed config it has other tensors"
+        ) from error
     if not _are_close(_logits(model, ids), logits):
         raise NotProvenError("made from the changed config it differs")
     with tempfile.TemporaryDirectory() as folder:
@@ -314,7 +358,10 @@ def _require_loadable(
         loaded = (
             auto_class(config)
             .from_pretrained(
-                folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+                folder,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                local_files_only=True,
             )
             .eval()
         )
@@ -326,7 +373,9 @@ Change = Callable[[Mlp, Tensor], PrunedMlp]
 
 
 @contextmanager
-def _narrowed(model: PreTrainedModel, structure: ModelStructure, change: Change) -> Iterator[None]:
+def _narrowed(
+    model: PreTrainedModel, structure: ModelStructure, change: Change
+) -> Iterator[None]:
     """Inside, half of the channels of every MLP are changed, each block's own."""
     generator = torch.Generator().manual_seed(2)
     mlps = block_mlps(model, structure)
@@ -348,7 +397,10 @@ def _masked(mlp: Mlp, kept: Tensor) -> PrunedMlp:
     mask[kept] = 1
     rows = mask.repeat(mlp.fused)
     inner = tuple(
-        (weight_of(module) * rows[:, None], None if module.bias is None else module.bias * rows)
+        (
+            weight_of(module) * rows[:, None],
+            None if module.bias is None else module.bias * rows,
+        )
         for module in mlp.inner
     )
     everything = torch.arange(mlp.width)

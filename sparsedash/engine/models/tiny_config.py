@@ -21,20 +21,28 @@ _AT_MOST = (*_DEPTHS, "n_group", "num_expert_group", "n_shared_experts")
 """Names of sizes that stay where they are smaller already."""
 _SIZES: dict[str, int] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
-    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), HIDDEN),
+    **dict.fromkeys(
+        ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), HIDDEN
+    ),
     **dict.fromkeys(_DEPTHS, N_LAYERS),
     **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads"), 4),
     **dict.fromkeys(("decoder_ffn_dim", "encoder_ffn_dim", "dff"), 64),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
     **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), 2),
-    **dict.fromkeys(("head_dim", "global_head_dim", "v_head_dim", "qk_nope_head_dim"), 8),
+    **dict.fromkeys(
+        ("head_dim", "global_head_dim", "v_head_dim", "qk_nope_head_dim"), 8
+    ),
     **dict.fromkeys(("qk_rope_head_dim", "hidden_size_per_layer_input"), 8),
     **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"), 64),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 32),
-    **dict.fromkeys(("shared_intermediate_size", "moe_shared_expert_intermediate_size"), 32),
+    **dict.fromkeys(
+        ("shared_intermediate_size", "moe_shared_expert_intermediate_size"), 32
+    ),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 8),
     "moe_num_experts": 8,
-    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk"), 2),
+    **dict.fromkeys(
+        ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk"), 2
+    ),
     "top_k_experts": 2,
     **dict.fromkeys(("topk_group", "first_k_dense_replace"), 1),
     **dict.fromkeys(("n_group", "num_expert_group", "n_shared_experts"), 2),
@@ -42,8 +50,12 @@ _SIZES: dict[str, int] = {
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
     "sliding_window": 48,
     "rotary_dim": 4,
-    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads", "linear_num_heads"), 2),
-    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 8),
+    **dict.fromkeys(
+        ("linear_num_key_heads", "linear_num_value_heads", "linear_num_heads"), 2
+    ),
+    **dict.fromkeys(
+        ("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 8
+    ),
     "full_attention_interval": 2,
     "num_kv_shared_layers": 0,
     "decoder_sparse_step": 1,
@@ -55,10 +67,16 @@ _SIZES: dict[str, int] = {
 }
 """What each size becomes, by its names in the configs."""
 _TOWER_SIZES: dict[str, int] = {
-    **dict.fromkeys(("hidden_size", "embed_dim", "d_model", "output_dim", "hidden_dim"), 16),
+    **dict.fromkeys(
+        ("hidden_size", "embed_dim", "d_model", "output_dim", "hidden_dim"), 16
+    ),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "encoder_ffn_dim"), 24),
-    **dict.fromkeys(("num_hidden_layers", "num_layers", "depth", "n_layer", "encoder_layers"), 2),
-    **dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "encoder_attention_heads"), 2),
+    **dict.fromkeys(
+        ("num_hidden_layers", "num_layers", "depth", "n_layer", "encoder_layers"), 2
+    ),
+    **dict.fromkeys(
+        ("num_attention_heads", "num_heads", "n_head", "encoder_attention_heads"), 2
+    ),
     **dict.fromkeys(("head_dim", "global_head_dim"), 8),
     "num_key_value_heads": 2,
     "image_size": 28,
@@ -90,7 +108,12 @@ def _shrink(config: Any, sizes: Mapping[str, int]) -> None:
     is_tower = sizes is _TOWER_SIZES
     equal_heads = [kv for heads, kv in _PAIRS_OF_HEADS if _are_equal(config, heads, kv)]
     depth = next(
-        (value for name in ("num_hidden_layers", "n_layer") if (value := _value(config, name))), 0
+        (
+            value
+            for name in ("num_hidden_layers", "n_layer")
+            if (value := _value(config, name))
+        ),
+        0,
     )
     head_dim = _head_dim(config)
     of_layers: Mapping[str, Mapping[str, Any]] = {}
@@ -113,9 +136,13 @@ def _shrink(config: Any, sizes: Mapping[str, int]) -> None:
         if isinstance(value, list) and len(value) == depth > N_LAYERS:
             _set(config, name, [value[index] for index in _sample_of_layers(value)])
     if of_layers and isinstance(kinds, list):
-        config.per_layer_config = _sample_of_values(of_layers, _sample_of_layers(kinds), sizes)
+        config.per_layer_config = _sample_of_values(
+            of_layers, _sample_of_layers(kinds), sizes
+        )
     if not is_tower:
-        for name, value in TINY_SIZES.get(getattr(config, "model_type", ""), {}).items():
+        for name, value in TINY_SIZES.get(
+            getattr(config, "model_type", ""), {}
+        ).items():
             _set(config, name, value)
     for name, part in list(vars(config).items()):
         if isinstance(part, PretrainedConfig):
@@ -150,7 +177,9 @@ def _sample_of_layers(kinds: Sequence[Any]) -> list[int]:
 
 
 def _sample_of_values(
-    of_layers: Mapping[str, Mapping[str, Any]], layers: Sequence[int], sizes: Mapping[str, int]
+    of_layers: Mapping[str, Mapping[str, Any]],
+    layers: Sequence[int],
+    sizes: Mapping[str, int],
 ) -> dict[int, dict[str, Any]]:
     """Values of single layers, by the places that these layers get; sizes twice the usual tiny
     ones, so that they stay others than the rest has.

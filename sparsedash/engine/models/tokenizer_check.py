@@ -52,9 +52,7 @@ def require_usable(
         )
     if not file.is_file():
         return
-    too_much = (
-        f"takes more than {TRIAL_S} s or {TRIAL_BYTES / 1e9:.0f} GB for {_N_PASSAGES} passages"
-    )
+    too_much = f"takes more than {TRIAL_S} s or {TRIAL_BYTES / 1e9:.0f} GB for {_N_PASSAGES} passages"
     problem = trial_problem(
         __name__,
         str(file),
@@ -64,7 +62,8 @@ def require_usable(
     )
     if problem:
         raise ModelError(
-            f"The tokenizer of {reference} {problem}.", "Fetch the tokenizer's files again."
+            f"The tokenizer of {reference} {problem}.",
+            "Fetch the tokenizer's files again.",
         )
 
 

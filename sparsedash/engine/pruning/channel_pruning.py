@@ -27,7 +27,12 @@ from sparsedash.engine.pruning.layer import (
     layer_of,
 )
 from sparsedash.engine.pruning.saliency import SALIENCIES, drawn_seed
-from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, weights_per_channel
+from sparsedash.engine.pruning.surgery import (
+    Mlp,
+    PrunedMlp,
+    out_weight,
+    weights_per_channel,
+)
 from sparsedash.schema.method_settings import MethodSettings, channels_left
 from sparsedash.schema.progress import Checkpointed, without_checkpoint
 
@@ -65,7 +70,8 @@ def least_total_loss(
     may fix how many blocks are narrower, where widths are no multiples.
     """
     widths = [
-        [block.width, *_multiples_below(block.width, method.width_multiple)] for block in blocks
+        [block.width, *_multiples_below(block.width, method.width_multiple)]
+        for block in blocks
     ]
     savings = [
         (block.width - np.array(options)) * block.cost
@@ -76,7 +82,9 @@ def least_total_loss(
     steps = [(block_savings // unit).tolist() for block_savings in savings]
     target = share * sum(block.width * block.cost for block in blocks) / unit
     half_step = max(np.diff([0, *block_steps]).max() for block_steps in steps) / 2
-    capacity = min(sum(block_steps[-1] for block_steps in steps), math.ceil(target + half_step))
+    capacity = min(
+        sum(block_steps[-1] for block_steps in steps), math.ceil(target + half_step)
+    )
     # least[n]: the least loss of the blocks so far with n units saved.
     least = np.full(capacity + 1, np.inf)
     least[0] = 0.0
@@ -98,7 +106,9 @@ def least_total_loss(
     near = reachable[distances <= max(distances.min(), half_step)]
     remaining = int(near[least[near].argmin()])
     kept = []
-    for options, block_steps, choice in reversed(list(zip(widths, steps, choices, strict=True))):
+    for options, block_steps, choice in reversed(
+        list(zip(widths, steps, choices, strict=True))
+    ):
         number = int(choice[remaining])
         kept.append(options[number])
         remaining -= block_steps[number]
@@ -207,7 +217,11 @@ NO_ERROR = 1e-9
 
 
 def _curve(
-    layer: Layer, scores: Tensor, index: int, calibration: CalibrationData, method: MethodSettings
+    layer: Layer,
+    scores: Tensor,
+    index: int,
+    calibration: CalibrationData,
+    method: MethodSettings,
 ) -> Tensor:
     """Loss of the model with the best k channels kept, (m + 1,): measured at a few widths.
 
@@ -234,7 +248,9 @@ def _curve(
     def versions() -> list[PrunedMlp]:
         choose = SALIENCIES[method.saliency].choose
         return [
-            compensation.refit(layer, choose(layer.mask_gradients, scores, k), method.damping)
+            compensation.refit(
+                layer, choose(layer.mask_gradients, scores, k), method.damping
+            )
             for k in widths
         ]
 
@@ -272,7 +288,9 @@ def score_channels(
             return ChannelScores(width=0, cost=0, scores=torch.empty(0), losses=nothing)
         # Gradients may be enough: then no statistics are read.
         needs_statistics = not method.by_gradient or method.needs_curves
-        statistics = calibration.statistics(index) if needs_statistics else NO_STATISTICS
+        statistics = (
+            calibration.statistics(index) if needs_statistics else NO_STATISTICS
+        )
         gradients = calibration.mask_gradients(index) if method.by_gradient else None
         layer = layer_of(
             mlps[index],
@@ -424,7 +442,11 @@ def remove_layers(
 
     def keep(index: int) -> PrunedMlp:
         weight = out_weight(mlps[index]).float().cpu()
-        return PrunedMlp(torch.arange(0), weight[:, :0]) if index in gone else _unpruned(weight)
+        return (
+            PrunedMlp(torch.arange(0), weight[:, :0])
+            if index in gone
+            else _unpruned(weight)
+        )
 
     return LazySequence(
         len(mlps),

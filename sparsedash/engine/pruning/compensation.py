@@ -22,7 +22,12 @@ from sparsedash.engine.pruning.layer import (
     Statistics,
     layer_of,
 )
-from sparsedash.engine.pruning.linalg import complement, damped_factor, damped_solution, energy
+from sparsedash.engine.pruning.linalg import (
+    complement,
+    damped_factor,
+    damped_solution,
+    energy,
+)
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.progress import Checkpointed, without_checkpoint
 
@@ -126,7 +131,9 @@ def least_squares(
     if layer.out_bias is None:
         return PrunedMlp(kept, fitted, None, lost)
     mean = layer.mean.double()
-    shifted = layer.out_bias.double() + weight.double() @ mean - fitted.double() @ mean[kept]
+    shifted = (
+        layer.out_bias.double() + weight.double() @ mean - fitted.double() @ mean[kept]
+    )
     return PrunedMlp(kept, fitted, shifted.float(), lost)
 
 
@@ -143,7 +150,9 @@ def refit_errors(
     """
     factor, ridge = damped_factor(layer.moment(order), damping)
     weight = layer.out_weight[:, order].to(factor)
-    lost = (weight @ factor).square().sum(dim=0) - ridge.to(factor) * weight.square().sum(dim=0)
+    lost = (weight @ factor).square().sum(dim=0) - ridge.to(
+        factor
+    ) * weight.square().sum(dim=0)
     return _cumulative_errors(lost.double())
 
 
@@ -156,7 +165,9 @@ def _uncompensated(
     weight = weight[:, order]
     products = moment.mul_(weight.T @ weight)
     diagonal = products.diagonal().double()
-    return _cumulative_errors(2 * products.triu_(1).sum(dim=1, dtype=torch.float64) + diagonal)
+    return _cumulative_errors(
+        2 * products.triu_(1).sum(dim=1, dtype=torch.float64) + diagonal
+    )
 
 
 def _cumulative_errors(lost: Tensor) -> Tensor:
@@ -227,7 +238,9 @@ def channel_errors(
         if lost is None:
             change, shift = narrow.change(layer.out_weight, layer.out_bias)
             lost = statistics.energy(change, 0.0 if shift is None else shift)
-        uncompensated = _energy_of_removed(layer, narrow.kept, layer.second_moment) or 0.0
+        uncompensated = (
+            _energy_of_removed(layer, narrow.kept, layer.second_moment) or 0.0
+        )
         return BlockErrors(
             _share(lost, dense),
             _share(uncompensated, dense),

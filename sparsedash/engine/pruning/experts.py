@@ -77,9 +77,15 @@ class Experts:
     def activations(self, number: int, hidden: Tensor) -> Tensor:
         """Inner activations (t, m) of one expert. hidden: (t, d)."""
         module = self.module
-        bias = getattr(module, f"{self._inner_name}_bias")[number] if module.has_bias else None
+        bias = (
+            getattr(module, f"{self._inner_name}_bias")[number]
+            if module.has_bias
+            else None
+        )
         inner = linear(hidden, self.inner_weight(number), bias)
-        activations: Tensor = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
+        activations: Tensor = (
+            module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
+        )
         return activations
 
     @property
@@ -98,7 +104,9 @@ class Experts:
 
     def out_bias(self, number: int) -> Tensor | float:
         """Its bias (d,); 0 where there is none."""
-        bias: Tensor | float = self.module.down_proj_bias[number] if self.module.has_bias else 0.0
+        bias: Tensor | float = (
+            self.module.down_proj_bias[number] if self.module.has_bias else 0.0
+        )
         return bias
 
     def layer(self, number: int, inputs: Tensor, seed: int) -> Layer:
@@ -106,10 +114,16 @@ class Experts:
         rows = self.inner_weight(number).float().cpu()
         inner = [rows]
         if self.module.has_gate:
-            halves = rows.chunk(2) if self.module.is_concatenated else (rows[::2], rows[1::2])
+            halves = (
+                rows.chunk(2)
+                if self.module.is_concatenated
+                else (rows[::2], rows[1::2])
+            )
             inner = list(halves)
         return Layer(
-            out_weight=self.out_weight(number).detach().to("cpu", torch.float32, copy=True),
+            out_weight=self.out_weight(number)
+            .detach()
+            .to("cpu", torch.float32, copy=True),
             out_bias=None,
             inner_weights=inner,
             statistics=uncentred_statistics(inputs),
@@ -133,7 +147,9 @@ class Experts:
             tensors[name] = self._stored(narrow.outs).to(tensors[name])
         if narrow.shared is not None and self.shared is not None and self.layout.shared:
             out = self.shared.out.weight
-            tensors[f"{self.layout.shared.out}.weight"] = narrow.shared.out_weight.to(out)
+            tensors[f"{self.layout.shared.out}.weight"] = narrow.shared.out_weight.to(
+                out
+            )
             for number, name in enumerate(self.layout.shared.inner):
                 weight, bias = narrow.shared.inner_part(self.shared, number)
                 tensors[f"{name}.weight"] = weight
@@ -194,10 +210,14 @@ class Experts:
         stack.callback(delattr, router, "forward")
         for name, axis in self.layout.tensors.items():
             tensor = tensor_of(self.block, name)
-            is_bias = not name.startswith(f"{self.layout.path}.") and tensor is not weight
+            is_bias = (
+                not name.startswith(f"{self.layout.path}.") and tensor is not weight
+            )
             if is_bias and tensor.shape.numel() == tensor.shape[axis]:
                 hidden = tensor.detach().clone()
-                hidden.movedim(axis, 0)[: self.layout.n][gone.to(tensor.device)] = -torch.inf
+                hidden.movedim(axis, 0)[: self.layout.n][
+                    gone.to(tensor.device)
+                ] = -torch.inf
                 self._exchange(name, hidden, stack)
 
     def _stored(self, outs: Tensor) -> Tensor:
@@ -246,8 +266,14 @@ class _MinusInfinity(TorchFunctionMode):
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
-        read = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
-        if not isinstance(result, Tensor) or not any(self._is_weight(value) for value in read):
+        read = [
+            value
+            for value in (*args, *(kwargs or {}).values())
+            if isinstance(value, Tensor)
+        ]
+        if not isinstance(result, Tensor) or not any(
+            self._is_weight(value) for value in read
+        ):
             return result
         if len(read) == 1:
             # Cast or transposed.

@@ -98,7 +98,9 @@ class Statistics:
     ) -> float:
         """Mean over the calibration tokens of ||A x + b||^2, for a map A (n, m), b (n,). Needs the whole covariance."""
         at_mean = weight @ self.mean + bias
-        return energy(weight, self.covariance) + float(at_mean.square().sum(dtype=torch.float64))
+        return energy(weight, self.covariance) + float(
+            at_mean.square().sum(dtype=torch.float64)
+        )
 
 
 NO_CHANNELS = Statistics(
@@ -204,7 +206,10 @@ class CalibrationData:
 
 
 def layer_of(
-    mlp: Mlp, statistics: Statistics, seed: int = 0, mask_gradients: Tensor | None = None
+    mlp: Mlp,
+    statistics: Statistics,
+    seed: int = 0,
+    mask_gradients: Tensor | None = None,
 ) -> Layer:
     """The layer of an MLP, on the CPU; float32 where it is computed with."""
     bias = mlp.out.bias

@@ -96,7 +96,10 @@ def _cholesky_solve(factor: Tensor, right: Tensor) -> Tensor:
 
 
 def _factorise(
-    copied: Callable[[torch.dtype], Tensor], first: torch.dtype, damping: float, rounding: float
+    copied: Callable[[torch.dtype], Tensor],
+    first: torch.dtype,
+    damping: float,
+    rounding: float,
 ) -> tuple[Tensor, Tensor]:
     """See `damped_factor`. copied: the moment in a type, to be overwritten. first: type to try."""
     copies = [copied(first)]
@@ -132,7 +135,11 @@ def _factorise(
 
 
 def _unexplained(
-    rows: Callable[[slice], Tensor], ridge: Tensor, right: Tensor, solution: Tensor, factor: Tensor
+    rows: Callable[[slice], Tensor],
+    ridge: Tensor,
+    right: Tensor,
+    solution: Tensor,
+    factor: Tensor,
 ) -> float:
     """Share of the explained energy that a float32 solution loses.
 

@@ -61,7 +61,9 @@ def elimination_order(layer: Layer, damping: float = OBS_DAMPING) -> Tensor:
     go first, for nothing.
     Source: ZipLM, arXiv:2302.04089; SlimGPT, arXiv:2412.18110.
     """
-    inverse = torch.cholesky_inverse(damped_factor(layer.moment(), damping)[0]).contiguous()
+    inverse = torch.cholesky_inverse(
+        damped_factor(layer.moment(), damping)[0]
+    ).contiguous()
     # In the precision of the inverse: single, unless its digits do not suffice.
     weight = layer.out_weight.to(inverse, copy=True)
     weight[:, layer.statistics.mean_squares == 0] = 0
@@ -140,7 +142,9 @@ def _downdate_(
     # After many rounds the inverse may have lost its last digits: then it is damped, as little as
     # possible.
     digits = _LAST_DIGITS[inverse.dtype]
-    factor = damped_factor(inverse[removed][:, removed], digits, rounding=0.0)[0].to(inverse)
+    factor = damped_factor(inverse[removed][:, removed], digits, rounding=0.0)[0].to(
+        inverse
+    )
     rows = torch.linalg.solve_triangular(factor, inverse[removed], upper=False)
     columns = torch.linalg.solve_triangular(
         factor,
@@ -175,7 +179,9 @@ def keep_rearranged(
     n_gone = len(scores) - n_kept
     if not 0 < n_gone < len(scores):
         return keep_highest(mask_gradients, scores, n_kept)
-    assert mask_gradients is not None, "MethodSettings.by_gradient says so of this saliency"
+    assert mask_gradients is not None, (
+        "MethodSettings.by_gradient says so of this saliency"
+    )
     gradients = mask_gradients.double()
     order = torch.argsort(scores, stable=True)
     gone = order[:n_gone].clone()
@@ -199,7 +205,9 @@ def fisher(layer: Layer) -> Tensor:
 
     Source: arXiv:2204.09656.
     """
-    assert layer.mask_gradients is not None, "MethodSettings.by_gradient says so of this saliency"
+    assert layer.mask_gradients is not None, (
+        "MethodSettings.by_gradient says so of this saliency"
+    )
     return layer.mask_gradients.square().sum(dim=0)
 
 

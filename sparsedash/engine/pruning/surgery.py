@@ -66,9 +66,9 @@ class PrunedMlp:
         module = mlp.inner[number]
         if len(self.kept) == mlp.width:
             return weight_of(module), module.bias
-        rows = torch.cat([self.kept + part * mlp.width for part in range(mlp.fused)]).to(
-            module.weight.device
-        )
+        rows = torch.cat(
+            [self.kept + part * mlp.width for part in range(mlp.fused)]
+        ).to(module.weight.device)
         bias = None if module.bias is None else module.bias.index_select(0, rows)
         return weight_of(module).index_select(0, rows), bias
 
@@ -98,7 +98,9 @@ def inner_weights(mlp: Mlp) -> list[Tensor]:
 
 def weights_per_channel(mlp: Mlp) -> int:
     """Weights that leave the network with one inner channel."""
-    return out_weight(mlp).shape[0] + sum(weight.shape[1] for weight in inner_weights(mlp))
+    return out_weight(mlp).shape[0] + sum(
+        weight.shape[1] for weight in inner_weights(mlp)
+    )
 
 
 def is_projection(module: nn.Module) -> bool:
@@ -179,7 +181,11 @@ def pruned(mlps: list[Mlp], narrowed: list[PrunedMlp]) -> AbstractContextManager
                 yield module, "bias", bias
             # Last: `mlp.width` tells where fused rows are.
             yield mlp.out, "weight", _rows_out(mlp.out, narrow.out_weight)
-            yield mlp.out, "bias", mlp.out.bias if narrow.out_bias is None else narrow.out_bias
+            yield (
+                mlp.out,
+                "bias",
+                mlp.out.bias if narrow.out_bias is None else narrow.out_bias,
+            )
 
     return replaced(replacements())
 
@@ -203,6 +209,8 @@ def _set_(
     assert value is None or isinstance(value, nn.Parameter)
     module.register_parameter(name, value)
     if is_transposed(module):
-        vars(module).update(zip(("nx", "nf"), module.get_parameter("weight").shape, strict=True))
+        vars(module).update(
+            zip(("nx", "nf"), module.get_parameter("weight").shape, strict=True)
+        )
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape

@@ -59,7 +59,9 @@ class Pattern:
             return zeros
         if by_row:
             return _lowest(scores, round(n_columns * permille / 1000))
-        return _lowest(scores.flatten(), round(scores.numel() * permille / 1000)).view_as(scores)
+        return _lowest(
+            scores.flatten(), round(scores.numel() * permille / 1000)
+        ).view_as(scores)
 
 
 PATTERNS: dict[str, Pattern] = {
@@ -96,7 +98,9 @@ WEIGHT_SALIENCIES: dict[str, WeightSaliency] = {
         lambda weight, sizes, pivots: weight.abs() * sizes, by_row=True
     ),
     # SparseGPT, arXiv:2301.00774.
-    "obs": WeightSaliency(lambda weight, sizes, pivots: (weight / pivots).abs(), rescores=True),
+    "obs": WeightSaliency(
+        lambda weight, sizes, pivots: (weight / pivots).abs(), rescores=True
+    ),
 }
 
 
@@ -160,7 +164,10 @@ def sparse_weight(
 
 
 def _sparsegpt(
-    weight: Tensor, factor: Tensor, group: int, find_zeros: Callable[[Tensor, slice], Tensor]
+    weight: Tensor,
+    factor: Tensor,
+    group: int,
+    find_zeros: Callable[[Tensor, slice], Tensor],
 ) -> Tensor:
     """The sparse weight; columns to the right compensate a removed weight, and are scored after it.
 
@@ -280,7 +287,10 @@ def masked_block(
 
 @torch.no_grad()
 def weight_passage_error(
-    block: Projections, groups: list[list[str]], samples: list[Sample], masked: dict[str, Tensor]
+    block: Projections,
+    groups: list[list[str]],
+    samples: list[Sample],
+    masked: dict[str, Tensor],
 ) -> float:
     """Mean error of one block's projections on passages.
 

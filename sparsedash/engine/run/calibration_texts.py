@@ -87,7 +87,9 @@ class CalibrationTexts:
         mixed = self._mixed(share, settings)
         return mixed + self._named(mixed, settings)
 
-    def _following(self, samples: Sequence[Sequence[int]], share: float, n_more: int) -> Sequences:
+    def _following(
+        self, samples: Sequence[Sequence[int]], share: float, n_more: int
+    ) -> Sequences:
         """The next n_more sequences of the corpus, or of the mix."""
         settings = self._settings
         if settings.corpus == BUILTIN_MIXED:
@@ -105,10 +107,15 @@ class CalibrationTexts:
         return mixed_sequences(self._load(), replace(settings, n_samples=n_samples))
 
     def _named(
-        self, mixed: Sequence[Sequence[int]], settings: CalibrationSettings, n_more: int = 0
+        self,
+        mixed: Sequence[Sequence[int]],
+        settings: CalibrationSettings,
+        n_more: int = 0,
     ) -> Sequences:
         """Sequences of the corpus beside those of the mix, and n_more after them."""
-        n_samples = settings.n_samples - ceil(sum(map(len, mixed)) / self._length) + n_more
+        n_samples = (
+            settings.n_samples - ceil(sum(map(len, mixed)) / self._length) + n_more
+        )
         if n_samples < 1:
             return []
         named = replace(settings, n_samples=n_samples)

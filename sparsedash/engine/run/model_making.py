@@ -12,7 +12,11 @@ from sparsedash.catalog.presets import DEFAULT_METHOD
 from sparsedash.catalog.resources import MIN_REFIT_TOKENS_PER_CHANNEL, MORE_ROOM
 from sparsedash.catalog.usual_settings import usual_method
 from sparsedash.engine.calibration.calibration import CacheEvicted, Calibration
-from sparsedash.engine.calibration.statistics import pack_tensors, reading_stored, unpacked
+from sparsedash.engine.calibration.statistics import (
+    pack_tensors,
+    reading_stored,
+    unpacked,
+)
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
 from sparsedash.engine.healing.healing import heal
 from sparsedash.engine.healing.healing_checkpoint import HealingCheckpoint
@@ -26,14 +30,23 @@ from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.run.run_context import RunContext, protect_healed
-from sparsedash.engine.run.sparse_blocks import pack_narrowed, sparse_model, unpack_narrowed
+from sparsedash.engine.run.sparse_blocks import (
+    pack_narrowed,
+    sparse_model,
+    unpack_narrowed,
+)
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.export_settings import EXPORTS
 from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.progress import OnStep, Step, begin_parts
 from sparsedash.schema.records import Healed, Pruned, Quantised, Record, about_artefact
 from sparsedash.schema.settings import RunSettings, commit_of
-from sparsedash.schema.sparse_spec import DENSE, Quantisation, SparseSpec, quantiser_version
+from sparsedash.schema.sparse_spec import (
+    DENSE,
+    Quantisation,
+    SparseSpec,
+    quantiser_version,
+)
 from sparsedash.schema.store_keys import healed_part, mix_share, pruned_key
 from sparsedash.storage.checkpoint import StageCheckpoint
 from sparsedash.storage.model_folders import require_export_room, swept_folder
@@ -86,7 +99,9 @@ class RunModel:
     def begin(self) -> None:
         """Begin with no block made. May raise CacheEvicted, as may making a block."""
         self._sparse = sparse_model(self._run, self.spec)
-        self._passage_errors = LazySequence(len(self._sparse.errors), self._passage_error)
+        self._passage_errors = LazySequence(
+            len(self._sparse.errors), self._passage_error
+        )
 
     def measure(self) -> None:
         """Make the model and measure the errors of every block."""
@@ -128,7 +143,8 @@ class RunModel:
                     if str(evicted) in lost:
                         # It was computed again just now, and pushed out again.
                         raise StoreError(
-                            "The calibration data does not fit into the store.", MORE_ROOM
+                            "The calibration data does not fit into the store.",
+                            MORE_ROOM,
                         ) from None
                     lost.add(str(evicted))
 
@@ -148,7 +164,9 @@ class RunModel:
         run = self._run
         sparse = self.sparse
         fitted, uncompensated, held_out = map(_known, zip(*sparse.errors, strict=True))
-        passage_errors = tuple(error for error in self._passage_errors if error is not None)
+        passage_errors = tuple(
+            error for error in self._passage_errors if error is not None
+        )
         is_complete = len(passage_errors) == len(self._passage_errors)
         return Pruned(
             spec=self.spec,
@@ -196,7 +214,11 @@ class RunModel:
 
 def prune_model(run: RunContext, spec: SparseSpec) -> SparseModel:
     """The sparse model, not applied; with all its channels where the spec is the dense model."""
-    return PrunedChannels.dense(run.loaded) if spec == DENSE else RunModel(run, spec).sparse
+    return (
+        PrunedChannels.dense(run.loaded)
+        if spec == DENSE
+        else RunModel(run, spec).sparse
+    )
 
 
 def _text_identity(run: RunContext, spec: SparseSpec) -> str:
@@ -256,7 +278,9 @@ def missing_statistics(
     """Functions that collect, up to a block, the statistics that the store lacks."""
     reading = [spec for spec in specs if spec.pruning.needs_statistics]
     read = list(dict.fromkeys(map(run.calibration, reading)))
-    masking = [run.calibration(spec) for spec in reading if not spec.pruning.is_structured]
+    masking = [
+        run.calibration(spec) for spec in reading if not spec.pruning.is_structured
+    ]
     if read and all(calibration.statistics.is_known for calibration in read):
         _note_calibrated(run)
     inputs = [
@@ -306,15 +330,21 @@ def _heal(run: RunContext, spec: SparseSpec, made: PrunedChannels) -> PrunedChan
     # Evictable as any checkpoint: a run that is given up here leaves nothing that stays.
     about = about_artefact("unfinished", run.identity)
     for index, block in enumerate(healed.blocks):
-        run.store.put_artefact(healed_part(key, str(index)), pack_narrowed(block), about)
+        run.store.put_artefact(
+            healed_part(key, str(index)), pack_narrowed(block), about
+        )
     run.store.put_artefact(healed_part(key, "norms"), pack_tensors(healed.norms), about)
     # The last one: with it they are whole.
-    run.store.put_artefact(healed_part(key, "figures"), msgspec.json.encode(figures), about)
+    run.store.put_artefact(
+        healed_part(key, "figures"), msgspec.json.encode(figures), about
+    )
     checkpoint.done()
     return replace(made.with_weights(healed.blocks, healed.norms), healed=figures)
 
 
-def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> PrunedChannels:
+def _quantise(
+    run: RunContext, kind: Quantisation, made: PrunedChannels
+) -> PrunedChannels:
     """The model with weights read back from a temporary file, written as an export writes it."""
     dense_file = dense_gguf_file(run.source, run.store)
     step = Step("quantise", 0, 1, message=kind.upper())
@@ -323,7 +353,13 @@ def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> Prun
         room = partial(require_export_room, place)
         on_part = begin_parts(step, run.log.on_step)
         written = write_quantised(
-            file, dense_file, made, kind, is_base=True, require_room=room, on_part=on_part
+            file,
+            dense_file,
+            made,
+            kind,
+            is_base=True,
+            require_room=room,
+            on_part=on_part,
         )
         stored = read_back(file, dense_file, made, kind)
         full_bytes = dense_bytes(opened_gguf(file), "float16")
@@ -338,7 +374,9 @@ def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> Prun
     return replace(made.with_weights(stored.blocks, stored.others), quantised=figures)
 
 
-def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChannels | None:
+def _known_healed(
+    run: RunContext, key: str, made: PrunedChannels
+) -> PrunedChannels | None:
     """The healed model from the store; None where a part of it is not there."""
     names = [*map(str, range(len(made.blocks))), "norms", "figures"]
     if not run.store.has_entry("artefacts", healed_part(key, "figures")):
@@ -347,7 +385,9 @@ def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChan
     if None in parts:
         return None
     *blocks, norms, figures = (data for data in parts if data is not None)
-    narrowed = [unpack_narrowed(data).moved_to(run.loaded.residency.offload) for data in blocks]
+    narrowed = [
+        unpack_narrowed(data).moved_to(run.loaded.residency.offload) for data in blocks
+    ]
     with unpacked(norms, "norms") as tensors, reading_stored("healing"):
         healed = msgspec.json.decode(figures, type=Healed)
     run.log.note_cached("healed weights")
@@ -385,10 +425,13 @@ def rebuild_model(
             calibration=pruned.calibration,
         )
     healed_weights = pruned.healed.weights if pruned and pruned.healed else ""
-    run = RunContext(settings, store, on_step, model_cache, healed_weights=healed_weights)
+    run = RunContext(
+        settings, store, on_step, model_cache, healed_weights=healed_weights
+    )
     if run.identity != record.model_identity:
         raise JobError(
-            f"{record.model} has changed since this result was computed.", "Run it again."
+            f"{record.model} has changed since this result was computed.",
+            "Run it again.",
         )
     if pruned is None:
         return RebuiltModel(source=run.source, loaded=run.loaded, sparse=None)
@@ -401,7 +444,8 @@ def rebuild_model(
     text = _text_identity(run, pruned.spec)
     if pruned.calibration_identity not in ("", text):
         raise JobError(
-            "The calibration text has changed since this result was computed.", "Run it again."
+            "The calibration text has changed since this result was computed.",
+            "Run it again.",
         )
     with bf16_matmul_in_fp32(record.dtype):
         sparse = prune_model(run, pruned.spec)

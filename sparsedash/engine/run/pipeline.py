@@ -31,7 +31,11 @@ from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.gguf_making import dense_gguf_file
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32
-from sparsedash.engine.run.model_making import RunModel, missing_statistics, pruning_warning
+from sparsedash.engine.run.model_making import (
+    RunModel,
+    missing_statistics,
+    pruning_warning,
+)
 from sparsedash.engine.run.run_context import (
     RunContext,
     model_label,
@@ -43,7 +47,11 @@ from sparsedash.engine.texts.generation import continue_prompts
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import Cancelled, SparseDashError
 from sparsedash.schema.find_settings import FindSettings
-from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, ContinuationSettings
+from sparsedash.schema.pair_records import (
+    NOT_CONTINUED,
+    Continuation,
+    ContinuationSettings,
+)
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore, ignore_steps
 from sparsedash.schema.records import RESUMED, Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
@@ -85,7 +93,9 @@ def run(
     )
 
 
-def run_part(settings: PartSettings, store: Store, on_step: OnStep, model_cache: ModelCache) -> Run:
+def run_part(
+    settings: PartSettings, store: Store, on_step: OnStep, model_cache: ModelCache
+) -> Run:
     """Part of a run, as a run with its own key and fewer sparse models.
 
     Also notes the keys of its calibrations.
@@ -94,7 +104,8 @@ def run_part(settings: PartSettings, store: Store, on_step: OnStep, model_cache:
     context = RunContext(settings.run, store, on_step, model_cache, together=together)
     part = _run(context, settings.key(), settings.points)
     store.remember(
-        store_keys.part_calibrations_note(part.key), json.dumps(context.calibration_keys)
+        store_keys.part_calibrations_note(part.key),
+        json.dumps(context.calibration_keys),
     )
     return part
 
@@ -115,7 +126,9 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
         if waiting and not context.streamed:
             _continue_prompts(context, RunModel(context, DENSE))
             # Its text is the first to show what pruning does, long before the dense model's answers.
-            prepared[waiting[0]] = prepare_model(context, settings.points[waiting[0]], waiting[0])
+            prepared[waiting[0]] = prepare_model(
+                context, settings.points[waiting[0]], waiting[0]
+            )
         dense = dense_record(context, tasks)
         draft.grow(dense=dense.key)
         draft.keep()
@@ -141,7 +154,11 @@ class RunDraft:
     """
 
     def __init__(
-        self, key: str, context: RunContext, tasks: TaskAnswers, find: FindSettings | None = None
+        self,
+        key: str,
+        context: RunContext,
+        tasks: TaskAnswers,
+        find: FindSettings | None = None,
     ) -> None:
         """Begin without any record. The unpacked files of its model do not count as its own."""
         self._context = context
@@ -192,7 +209,9 @@ class RunDraft:
     def keep(self) -> None:
         """Store the run so far, unless a finished one is there: this process's or another's."""
         run = self.so_far()
-        self._context.store.change(Run, run.key, lambda now: now if now and now.finished else run)
+        self._context.store.change(
+            Run, run.key, lambda now: now if now and now.finished else run
+        )
 
     def finish(self) -> Run:
         """The run with its times, memory and disk, stored."""
@@ -239,18 +258,25 @@ def check_run(run: RunContext, tasks: Sequence[Task]) -> None:
     require_possible(settings, run.shape)
     for spec in settings.points:
         if spec.is_healed:
-            require_healable(run.calibration_texts.n_sequences(spec), streamed=run.streamed)
+            require_healable(
+                run.calibration_texts.n_sequences(spec), streamed=run.streamed
+            )
     run.warn_of_passages()
     if tasks and settings.evaluation.stop_early:
         run.log.warn("Only passages stop early: tasks are answered in full.")
-    reading = [spec for spec in settings.points if spec.reads_text and not run.has_record(spec)]
+    reading = [
+        spec for spec in settings.points if spec.reads_text and not run.has_record(spec)
+    ]
     read = [run.calibration(spec) for spec in reading]
     if not all(
-        calibration.statistics.is_known and (calibration.is_whole or not settings.solves)
+        calibration.statistics.is_known
+        and (calibration.is_whole or not settings.solves)
         for calibration in read
     ):
         few_tokens_warning(
-            run.loaded, sum(run.calibration_texts.expected_lengths), solves=settings.solves
+            run.loaded,
+            sum(run.calibration_texts.expected_lengths),
+            solves=settings.solves,
         )
     # Without Fisher information their number does not matter, and the text need not be cut into
     # tokens for it.
@@ -326,7 +352,11 @@ def sparse_record(
     if record is None:
         (record,) = evaluate_models(run, [model], stop)
     # The tasks of a search can change the verdict only where the passages are within.
-    if run.stop_within is not None and record.stopping and record.stopping.decision == "within":
+    if (
+        run.stop_within is not None
+        and record.stopping
+        and record.stopping.decision == "within"
+    ):
         tasks.answer([model])
     on_verdict(record)
     if not record.by_kind:
@@ -373,7 +403,9 @@ def _continue_prompts(run: RunContext, model: RunModel) -> None:
         texts = continue_prompts(loaded, prompts, missing[0].n_tokens, run.log.on_step)
     for settings, text in zip(missing, texts, strict=True):
         key = settings.key()
-        run.store.put(key, Continuation(key=key, prompt=settings.prompt, left=text, right=text))
+        run.store.put(
+            key, Continuation(key=key, prompt=settings.prompt, left=text, right=text)
+        )
 
 
 def evaluate_models(
@@ -388,7 +420,8 @@ def evaluate_models(
     """
     checkpoint = StageCheckpoint(run.store, run.identity)
     evaluated = [
-        EvaluatedModel(model.applied, checkpoint, f"{model.key}/answers") for model in models
+        EvaluatedModel(model.applied, checkpoint, f"{model.key}/answers")
+        for model in models
     ]
     message = model_label(models[0].spec)
     if models[0].spec == DENSE:
@@ -444,7 +477,9 @@ def _new_record(run: RunContext, model: RunModel, result: EvaluationResult) -> R
     )
 
 
-def _evaluate_ahead(run: RunContext, tasks: TaskAnswers, numbers: Sequence[int]) -> bool:
+def _evaluate_ahead(
+    run: RunContext, tasks: TaskAnswers, numbers: Sequence[int]
+) -> bool:
     """Evaluate the next models of a streamed run together, in a single pass where possible.
 
     numbers: the sparse models in order; the dense model comes before them. Returns whether to go
@@ -454,7 +489,9 @@ def _evaluate_ahead(run: RunContext, tasks: TaskAnswers, numbers: Sequence[int])
     if len(unanswered) > 1:
         tasks.answer([RunModel(run, spec) for spec in unanswered])
     together = _without_records(run, numbers)
-    specs = [DENSE if number is None else run.settings.points[number] for number in together]
+    specs = [
+        DENSE if number is None else run.settings.points[number] for number in together
+    ]
     needs_later_blocks = any(spec.needs_later_blocks for spec in specs)
     if together in ([], [None]) or (needs_later_blocks and len(together) == 1):
         return True
@@ -473,7 +510,9 @@ def _evaluate_ahead(run: RunContext, tasks: TaskAnswers, numbers: Sequence[int])
             tasks.answer(models)
             sparse = [i for i, model in enumerate(models) if model.spec != DENSE]
             if sparse:
-                _measure_kinds(run, [records[i] for i in sparse], [models[i] for i in sparse])
+                _measure_kinds(
+                    run, [records[i] for i in sparse], [models[i] for i in sparse]
+                )
     except Cancelled:
         raise
     except (SparseDashError, CacheEvicted) as error:
@@ -488,14 +527,18 @@ def _without_answers(
 ) -> list[SparseSpec]:
     """The next models that have records and lack answers to tasks; empty where the next does not."""
     specs = [DENSE, *(run.settings.points[number] for number in numbers)]
-    unanswered = [spec for spec in specs if run.has_record(spec) and not tasks.are_stored(spec)]
+    unanswered = [
+        spec for spec in specs if run.has_record(spec) and not tasks.are_stored(spec)
+    ]
     is_next = any(spec in unanswered for spec in specs[:2])
     return unanswered[:MODELS_TOGETHER] if is_next else []
 
 
 def _without_records(run: RunContext, numbers: Sequence[int]) -> list[int | None]:
     """The next models without records, None for dense; empty where the next one has a record."""
-    unknown = [number for number in numbers if not run.has_record(run.settings.points[number])]
+    unknown = [
+        number for number in numbers if not run.has_record(run.settings.points[number])
+    ]
     if not run.has_record(DENSE):
         return [None, *unknown][:MODELS_TOGETHER]
     if unknown[:1] != list(numbers[:1]):
@@ -516,7 +559,9 @@ def _warn_of_model(run: RunContext, pruned: Pruned) -> None:
     run.log.warn(mismatch_warning(pruned), topic="mismatch")
 
 
-def _single_pass(run: RunContext, models: Sequence[RunModel], last: int | None) -> list[Record]:
+def _single_pass(
+    run: RunContext, models: Sequence[RunModel], last: int | None
+) -> list[Record]:
     """Calibrate, prune and evaluate models in one pass over the blocks.
 
     Each block is made before passages go through it. last: the number of the last model.
@@ -528,7 +573,9 @@ def _single_pass(run: RunContext, models: Sequence[RunModel], last: int | None) 
     # Of a block's work: to calibrate, to make each model, and to answer.
     block_tasks = [*missing, *(model.measure_block for model in sparse)]
     n_blocks = len(run.loaded.blocks)
-    activity = "calibrating, pruning and evaluating" if missing else "pruning and evaluating"
+    activity = (
+        "calibrating, pruning and evaluating" if missing else "pruning and evaluating"
+    )
     single_pass = SinglePass(
         Step("walk", 0, n_blocks, unit="blocks", message=activity, point=last),
         task_share=1 / (len(block_tasks) + 1),

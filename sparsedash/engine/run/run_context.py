@@ -26,7 +26,11 @@ from sparsedash.engine.calibration.passage_activations import PassageActivations
 from sparsedash.engine.calibration.statistics import reading_stored
 from sparsedash.engine.evaluation.divergence import next_token_scores
 from sparsedash.engine.evaluation.kind_losses import KindText
-from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages, n_leaked
+from sparsedash.engine.evaluation.questions import (
+    choose_passages,
+    distinct_passages,
+    n_leaked,
+)
 from sparsedash.engine.models.loading import LoadedModel, ModelCache
 from sparsedash.engine.models.locating import Source, locate_model
 from sparsedash.engine.models.matmul import keep_fp32_copies
@@ -116,7 +120,9 @@ class RunContext:
         # stamps.
         note = store_keys.model_identity_note(reference, fingerprint(reference))
         with self.log.timed("load"):
-            unpacked = ", which is unpacked the first time" if is_gguf(reference) else ""
+            unpacked = (
+                ", which is unpacked the first time" if is_gguf(reference) else ""
+            )
             step = Step("load", 0, 1, message=f"Finding {reference}{unpacked}")
             source = locate_model(
                 reference,
@@ -157,13 +163,16 @@ class RunContext:
         streamed = self.streamed
         with self.log.timed("load"):
             by_block = " block by block" if streamed else ""
-            self.log.on_step(Step("load", 0, 1, message=f"Reading {settings.model}{by_block}"))
+            self.log.on_step(
+                Step("load", 0, 1, message=f"Reading {settings.model}{by_block}")
+            )
             stream = partial(stream_model, store=self.store) if streamed else None
             loaded = self.model_cache.take(source, settings.dtype, stream)
             self.log.on_step(Step("load", 1, 1))
         if not streamed:
             keep_fp32_copies(
-                loaded.model, min(WIDE_BYTES, int(USABLE * memory_bytes()) - self._resident_bytes)
+                loaded.model,
+                min(WIDE_BYTES, int(USABLE * memory_bytes()) - self._resident_bytes),
             )
         self.log.warnings |= dict.fromkeys(loaded.warnings)
         return loaded
@@ -179,7 +188,9 @@ class RunContext:
             note = _identity_note(reference)
             with self.log.timed("text"):
                 self.log.on_step(Step("text", 0, 1, message=f"Reading {reference}"))
-                texts = self._texts[reference] = read_texts(reference, self.store.folder)
+                texts = self._texts[reference] = read_texts(
+                    reference, self.store.folder
+                )
             self.store.remember(note, texts.identity)
         return self._texts[reference]
 
@@ -199,7 +210,9 @@ class RunContext:
     def first_passages(self) -> list[list[int]]:
         """Token ids of a few passages, on which predictions are compared token by token."""
         chosen = zip(
-            self.passages.contexts[:COMPARED_PASSAGES], self.passages.targets, strict=False
+            self.passages.contexts[:COMPARED_PASSAGES],
+            self.passages.targets,
+            strict=False,
         )
         return [
             self.loaded.tokens(context + target)[: self.loaded.max_length]
@@ -322,7 +335,9 @@ class RunContext:
         )
         if spec.pruning.needs_statistics or spec.pruning.in_sequence:
             self.log.warn(
-                self.store.recall(store_keys.calibration_warning_note(calibration.keys.statistics))
+                self.store.recall(
+                    store_keys.calibration_warning_note(calibration.keys.statistics)
+                )
             )
 
     def warn_of_healing(self, spec: SparseSpec) -> None:
@@ -335,7 +350,9 @@ class RunContext:
             lambda: self.calibration_texts.to_heal(spec),
         )
 
-    def _warn_of_leaks(self, key: str, what: str, read: Callable[[], list[list[int]]]) -> None:
+    def _warn_of_leaks(
+        self, key: str, what: str, read: Callable[[], list[list[int]]]
+    ) -> None:
         """key: of the text."""
         if self.settings.calibration.corpus == SELF:
             return
@@ -366,7 +383,11 @@ class RunContext:
                 keys.add(layers_key(self.calibration(spec).keys.gradients, method))
         return sorted(
             keys
-            | ({self.keys.generated_text} if self.settings.calibration.corpus == SELF else set())
+            | (
+                {self.keys.generated_text}
+                if self.settings.calibration.corpus == SELF
+                else set()
+            )
         )
 
     @cached_property
@@ -387,7 +408,9 @@ class RunContext:
         known = self.store.get_artefact(key)
         if known is None:
             checkpoint = StageCheckpoint(self.store, self.identity)
-            numbered = checkpoint.numbered(f"{key}/written", msgspec.json.encode, _unpack_texts)
+            numbered = checkpoint.numbered(
+                f"{key}/written", msgspec.json.encode, _unpack_texts
+            )
             with self.log.timed("text"):
                 texts = generate_texts(
                     self.loaded, story_openings(), settings, self.log.on_step, numbered
@@ -395,7 +418,9 @@ class RunContext:
             known = msgspec.json.encode(texts)
             self.store.put_artefact(key, known, about_artefact("text", self.identity))
             checkpoint.done()
-        return Texts(texts=tuple(_unpack_texts(known)), identity=self.keys.calibration_text())
+        return Texts(
+            texts=tuple(_unpack_texts(known)), identity=self.keys.calibration_text()
+        )
 
 
 def protect_healed(record: Record, store: Store) -> None:

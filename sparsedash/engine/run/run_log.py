@@ -99,7 +99,9 @@ class RunLog:
         """Count time as this stage's from now on."""
         time_s = time.perf_counter()
         if self._stage is not None:
-            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + time_s - self._since
+            self.seconds[self._stage] = (
+                self.seconds.get(self._stage, 0.0) + time_s - self._since
+            )
             # At the end of each stage: other work must have slowed it down.
             self.busy = self.busy or is_overloaded()
         self._stage = stage

@@ -18,7 +18,12 @@ from sparsedash.engine.run.pipeline import (
 )
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.task_answering import TaskAnswers
-from sparsedash.schema.find_settings import FindResult, FindSettings, Trial, TrialVerdict
+from sparsedash.schema.find_settings import (
+    FindResult,
+    FindSettings,
+    Trial,
+    TrialVerdict,
+)
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
@@ -57,7 +62,9 @@ def find_sparsity(
         # The first step stands in until the model's widths are known.
         first = settings.run((1,), (1,))
         context = RunContext(first, store, on_step, model_cache or ModelCache())
-        return _bisect(settings, context, run_key or settings.key(file_hashes_of(settings, store)))
+        return _bisect(
+            settings, context, run_key or settings.key(file_hashes_of(settings, store))
+        )
 
 
 def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult:
@@ -87,14 +94,22 @@ class _Search:
         draft.grow(dense=dense.key)
         # The steps of an earlier search on the very same model save loading it.
         is_same = known is not None and known.model_identity == context.identity
-        self.steps = before.steps if before is not None and is_same else _steps(settings, context)
+        self.steps = (
+            before.steps
+            if before is not None and is_same
+            else _steps(settings, context)
+        )
         n_trials = most_trials(len(self.steps)) + 2 * len(settings.quantise)
         tolerance = settings.tolerance
         self._settings = settings
         self._store = store
         self._context = context
-        self._trials = context.for_trials(StopWithin(tolerance=tolerance, n_trials=n_trials))
-        self._stop = StopRule(dense=dense.outcomes, n_comparisons=n_trials, tolerance=tolerance)
+        self._trials = context.for_trials(
+            StopWithin(tolerance=tolerance, n_trials=n_trials)
+        )
+        self._stop = StopRule(
+            dense=dense.outcomes, n_comparisons=n_trials, tolerance=tolerance
+        )
         self._tasks = tasks
         self._draft = draft
         self._result = FindResult(
@@ -127,15 +142,21 @@ class _Search:
         self._keep()
         settings = self._settings
         if settings.quantise and answer is None:
-            self._context.log.warn("Nothing was quantised: no share is shown within the limits.")
+            self._context.log.warn(
+                "Nothing was quantised: no share is shown within the limits."
+            )
         # By rising sparsity, instead of the order they were made in.
         permilles = sorted(trial.permille for trial in self._result.trials)
         final = settings.run(tuple(permilles), () if answer is None else (answer,))
-        keys = {settings.spec(trial.permille): trial.record for trial in self._result.trials}
+        keys = {
+            settings.spec(trial.permille): trial.record for trial in self._result.trials
+        }
         keys |= self._quantise(final)
         result = replace(self._result, answer=answer, finished=True)
         self._store.put(result.key, result)
-        self._draft.grow(settings=final, sparse=tuple(keys[spec] for spec in final.points))
+        self._draft.grow(
+            settings=final, sparse=tuple(keys[spec] for spec in final.points)
+        )
         self._draft.finish()
         return result
 
@@ -146,7 +167,9 @@ class _Search:
         for number, spec in enumerate(quantised, len(self._result.trials)):
             model = prepare_model(self._trials, spec, number)
             with self._trials.log.at_point(number, quantised=True):
-                keys[spec] = sparse_record(self._trials, self._tasks, model, self._stop).key
+                keys[spec] = sparse_record(
+                    self._trials, self._tasks, model, self._stop
+                ).key
         return keys
 
     def _grow(self, *at_work: int) -> None:
@@ -169,7 +192,9 @@ class _Search:
         """The trial of one sparsity, by its passages and by the tasks that it answered."""
         assert record.stopping is not None, "every trial is to stop where it is decided"
         decision = record.stopping.decision
-        verdict: TrialVerdict = decision if decision in ("within", "beyond") else "undecided"
+        verdict: TrialVerdict = (
+            decision if decision in ("within", "beyond") else "undecided"
+        )
         if verdict == "within":
             run = replace(self._draft.so_far(), sparse=(record.key,))
             verdict = self._verdict_on_tasks(run)
@@ -182,7 +207,9 @@ class _Search:
 
     def _verdict_on_tasks(self, run: Run) -> TrialVerdict:
         """The verdict on the one model of this run by its tasks; within where none can be judged."""
-        judged = judge_run(run, partial(self._store.get, QuestionSet), self._settings.tolerance)
+        judged = judge_run(
+            run, partial(self._store.get, QuestionSet), self._settings.tolerance
+        )
         results = chain.from_iterable(answers.results for answers in judged.values())
         verdict = overall_verdict(list(results))
         if verdict == "beyond" or not is_unanswered(run, run.sparse[0], judged):
@@ -199,5 +226,9 @@ def _steps(settings: FindSettings, context: RunContext) -> tuple[int, ...]:
     widths = context.shape.widths
     if method.removes_layers:
         n_layers = len(widths)
-        return channel_steps([n_layers], 1, n_layers * layer_share(context.shape, method.budget))
-    return channel_steps(widths, method.width_multiple, mlp_share(context.shape, method.budget))
+        return channel_steps(
+            [n_layers], 1, n_layers * layer_share(context.shape, method.budget)
+        )
+    return channel_steps(
+        widths, method.width_multiple, mlp_share(context.shape, method.budget)
+    )

@@ -20,9 +20,21 @@ from sparsedash.engine.calibration.expert_pruning import prune_experts
 from sparsedash.engine.calibration.gradients import OnBlock
 from sparsedash.engine.calibration.sequential_pruning import prune_sequentially
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially
-from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, unpacked
-from sparsedash.engine.models.sparse_models import MaskedWeights, PrunedChannels, SparseModel
-from sparsedash.engine.pruning.channel_pruning import choose_channels, prune_channels, remove_layers
+from sparsedash.engine.calibration.statistics import (
+    WalkCheckpoint,
+    pack_tensors,
+    unpacked,
+)
+from sparsedash.engine.models.sparse_models import (
+    MaskedWeights,
+    PrunedChannels,
+    SparseModel,
+)
+from sparsedash.engine.pruning.channel_pruning import (
+    choose_channels,
+    prune_channels,
+    remove_layers,
+)
 from sparsedash.engine.pruning.compensation import BlockErrors, channel_errors
 from sparsedash.engine.pruning.experts import KeptExperts
 from sparsedash.engine.pruning.layer import CalibrationData, LazySequence
@@ -61,11 +73,17 @@ def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
         return _masked(run, calibration, spec, data, key, on_block)
     if method.prunes_experts:
         return _fewer_experts(run, calibration, spec, key)
-    n_gone = n_layers_gone(loaded.shape, method, permille) if method.removes_layers else 0
+    n_gone = (
+        n_layers_gone(loaded.shape, method, permille) if method.removes_layers else 0
+    )
     gone = calibration.removed_layers(method, n_gone) if n_gone else []
     narrowed = _narrowed(run, calibration, spec, data, key, gone, on_block)
-    keep_errors = run.pruning_checkpoint.numbered(f"{key}/errors", _pack_errors, _unpack_errors)
-    errors = channel_errors(loaded.mlps, data, narrowed, run.energies(calibration), keep_errors)
+    keep_errors = run.pruning_checkpoint.numbered(
+        f"{key}/errors", _pack_errors, _unpack_errors
+    )
+    errors = channel_errors(
+        loaded.mlps, data, narrowed, run.energies(calibration), keep_errors
+    )
     if method.removes_layers:
         # What a layer that takes over puts out is meant to be another than dense's.
         errors = [BlockErrors()] * len(narrowed)
@@ -103,17 +121,23 @@ def _fewer_experts(
             if not sibling.pruning.prunes_experts or run.has_record(sibling):
                 continue
             other_key = pruned_key(calibration.keys.statistics, sibling.before_healing)
-            if run.calibration(sibling) is calibration and not _is_stored(run, other_key):
+            if run.calibration(sibling) is calibration and not _is_stored(
+                run, other_key
+            ):
                 specs[other_key] = sibling
         models = []
         for model in specs.values():
             kept = fewer_experts(loaded.shape, model.pruning, model.permille)
             models.append((model.pruning, kept.experts or kept.expert_widths))
         about = about_artefact("weights", run.identity)
-        for index, narrowed in prune_experts(loaded, text, models, run.log.on_step, walked):
+        for index, narrowed in prune_experts(
+            loaded, text, models, run.log.on_step, walked
+        ):
             for other_key, narrow in zip(specs, narrowed, strict=True):
                 if other_key != key:
-                    run.store.put_artefact(f"{other_key}/{index}", _pack_experts(narrow), about)
+                    run.store.put_artefact(
+                        f"{other_key}/{index}", _pack_experts(narrow), about
+                    )
             yield index, narrowed[0]
 
     def unpack(_: int, packed: bytes) -> KeptExperts:
@@ -122,7 +146,9 @@ def _fewer_experts(
         return replace(narrow, outs=outs)
 
     checkpoint = StageCheckpoint(run.store, run.identity)
-    experts = _in_sequence(run, calibration, key, checkpoint, walk, _pack_experts, unpack)
+    experts = _in_sequence(
+        run, calibration, key, checkpoint, walk, _pack_experts, unpack
+    )
 
     def errors(index: int) -> BlockErrors:
         narrow = experts[index]
@@ -130,7 +156,9 @@ def _fewer_experts(
         return BlockErrors(narrow.lost, narrow.lost_without, held_out)
 
     dense = PrunedChannels.dense(loaded)
-    return replace(dense, experts=experts, errors=LazySequence(len(loaded.blocks), errors))
+    return replace(
+        dense, experts=experts, errors=LazySequence(len(loaded.blocks), errors)
+    )
 
 
 def _is_stored(run: RunContext, key: str) -> bool:
@@ -203,7 +231,9 @@ def _masked(
         )
         return block
 
-    def walk(text: Text, checkpoint: WalkCheckpoint) -> Iterator[tuple[int, MaskedBlock]]:
+    def walk(
+        text: Text, checkpoint: WalkCheckpoint
+    ) -> Iterator[tuple[int, MaskedBlock]]:
         return prune_sequentially(
             loaded,
             text,
@@ -221,7 +251,13 @@ def _masked(
         blocks = _in_sequence(run, calibration, key, checkpoint, walk, pack, unpack)
     else:
         blocks = prune_weights(
-            projections, data, method, permille, on_block=on_block, offload=hold, checkpointed=made
+            projections,
+            data,
+            method,
+            permille,
+            on_block=on_block,
+            offload=hold,
+            checkpointed=made,
         )
     return MaskedWeights(
         loaded=loaded, scope=method.scope, blocks=blocks, groups=calibration.groups
@@ -252,18 +288,28 @@ def _narrowed(
     def walk(text: Text, walked: WalkCheckpoint) -> Iterator[tuple[int, PrunedMlp]]:
         if method.removes_layers:
             kept = [
-                torch.arange(0 if index in gone else mlp.width) for index, mlp in enumerate(mlps)
+                torch.arange(0 if index in gone else mlp.width)
+                for index, mlp in enumerate(mlps)
             ]
         else:
             kept = choose_channels(data, method, share, scores(), on_block)
         return refit_sequentially(
-            loaded, text, kept, method.damping, method.strength, run.log.on_step, walked, gone
+            loaded,
+            text,
+            kept,
+            method.damping,
+            method.strength,
+            run.log.on_step,
+            walked,
+            gone,
         )
 
     if permille and method.in_sequence:
         # What leads to a refit is over once that is stored, before the model is evaluated.
         checkpoint = StageCheckpoint(run.store, run.identity)
-        return _in_sequence(run, calibration, key, checkpoint, walk, pack_narrowed, unpack)
+        return _in_sequence(
+            run, calibration, key, checkpoint, walk, pack_narrowed, unpack
+        )
 
     pack = partial(_packed, run, pack_narrowed)
     keep = run.pruning_checkpoint.numbered(f"{key}/chosen", pack, partial(unpack, 0))
@@ -273,7 +319,9 @@ def _narrowed(
         return narrow
 
     if method.removes_layers:
-        return remove_layers(mlps, gone, lambda index: on_block(index + 1, len(mlps)), made)
+        return remove_layers(
+            mlps, gone, lambda index: on_block(index + 1, len(mlps)), made
+        )
     return prune_channels(
         mlps, data, method, share, scores=scores, on_layer=on_block, checkpointed=made
     )
@@ -327,7 +375,9 @@ def _packed(run: RunContext, pack: Callable[[T], bytes], part: T) -> bytes:
 
 def pack_narrowed(narrow: PrunedMlp) -> bytes:
     """A narrowed MLP as bytes."""
-    lost = None if narrow.lost is None else torch.tensor(narrow.lost, dtype=torch.float64)
+    lost = (
+        None if narrow.lost is None else torch.tensor(narrow.lost, dtype=torch.float64)
+    )
     tensors = {
         "kept": narrow.kept,
         "out_weight": narrow.out_weight,
@@ -336,16 +386,21 @@ def pack_narrowed(narrow: PrunedMlp) -> bytes:
     }
     for number, (weight, bias) in enumerate(narrow.inner):
         tensors |= {f"inner {number}": weight, f"inner {number} bias": bias}
-    return pack_tensors({name: tensor for name, tensor in tensors.items() if tensor is not None})
+    return pack_tensors(
+        {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    )
 
 
 def unpack_narrowed(data: bytes) -> PrunedMlp:
     """The MLP that `pack_narrowed` packed. Raises CalibrationError on anything else."""
     with unpacked(data, "MLPs") as tensors:
         lost = float(tensors["lost"]) if "lost" in tensors else None
-        n_inner = sum(name.startswith("inner ") and not name.endswith(" bias") for name in tensors)
+        n_inner = sum(
+            name.startswith("inner ") and not name.endswith(" bias") for name in tensors
+        )
         inner = tuple(
-            (tensors[f"inner {n}"], tensors.get(f"inner {n} bias")) for n in range(n_inner)
+            (tensors[f"inner {n}"], tensors.get(f"inner {n} bias"))
+            for n in range(n_inner)
         )
         return PrunedMlp(
             tensors["kept"], tensors["out_weight"], tensors.get("out_bias"), lost, inner
@@ -375,7 +430,9 @@ def _errors_from(rows: Tensor) -> list[BlockErrors]:
     """The errors of `_errors_tensor`."""
     errors = []
     for kinds in rows.tolist():
-        errors.append(BlockErrors(*(None if math.isnan(error) else error for error in kinds)))
+        errors.append(
+            BlockErrors(*(None if math.isnan(error) else error for error in kinds))
+        )
     return errors
 
 
@@ -403,7 +460,9 @@ def _unpack_masked(
             stays = torch.from_numpy(bits).bool().reshape(before.shape)
             weight = weights[name] = torch.zeros(before.shape, dtype=before.dtype)
             weight[stays] = (
-                tensors[f"{name} weights"] if f"{name} weights" in tensors else before[stays]
+                tensors[f"{name} weights"]
+                if f"{name} weights" in tensors
+                else before[stays]
             )
         return MaskedBlock(
             weights=weights,

@@ -57,12 +57,16 @@ class TaskAnswers:
 
     def noted_in(self, run: Run) -> Run:
         """The run with the keys of its models' answers so far."""
-        return replace(run, answers=dict(self._keys), unanswered=tuple(self._unanswered))
+        return replace(
+            run, answers=dict(self._keys), unanswered=tuple(self._unanswered)
+        )
 
     def are_stored(self, spec: SparseSpec) -> bool:
         """Whether the model's answers to all tasks are stored."""
         store = self._run.store
-        return all(store.has(QuestionSet, _key(self._run, task, spec)) for task in self.tasks)
+        return all(
+            store.has(QuestionSet, _key(self._run, task, spec)) for task in self.tasks
+        )
 
     def answer(self, models: Sequence[RunModel]) -> None:
         """Answer every task that one of these models has not answered.
@@ -82,7 +86,9 @@ class TaskAnswers:
                 self.tasks.remove(task)
                 continue
             for model, key in zip(models, keys, strict=True):
-                others = [known for known in self._keys.get(model.key, ()) if known != key]
+                others = [
+                    known for known in self._keys.get(model.key, ()) if known != key
+                ]
                 self._keys[model.key] = (*others, key)
 
 
@@ -91,12 +97,17 @@ def _load_tasks(run: RunContext) -> list[Task]:
     if not evaluation.tasks:
         return []
     with run.log.timed("text"):
-        run.log.on_step(Step("text", 0, 1, message=f"Preparing {', '.join(evaluation.tasks)}"))
+        run.log.on_step(
+            Step("text", 0, 1, message=f"Preparing {', '.join(evaluation.tasks)}")
+        )
         builtin, references = load_builtin(evaluation.tasks, evaluation.task_limit)
         tasks: list[Task] = [*builtin]
         if references:
             tasks += load_tasks(
-                references, evaluation.task_limit, evaluation.task_shots, run.settings.revisions
+                references,
+                evaluation.task_limit,
+                evaluation.task_shots,
+                run.settings.revisions,
             )
     for name, n in Counter(task.name for task in tasks).items():
         if n > 1:
@@ -110,7 +121,9 @@ def _load_tasks(run: RunContext) -> list[Task]:
     return tasks
 
 
-def _answer_missing(run: RunContext, task: Task, models: Sequence[RunModel]) -> list[str]:
+def _answer_missing(
+    run: RunContext, task: Task, models: Sequence[RunModel]
+) -> list[str]:
     """Answer a task with the models whose answers are not stored; the keys of all."""
     keys = [_key(run, task, model.spec) for model in models]
     missing = [i for i, key in enumerate(keys) if not run.store.has(QuestionSet, key)]
@@ -143,10 +156,16 @@ def _unheeded_rules(run: RunContext) -> list[str]:
     """What the model's files ask for that changes its first choices."""
     config = run.loaded.model.generation_config
     rules = {name: getattr(config, name, None) for name in _RULES_OF_WRITING}
-    return [f"{name} = {value}" for name, value in rules.items() if value not in (None, 0, 1, [])]
+    return [
+        f"{name} = {value}"
+        for name, value in rules.items()
+        if value not in (None, 0, 1, [])
+    ]
 
 
-def _answer(run: RunContext, task: Task, models: Sequence[RunModel], keys: Sequence[str]) -> None:
+def _answer(
+    run: RunContext, task: Task, models: Sequence[RunModel], keys: Sequence[str]
+) -> None:
     n_requests = len(models) * task.n_requests
     more = f" and {len(models) - 1} more side by side" if len(models) > 1 else ""
     step = Step(
@@ -158,7 +177,9 @@ def _answer(run: RunContext, task: Task, models: Sequence[RunModel], keys: Seque
     )
 
     def on_answered(n: int) -> None:
-        run.log.on_step(replace(step, done=min(step.total, n * step.total // n_requests)))
+        run.log.on_step(
+            replace(step, done=min(step.total, n * step.total // n_requests))
+        )
 
     # Made before the clock of the answers starts.
     applied = [model.applied for model in models]
@@ -169,7 +190,9 @@ def _answer(run: RunContext, task: Task, models: Sequence[RunModel], keys: Seque
             run.store.put(key, replace(task.answer(answering, number), key=key))
     if task.n_written and (rules := _unheeded_rules(run)):
         why = "which the model's generation_config.json asks for, and which lm-evaluation-harness would heed"
-        run.log.warn(f"{task.name}: texts are written without {', '.join(rules)}, {why}.")
+        run.log.warn(
+            f"{task.name}: texts are written without {', '.join(rules)}, {why}."
+        )
     if n := answering.n_cut:
         were = "1 prompt exceeds" if n == 1 else f"{n:,} prompts exceed"
         run.log.warn(

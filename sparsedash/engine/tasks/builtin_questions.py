@@ -52,7 +52,9 @@ class BuiltinQuestions:
         loaded = answers.loaded
         questions = self.task.questions(self.limit)
         requests = [_request(loaded, question) for question in questions]
-        triples = zip(questions, requests, answers.first_choices(requests)[number], strict=True)
+        triples = zip(
+            questions, requests, answers.first_choices(requests)[number], strict=True
+        )
         return QuestionSet(
             model="",
             task=self.name,
@@ -77,7 +79,9 @@ def load_builtin(
         for reference in references
         if reference in BUILTIN_TASKS
     ]
-    return builtin, [reference for reference in references if reference not in BUILTIN_TASKS]
+    return builtin, [
+        reference for reference in references if reference not in BUILTIN_TASKS
+    ]
 
 
 def _request(loaded: LoadedModel, question: DrawnQuestion) -> Request:
@@ -94,7 +98,10 @@ def _answered(
     """first: the model's first choices. After a wrong one they are not what it would write."""
     expected = request[1]
     n_right = sum(
-        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, expected, strict=True))
+        1
+        for _ in takewhile(
+            lambda pair: pair[0] == pair[1], zip(first, expected, strict=True)
+        )
     )
     written = str(loaded.tokenizer.decode(first[: n_right + 1])).strip()
     return AnsweredQuestion(

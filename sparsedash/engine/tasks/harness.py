@@ -108,19 +108,21 @@ def load_tasks(
     """
     if find_spec("lm_eval") is None:
         raise CorpusError(NO_HARNESS)
-    if users_files := [reference for reference in references if reference.startswith(FILE)]:
+    if users_files := [
+        reference for reference in references if reference.startswith(FILE)
+    ]:
         _require_affordable(users_files, limit, n_shots)
     return _loaded(references, limit, n_shots, revisions)
 
 
-def _require_affordable(users_files: Sequence[str], limit: int | None, n_shots: int | None) -> None:
+def _require_affordable(
+    users_files: Sequence[str], limit: int | None, n_shots: int | None
+) -> None:
     """Raise CorpusError where preparing a user's files is refused, too slow or too large.
 
     Their templates are programs, which count as far and write as much as they like.
     """
-    too_much = (
-        f"takes more than {_TRIAL_S} s or {_TRIAL_BYTES / 1e9:.0f} GB before its first question"
-    )
+    too_much = f"takes more than {_TRIAL_S} s or {_TRIAL_BYTES / 1e9:.0f} GB before its first question"
     request = json.dumps([users_files, limit, n_shots])
     problem = trial_problem(__name__, request, seconds=_TRIAL_S, too_much=too_much)
     if problem.endswith("."):
@@ -160,9 +162,15 @@ def _loaded(
     tasks = dict[str, Any]()
     users_tasks = set[str]()
     # A hub that is gone is waited for once.
-    offline = all(reference.startswith(FILE) for reference in references) or not reachable()
+    offline = (
+        all(reference.startswith(FILE) for reference in references) or not reachable()
+    )
     for reference in references:
-        with _refusing(reference), _quiet_and_safe(offline=offline), _pinned(dict(revisions)):
+        with (
+            _refusing(reference),
+            _quiet_and_safe(offline=offline),
+            _pinned(dict(revisions)),
+        ):
             _seed()
             loaded = (
                 load_user_tasks(reference)
@@ -176,7 +184,8 @@ def _loaded(
                 users_tasks |= loaded.keys()
     if len(tasks) > _MAX_TASKS:
         raise CorpusError(
-            f"These are {len(tasks):,} tasks; at most {_MAX_TASKS} at once.", "Name fewer."
+            f"These are {len(tasks):,} tasks; at most {_MAX_TASKS} at once.",
+            "Name fewer.",
         )
     harness_tasks = []
     samples = []
@@ -297,7 +306,9 @@ def _no_bar(items: Any = None, **_: Any) -> Any:
 
 
 def _refuse_metric(name: str, *_: Any, **__: Any) -> None:
-    raise CorpusError(f"The metric {name} would be downloaded as code, which is not run.")
+    raise CorpusError(
+        f"The metric {name} would be downloaded as code, which is not run."
+    )
 
 
 def _of_the_harness(name: str) -> dict[str, Any]:
@@ -310,7 +321,8 @@ def _of_the_harness(name: str) -> dict[str, Any]:
     manager = lm_eval.tasks.TaskManager(include_path=folders, include_defaults=False)
     if name not in manager.task_index:
         raise CorpusError(
-            f"lm-evaluation-harness has no task {name}.", "`lm_eval ls tasks` lists them."
+            f"lm-evaluation-harness has no task {name}.",
+            "`lm_eval ls tasks` lists them.",
         )
     return dict(manager.load([name])["tasks"])
 
@@ -319,18 +331,24 @@ def _require_possible(name: str, task: Any) -> None:
     if getattr(task, "UNSAFE_CODE", False):
         raise CorpusError(f"{name} runs what a model writes, which is not done here.")
     if getattr(task, "MULTIMODAL", False):
-        raise CorpusError(f"{name} asks about pictures or sounds, which these models do not read.")
+        raise CorpusError(
+            f"{name} asks about pictures or sounds, which these models do not read."
+        )
     rules = task.get_config("generation_kwargs") or {}
     if _normal(rules)["do_sample"]:
         raise CorpusError(
             f"{name} draws its answers at random, so that two models cannot be paired."
         )
     if unknown := sorted(rules.keys() - _GREEDY):
-        raise CorpusError(f"{name} sets {', '.join(unknown)}, which greedy decoding ignores.")
+        raise CorpusError(
+            f"{name} sets {', '.join(unknown)}, which greedy decoding ignores."
+        )
     metrics: Mapping[str, Any] = getattr(task, "_metric_fn_list", {})
     if None in metrics.values() and task.get_config("process_results") is None:
         lost = next(metric for metric, function in metrics.items() if function is None)
-        raise CorpusError(f"{name} needs the metric {lost}, which would be downloaded as code.")
+        raise CorpusError(
+            f"{name} needs the metric {lost}, which would be downloaded as code."
+        )
 
 
 def _set_shots(task: Any, n_shots: int | None) -> None:
@@ -393,9 +411,15 @@ def _answered(name: str, task: Any, limit: int | None, lm: Any) -> QuestionSet:
     _seed()
     task.set_fewshot_seed(seed=_SEED)
     results = evaluate(
-        lm=lm, task_dict={"tasks": {name: task}}, limit=limit, bootstrap_iters=0, log_samples=True
+        lm=lm,
+        task_dict={"tasks": {name: task}},
+        limit=limit,
+        bootstrap_iters=0,
+        log_samples=True,
     )
-    doc_to_choice = task.doc_to_choice if task.OUTPUT_TYPE == "multiple_choice" else None
+    doc_to_choice = (
+        task.doc_to_choice if task.OUTPUT_TYPE == "multiple_choice" else None
+    )
     return samples_set("", name, results["samples"][name], results, doc_to_choice)
 
 

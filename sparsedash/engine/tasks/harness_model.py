@@ -59,12 +59,18 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         pairs = [(context, continuation) for _, context, continuation in requests]
         return self._answers.scores(pairs, n_asked)[self._number]
 
-    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+    def loglikelihood(
+        self, requests: Any, disable_tqdm: bool = True
+    ) -> list[tuple[float, bool]]:
         """Log-likelihood of each continuation, and whether it is the first choice."""
-        scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        scores: list[tuple[float, bool]] = super().loglikelihood(
+            requests, disable_tqdm=True
+        )
         return scores
 
-    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> list[float]:
+    def loglikelihood_rolling(
+        self, requests: Any, disable_tqdm: bool = True
+    ) -> list[float]:
         """Log-likelihood of each whole text, in windows that do not overlap."""
         windows = list[tuple[None, list[int], list[int]]]()
         n_windows = []
@@ -86,7 +92,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         """What the model writes after each prompt, its first choices up to a stop text."""
         by_rules = dict[str, list[int]]()
         for place, request in enumerate(requests):
-            by_rules.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(place)
+            by_rules.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(
+                place
+            )
         answers = [""] * len(requests)
         for places in by_rules.values():
             rules = normalize_gen_kwargs(requests[places[0]].args[1])
@@ -111,11 +119,15 @@ class Nobody(LM):  # type: ignore[misc]
         super().__init__()
         self._target = target
 
-    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+    def loglikelihood(
+        self, requests: Any, disable_tqdm: bool = True
+    ) -> list[tuple[float, bool]]:
         """Improbable, by no whole nats: a difference of 1 would pass for right or wrong."""
         return [(-1.3 * (i + 1), False) for i, _ in enumerate(requests)]
 
-    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> list[float]:
+    def loglikelihood_rolling(
+        self, requests: Any, disable_tqdm: bool = True
+    ) -> list[float]:
         """Improbable."""
         return [-1.0 for _ in requests]
 

@@ -35,7 +35,9 @@ class SharedAnswers:
         self._known: dict[str, Any] = {}
         self._n_before = self.n_cut = 0
 
-    def scores(self, requests: Sequence[Request], n_asked: int) -> list[list[tuple[float, bool]]]:
+    def scores(
+        self, requests: Sequence[Request], n_asked: int
+    ) -> list[list[tuple[float, bool]]]:
         """Each model's log-likelihoods of these continuations, and whether they are greedy.
 
         n_asked: the harness's requests; a document may be several continuations.
@@ -55,7 +57,9 @@ class SharedAnswers:
 
         def answer() -> list[list[list[int]]]:
             scores = self._scored(requests, len(requests))
-            return [list(map(attrgetter("first"), model_scores)) for model_scores in scores]
+            return [
+                list(map(attrgetter("first"), model_scores)) for model_scores in scores
+            ]
 
         return self._once(["first choices", requests], len(requests), answer)
 
@@ -67,12 +71,16 @@ class SharedAnswers:
         def answer() -> list[list[str]]:
             tokens = [self.loaded.tokens(prompt) or [front] for prompt in prompts]
             self._count_cut(len(prompt) + n_new for prompt in tokens)
-            return write_greedily(self.loaded, self._models, tokens, n_new, stops, self._answered)
+            return write_greedily(
+                self.loaded, self._models, tokens, n_new, stops, self._answered
+            )
 
         return self._once(["texts", prompts, n_new, stops], len(prompts), answer)
 
     def _scored(self, requests: Sequence[Request], n_asked: int) -> list[list[Scored]]:
-        self._count_cut(len(context) + len(continuation) - 1 for context, continuation in requests)
+        self._count_cut(
+            len(context) + len(continuation) - 1 for context, continuation in requests
+        )
         return score_continuations(
             self.loaded,
             self._models,

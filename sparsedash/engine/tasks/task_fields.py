@@ -27,7 +27,9 @@ class _Rule(NamedTuple):
 
 def _is_name(value: Any) -> bool:
     return (
-        isinstance(value, str) and value.isprintable() and 0 < len(value.strip()) <= _LONGEST_NAME
+        isinstance(value, str)
+        and value.isprintable()
+        and 0 < len(value.strip()) <= _LONGEST_NAME
     )
 
 
@@ -78,9 +80,12 @@ _LENGTH = _Rule(
 )
 _RULES: Mapping[str, _Rule] = {
     **dict.fromkeys(
-        ("task", "training_split", "validation_split", "test_split", "fewshot_split"), _NAME
+        ("task", "training_split", "validation_split", "test_split", "fewshot_split"),
+        _NAME,
     ),
-    **dict.fromkeys(("description", "gen_prefix", "target_delimiter", "fewshot_delimiter"), _TEXT),
+    **dict.fromkeys(
+        ("description", "gen_prefix", "target_delimiter", "fewshot_delimiter"), _TEXT
+    ),
     **dict.fromkeys(("dataset_kwargs", "generation_kwargs", "fewshot_config"), _FIELDS),
     "output_type": _Rule(f"one of {', '.join(_KINDS)}", lambda value: value in _KINDS),
     "num_fewshot": _Rule(
@@ -95,7 +100,8 @@ _RULES: Mapping[str, _Rule] = {
         lambda value: _is_text(value) or _is_whole(value) or isinstance(value, list),
     ),
     "doc_to_choice": _Rule(
-        "a text, or a list or fields of texts", lambda value: isinstance(value, str | list | dict)
+        "a text, or a list or fields of texts",
+        lambda value: isinstance(value, str | list | dict),
     ),
     "metric_list": _Rule(
         "a list, each with a metric", lambda value: _is_list_of(_is_measure, value)
@@ -109,12 +115,18 @@ _RULES: Mapping[str, _Rule] = {
     "generation_kwargs.until": _Rule("a text or a list of texts", _are_stops),
     "generation_kwargs.do_sample": _FLAG,
     **dict.fromkeys(
-        (f"generation_kwargs.{name}" for name in ("temperature", "top_p", "top_k")), _NUMBER
+        (f"generation_kwargs.{name}" for name in ("temperature", "top_p", "top_k")),
+        _NUMBER,
     ),
     **dict.fromkeys(
         (
             f"generation_kwargs.{name}"
-            for name in ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+            for name in (
+                "max_gen_toks",
+                "max_new_tokens",
+                "max_tokens",
+                "max_completion_tokens",
+            )
         ),
         _LENGTH,
     ),
@@ -131,7 +143,8 @@ def require_fields(file: str, config: Mapping[str, Any]) -> None:
     """Raise CorpusError with the field that holds what it may not. file: its name."""
     if not _holds_few(config):
         raise CorpusError(
-            f"{file} holds more than {_MAX_VALUES:,} values.", "Put questions into its data."
+            f"{file} holds more than {_MAX_VALUES:,} values.",
+            "Put questions into its data.",
         )
     values = dict(config)
     for outer in ("generation_kwargs", "fewshot_config"):
@@ -140,7 +153,9 @@ def require_fields(file: str, config: Mapping[str, Any]) -> None:
     for field, rule in _RULES.items():
         value = values.get(field)
         if value is not None and not rule.holds(value):
-            raise CorpusError(f"{file}: {field} must be {rule.allowed}, not {_short(repr(value))}.")
+            raise CorpusError(
+                f"{file}: {field} must be {rule.allowed}, not {_short(repr(value))}."
+            )
 
 
 def _holds_few(config: Mapping[str, Any]) -> bool:
@@ -185,12 +200,17 @@ def require_targets(name: str, task: Any, docs: Iterable[Any]) -> None:
         choices = task.doc_to_choice(doc)
         if not _is_list_of(_is_text, choices) or not choices or "" in choices:
             problem = f"{name}: doc_to_choice of question {number:,} is {_short(repr(choices))}"
-            raise CorpusError(f"{problem}; it must be a list of texts that are not empty.")
+            raise CorpusError(
+                f"{problem}; it must be a list of texts that are not empty."
+            )
         target = getattr(task, field)(doc)
         places = target if isinstance(target, list) else [target]
         is_text_of_one = isinstance(target, str) and target in choices
-        if not is_text_of_one and not all(place in range(len(choices)) for place in places):
+        if not is_text_of_one and not all(
+            place in range(len(choices)) for place in places
+        ):
             problem = f"{name}: {field} of question {number:,} is {_short(repr(target))}, which is no choice."
             raise CorpusError(
-                problem, f"Name a choice by its number, 0 to {len(choices) - 1}, or by its text."
+                problem,
+                f"Name a choice by its number, 0 to {len(choices) - 1}, or by its text.",
             )

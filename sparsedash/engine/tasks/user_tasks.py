@@ -102,7 +102,9 @@ def _checked_config(file: Path) -> dict[str, Any]:
             "Write the task as plain YAML, without !function.",
         ) from error
     if not isinstance(config, dict) or not isinstance(config.get("task"), str):
-        raise CorpusError(f"{file.name} names no task.", "It needs a line `task: NAME`.")
+        raise CorpusError(
+            f"{file.name} names no task.", "It needs a line `task: NAME`."
+        )
     require_fields(file.name, config)
     examples = config.get("fewshot_config") or {}
     data = config.get("dataset_kwargs") or {}
@@ -120,7 +122,11 @@ def _checked_config(file: Path) -> dict[str, Any]:
         )
     for metric in config.get("metric_list") or ():
         name = metric.get("metric") if isinstance(metric, dict) else None
-        if not isinstance(name, str) or name not in metric_registry or metric.get("hf_evaluate"):
+        if (
+            not isinstance(name, str)
+            or name not in metric_registry
+            or metric.get("hf_evaluate")
+        ):
             raise CorpusError(
                 f"{file.name} names the metric {shown(name)}, which would be downloaded as code."
             )
@@ -150,11 +156,17 @@ def _beside(file: Path, names: Any, kind: str) -> list[str]:
     for name in names if isinstance(names, list) else [names]:
         path = file.parent / str(name)
         if path_kind(path) != "file" or not lies_below(path, [str(file.parent)]):
-            raise CorpusError(f"{file.name} names {shown(name)}, which is no file in its folder.")
+            raise CorpusError(
+                f"{file.name} names {shown(name)}, which is no file in its folder."
+            )
         if kind == "parquet" and any(
-            map(require_decoding, Features.from_arrow_schema(read_schema(path)).values())
+            map(
+                require_decoding, Features.from_arrow_schema(read_schema(path)).values()
+            )
         ):
             # Such a column may name files and addresses that would be opened.
-            raise CorpusError(f"{file.name} names {name}, which holds pictures or sounds.")
+            raise CorpusError(
+                f"{file.name} names {name}, which holds pictures or sounds."
+            )
         paths.append(str(path.resolve()))
     return paths

@@ -117,7 +117,9 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
             if len(texts) != n_streamed:
                 raise EOFError("there were no more")
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, "".join(json.dumps({"text": text}) + "\n" for text in texts))
+            write_atomically(
+                file, "".join(json.dumps({"text": text}) + "\n" for text in texts)
+            )
     except (
         OSError,
         EOFError,
@@ -191,6 +193,7 @@ def calibration_sequences(
     sequences = [ids for ids in chosen if len(ids) >= 2]
     if not sequences:
         raise CorpusError(
-            "The calibration text has no sample of two tokens or more.", "Choose another text."
+            "The calibration text has no sample of two tokens or more.",
+            "Choose another text.",
         )
     return sequences

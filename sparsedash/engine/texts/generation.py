@@ -103,7 +103,9 @@ def continue_prompts(
     )
     for read_ids, ids in zip(prompt_ids, generated, strict=True):
         new_ids = ids[len(read_ids) :]
-        continuations.append(list(takewhile(lambda token: token not in loaded.eos_ids, new_ids)))
+        continuations.append(
+            list(takewhile(lambda token: token not in loaded.eos_ids, new_ids))
+        )
     texts = loaded.tokenizer.batch_decode(continuations, skip_special_tokens=True)
     # Half a character at the end is none.
     return [str(text).rstrip("\ufffd") for text in texts]
@@ -146,4 +148,6 @@ def _sample_tokens(
     logits[:, loaded.eos_ids] = float("-inf")
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
     thresholds = uniform[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, thresholds, right=True).clamp_(max=logits.shape[1] - 1)
+    return torch.searchsorted(cumulative, thresholds, right=True).clamp_(
+        max=logits.shape[1] - 1
+    )

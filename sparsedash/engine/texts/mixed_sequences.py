@@ -17,7 +17,9 @@ _FIXED_DATE = (
 """Prepended to every chat template, so that calibration text does not depend on the day."""
 
 
-def mixed_sequences(loaded: LoadedModel, settings: CalibrationSettings) -> list[list[int]]:
+def mixed_sequences(
+    loaded: LoadedModel, settings: CalibrationSettings
+) -> list[list[int]]:
     """Token ids of the mixed text, source after source: at most n_samples * length tokens.
 
     A larger budget reads the same documents and more. Where a source runs out, all give less, so

@@ -51,7 +51,9 @@ def last_logits(
     waiting: list[tuple[list[int], Batch]] = []
     for applied in dict.fromkeys(inside):
         rows = [row for row, model in enumerate(inside) if model == applied]
-        for numbers, batch in loaded.batches([texts[row] for row in rows], BATCH_TOKENS):
+        for numbers, batch in loaded.batches(
+            [texts[row] for row in rows], BATCH_TOKENS
+        ):
             waiting.append(([rows[number] for number in numbers], batch))
     # In memory one at a time; streamed weights are read once for several.
     n_tokens = TOGETHER_TOKENS if loaded.residency.streamed else 0
@@ -74,7 +76,9 @@ def last_logits(
 class CachedTexts:
     """Texts that grow by one token each, left-padded, with a key-value cache."""
 
-    def __init__(self, loaded: LoadedModel, texts: Sequence[Sequence[int]], n_new: int) -> None:
+    def __init__(
+        self, loaded: LoadedModel, texts: Sequence[Sequence[int]], n_new: int
+    ) -> None:
         longest = max(map(len, texts))
         padded = []
         mask = []
@@ -139,7 +143,9 @@ class WholeTexts:
 GrowingTexts = CachedTexts | WholeTexts
 
 
-def growing_texts(loaded: LoadedModel, texts: Sequence[Sequence[int]], n_new: int) -> GrowingTexts:
+def growing_texts(
+    loaded: LoadedModel, texts: Sequence[Sequence[int]], n_new: int
+) -> GrowingTexts:
     """Texts to which up to n_new tokens are added, read as this model can be."""
     if loaded.has_plain_cache:
         return CachedTexts(loaded, texts, n_new)

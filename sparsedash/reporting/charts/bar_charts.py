@@ -70,11 +70,15 @@ def layers_chart(pruned: Pruned, theme: Theme = "light") -> go.Figure:
         layout["yaxis"] = style.y_axis(
             colours, range=[0, highest], domain=domains[0], ticksuffix=" %", nticks=6
         )
-        layout |= style.label_layout(labels, (0, highest), heights[0], colours, domain=domains[0])
+        layout |= style.label_layout(
+            labels, (0, highest), heights[0], colours, domain=domains[0]
+        )
     n_above = len(domains) - len(panels)
     for n, panel in enumerate(panels, n_above + 1):
         domain = domains[n - 1]
-        layout[_axis_name("yaxis", n)] = style.y_axis(colours, domain=domain, **panel.axis)
+        layout[_axis_name("yaxis", n)] = style.y_axis(
+            colours, domain=domain, **panel.axis
+        )
         note = style.annotation(
             panel.title,
             0,
@@ -87,7 +91,10 @@ def layers_chart(pruned: Pruned, theme: Theme = "light") -> go.Figure:
             yshift=8,
         )
         layout["annotations"].append(note | {"yanchor": "bottom"})
-        texts = [f"layer {i}<br>{text}" for i, text in zip(layers, panel.hover_texts, strict=True)]
+        texts = [
+            f"layer {i}<br>{text}"
+            for i, text in zip(layers, panel.hover_texts, strict=True)
+        ]
         bars = {
             "type": "bar",
             "yaxis": _axis_name("y", n),
@@ -254,7 +261,9 @@ def changes_chart(
             ticktext=list(ticks.values()),
             showgrid=False,
         ),
-        yaxis=style.fixed_axis(colours, showticklabels=False, showgrid=False, rangemode="tozero"),
+        yaxis=style.fixed_axis(
+            colours, showticklabels=False, showgrid=False, rangemode="tozero"
+        ),
     )
     return go.Figure([bars], layout)
 

@@ -111,7 +111,9 @@ def theme_switch_css() -> str:
     return "\n".join(rules)
 
 
-def chart_frame(title: str, height: int, colours: Palette, **more: Any) -> dict[str, Any]:
+def chart_frame(
+    title: str, height: int, colours: Palette, **more: Any
+) -> dict[str, Any]:
     """The layout that every chart begins with: a title at the left edge, no legend, nothing that
     can be dragged.
     """
@@ -165,7 +167,12 @@ def x_axis(title: str, colours: Palette, **more: Any) -> dict[str, Any]:
     """The line under a chart with its title and without a grid. more: range and numbers."""
     named = {"text": title, "font": {"color": colours.muted, "size": 14}}
     return fixed_axis(
-        colours, showgrid=False, showline=True, linecolor=colours.grid, title=named, **more
+        colours,
+        showgrid=False,
+        showline=True,
+        linecolor=colours.grid,
+        title=named,
+        **more,
     )
 
 
@@ -196,7 +203,10 @@ def annotation(
 
 
 def error_bars(
-    bars: Iterable[tuple[float, float, float]], colour: str, thickness: float = 1, width: int = 3
+    bars: Iterable[tuple[float, float, float]],
+    colour: str,
+    thickness: float = 1,
+    width: int = 3,
 ) -> dict[str, Any]:
     """Error bars. bars: a value with the low and the high end of its interval, for each point."""
     intervals = list(bars)
@@ -227,7 +237,12 @@ class Label:
 
 def room_for(labels: Sequence[Label]) -> float:
     """The height in pixels that the labels need above each other, with a little air."""
-    return 1.05 * _HEIGHT_OF_LINE * _label_size(labels) * sum(len(label.lines) for label in labels)
+    return (
+        1.05
+        * _HEIGHT_OF_LINE
+        * _label_size(labels)
+        * sum(len(label.lines) for label in labels)
+    )
 
 
 def label_layout(
@@ -284,10 +299,18 @@ def label_layout(
             "layer": "below",
             "line": leader(colours),
         }
-        to_label = {"xref": "paper", "xsizemode": "pixel", "xanchor": 1, "x0": 0, "x1": AWAY - 3}
+        to_label = {
+            "xref": "paper",
+            "xsizemode": "pixel",
+            "xanchor": 1,
+            "x0": 0,
+            "x1": AWAY - 3,
+        }
         leaders.append(line | to_label | {"y1": label_y})
         if label.x is not None:
-            leaders.append(line | {"xref": "x", "x0": label.x, "x1": x_high, "y1": line_y})
+            leaders.append(
+                line | {"xref": "x", "x0": label.x, "x1": x_high, "y1": line_y}
+            )
     longest = max(map(len, chain.from_iterable(label.lines for label in labels)))
     margin = AWAY + 6 + _WIDTH_OF_LETTER * size * longest
     return {
@@ -359,7 +382,9 @@ def spread_apart(
     for k, i in enumerate(order):
         lows = []
         for start in range(k + 1):
-            lows.append(min(fmean(free[start:end]) for end in range(k + 1, len(order) + 1)))
+            lows.append(
+                min(fmean(free[start:end]) for end in range(k + 1, len(order) + 1))
+            )
         middle = max(lows)
         if room is not None:
             last = room - offsets[-1] - heights[order[-1]] / 2

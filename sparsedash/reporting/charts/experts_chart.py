@@ -52,7 +52,10 @@ def experts_chart(
             **style.whole_ticks(most),
         ),
         yaxis=style.fixed_axis(
-            colours, range=[n_layers + 0.5, 0.5], showgrid=False, **style.whole_ticks(n_layers)
+            colours,
+            range=[n_layers + 0.5, 0.5],
+            showgrid=False,
+            **style.whole_ticks(n_layers),
         ),
     )
     return go.Figure(traces, layout)

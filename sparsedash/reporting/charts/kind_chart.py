@@ -21,7 +21,9 @@ def kind_chart(estimates: Sequence[KindEstimate], theme: Theme = "light") -> go.
     """
     colours = PALETTES[theme]
     places = list(range(len(estimates), 0, -1))
-    intervals = [(estimate.value, estimate.low, estimate.high) for estimate in estimates]
+    intervals = [
+        (estimate.value, estimate.low, estimate.high) for estimate in estimates
+    ]
     bars = {
         "type": "bar",
         "orientation": "h",
@@ -57,7 +59,9 @@ def kind_chart(estimates: Sequence[KindEstimate], theme: Theme = "light") -> go.
             colours,
             range=[0.4, len(estimates) + 0.6],
             tickvals=places,
-            ticktext=[style.plain(source_title(estimate.kind)) for estimate in estimates],
+            ticktext=[
+                style.plain(source_title(estimate.kind)) for estimate in estimates
+            ],
             showgrid=False,
             automargin=True,
             ticklabelstandoff=8,

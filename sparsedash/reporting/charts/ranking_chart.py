@@ -31,7 +31,9 @@ def ranking_chart(ranking: Ranking, theme: Theme = "light") -> go.Figure:
             name = f"{name[: _LONGEST_NAME - 1]}…"
         tie = "=" if model.ties else ""
         names.append(f"{model.rank}{tie}  {style.plain(name)}")
-        hover_texts.append(f"{style.plain(model.name)}: {signed_points(model.change)} points")
+        hover_texts.append(
+            f"{style.plain(model.name)}: {signed_points(model.change)} points"
+        )
         is_baseline = model.name == ranking.baseline
         inks.append(colours.dense if is_baseline else colours.sparse)
     width = max(high for *_, high in spans) - min(low for _, low, _ in spans)
@@ -83,5 +85,7 @@ def ranking_chart_words(ranking: Ranking) -> str:
     """What the chart shows, for screen readers."""
     parts = []
     for model in ranking.models:
-        parts.append(f"{model.name} rank {model.rank}, {signed_points(model.change)} points")
+        parts.append(
+            f"{model.name} rank {model.rank}, {signed_points(model.change)} points"
+        )
     return f"Change from {ranking.baseline}: {'; '.join(parts)}."

@@ -36,7 +36,9 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
         if _is_far(loss):
             text = f"{_multiple(loss):.1f}"
             beside: dict[str, Any] = {"xanchor": "right", "xshift": -10}
-            signs.append(style.annotation(text, _FARTHEST, place, colours.text, **beside))
+            signs.append(
+                style.annotation(text, _FARTHEST, place, colours.text, **beside)
+            )
     x_range = [
         min([-1.0, *(low for _, low, _ in spans)]) - 0.15,
         max([1.5, *(high for *_, high in spans)]) + 0.15,
@@ -49,11 +51,16 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
         "marker": {
             "color": colours.sparse,
             "size": 9,
-            "symbol": ["triangle-right" if _is_far(loss) else "circle" for loss in losses.values()],
+            "symbol": [
+                "triangle-right" if _is_far(loss) else "circle"
+                for loss in losses.values()
+            ],
         },
         "error_x": style.error_bars(spans, colours.sparse, 1.5, 4),
         "cliponaxis": False,
-        "customdata": [f"{style.plain(task)}: {loss.verdict}" for task, loss in losses.items()],
+        "customdata": [
+            f"{style.plain(task)}: {loss.verdict}" for task, loss in losses.items()
+        ],
         "hovertemplate": "%{customdata}<extra></extra>",
     }
     layout = style.chart_frame(
@@ -108,7 +115,9 @@ def _short_name(task: str) -> str:
     return style.plain(name)
 
 
-def _acceptable(x_low: float, y_range: Sequence[float], colours: Palette) -> dict[str, Any]:
+def _acceptable(
+    x_low: float, y_range: Sequence[float], colours: Palette
+) -> dict[str, Any]:
     """The shaded range of acceptable losses."""
     low, high = y_range
     return {

@@ -174,7 +174,9 @@ def tradeoff_chart(
     # Verdicts stand in rows under the axis: beside their marks they would cover lines and bars.
     below = 0
     if measure in tradeoff.limits:
-        notes += _verdict_rows(lines, measure, colours, _SIGN_ROOM * (x_range[1] - x_range[0]))
+        notes += _verdict_rows(
+            lines, measure, colours, _SIGN_ROOM * (x_range[1] - x_range[0])
+        )
         below = _VERDICT_ROW * len(lines) + 6
     title = style.wrap_label(tradeoff.sparsity_title, longest=_AXIS_TITLE)
     across = style.x_axis(
@@ -216,7 +218,9 @@ def _loss_layout(
         yaxis=style.y_axis(colours, range=list(axis.range), **axis.ticks),
     )
     low, high = xaxis["range"]
-    return layout | style.label_layout(labels, axis.range, height, colours, x_range=(low, high))
+    return layout | style.label_layout(
+        labels, axis.range, height, colours, x_range=(low, high)
+    )
 
 
 def _dense_label(tradeoff: TradeoffData, measure: Measure, colours: Palette) -> Label:
@@ -225,7 +229,9 @@ def _dense_label(tradeoff: TradeoffData, measure: Measure, colours: Palette) -> 
 
 def _settled(line: _Line, measure: Measure) -> list[Point]:
     """The points of a line that were measured, by rising sparsity."""
-    points = [point for point in line.points if not point.live and measure in point.readings]
+    points = [
+        point for point in line.points if not point.live and measure in point.readings
+    ]
     return sorted(points, key=lambda point: point.sparsity)
 
 
@@ -247,7 +253,9 @@ def _strands(
     """The line with its marks; broken and fixed answers are two strands of marks."""
     settled = _settled(line, axis.measure)
     traces = []
-    for readings in zip(*(point.readings[axis.measure] for point in settled), strict=True):
+    for readings in zip(
+        *(point.readings[axis.measure] for point in settled), strict=True
+    ):
         role = readings[0].role
         ink, _ = line.inks(role, colours)
         drawn = [
@@ -278,7 +286,9 @@ def _strands(
 
 def _line_labels(line: _Line, axis: LossAxis, colours: Palette) -> list[Label]:
     """The labels of a line at its last point: one that only keeps the room where it has none yet."""
-    live = [point for point in line.points if point.live and axis.measure in point.readings]
+    live = [
+        point for point in line.points if point.live and axis.measure in point.readings
+    ]
     ends = _settled(line, axis.measure)[-1:] or live[:1]
     if not ends:
         lines = style.wrap_label(line.label, line.sign)
@@ -331,7 +341,9 @@ def gain_chart(
         traces.append(_gain_marks(line, marks, gained, axis))
         x, _, reading = max(marks, key=lambda mark: (mark[0], axis.place(mark[2])))
         lines = style.wrap_label(line.label, line.sign)
-        labels.append(Label(x=x, y=axis.place(reading), lines=lines, colour=line.text_ink))
+        labels.append(
+            Label(x=x, y=axis.place(reading), lines=lines, colour=line.text_ink)
+        )
         notes += _far_arrows(line, axis, {point.key: gain for gain, point, _ in marks})
         won += [(gain, point) for gain, point, _ in marks]
     traces.append(_dense_point(tradeoff, 1, measure, colours))
@@ -347,7 +359,11 @@ def gain_chart(
         nticks=6,
     )
     height = max(_GAIN_HEIGHT - _TOP - _BOTTOM, style.room_for(labels))
-    title = "Answers broken, %{of}; lower is worse" if measure == "flips" else TITLES[measure]
+    title = (
+        "Answers broken, %{of}; lower is worse"
+        if measure == "flips"
+        else TITLES[measure]
+    )
     title_words = title.format(of=_of_all(tradeoff))
     layout = _loss_layout(title_words, height, _BOTTOM, colours, across, axis, labels)
     layout["annotations"] += notes
@@ -364,7 +380,9 @@ def _gain_range(tradeoff: TradeoffData, gained: GainAxis) -> tuple[float, float]
     return min(bounds) - air, max(bounds) + air
 
 
-def _front_line(front: Sequence[tuple[str, float, float]], colours: Palette) -> dict[str, Any]:
+def _front_line(
+    front: Sequence[tuple[str, float, float]], colours: Palette
+) -> dict[str, Any]:
     """The Pareto front joined."""
     return {
         "name": "unbeaten",
@@ -425,7 +443,9 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
         for point in sorted(points, key=lambda point: point.sparsity):
             if point.live:
                 continue
-            words = f"{label} at {point.sparsity:.1f} % {point.readings[measure][0].words}"
+            words = (
+                f"{label} at {point.sparsity:.1f} % {point.readings[measure][0].words}"
+            )
             if measure in point.verdicts:
                 words = f"{words}, {point.verdicts[measure]}"
             parts.append(words)
@@ -445,7 +465,11 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
 
 def _of_all(tradeoff: TradeoffData) -> str:
     """ " of 1,000"; nothing where models that stopped early answered fewer."""
-    return "" if any(point.hollow for point in tradeoff.sparse) else f" of {tradeoff.n_passages:,}"
+    return (
+        ""
+        if any(point.hollow for point in tradeoff.sparse)
+        else f" of {tradeoff.n_passages:,}"
+    )
 
 
 def gain_words(tradeoff: TradeoffData, gained: GainAxis, measure: Measure) -> str:
@@ -495,7 +519,10 @@ def _verdict_ink(point: Point, measure: Measure, colours: Palette) -> str:
 
 
 def _ground(
-    tradeoff: TradeoffData, measure: Measure, ends: tuple[float, float], colours: Palette
+    tradeoff: TradeoffData,
+    measure: Measure,
+    ends: tuple[float, float],
+    colours: Palette,
 ) -> list[dict[str, Any]]:
     """The ground of a chart: the tolerance as a band under dense, dense across, with its interval
     if it has one.
@@ -558,10 +585,16 @@ def _marks(
     bars = []
     data = []
     for i, (_, point, reading) in enumerate(marks):
-        facts = [f"{style.plain(line.label)}, {reading.words}", *details[i : i + 1], *point.facts]
+        facts = [
+            f"{style.plain(line.label)}, {reading.words}",
+            *details[i : i + 1],
+            *point.facts,
+        ]
         data.append(["<br>".join(facts), point.key])
         is_far = reading.value < axis.bottom
-        bars.append((axis.edge,) * 3 if is_far else (reading.value, reading.low, reading.high))
+        bars.append(
+            (axis.edge,) * 3 if is_far else (reading.value, reading.low, reading.high)
+        )
     symbols = {True: f"{line.symbol}-open", False: line.symbol}
     return {
         "x": [x for x, _, _ in marks],
@@ -575,10 +608,14 @@ def _marks(
             "opacity": 1,
             "line": {
                 "color": ink,
-                "width": [2 if point.hollow or point.live else 0 for _, point, _ in marks],
+                "width": [
+                    2 if point.hollow or point.live else 0 for _, point, _ in marks
+                ],
             },
         },
-        "error_y": style.error_bars(bars, ink, 1.25 if is_strong else 0.75, 5 if is_strong else 3),
+        "error_y": style.error_bars(
+            bars, ink, 1.25 if is_strong else 0.75, 5 if is_strong else 3
+        ),
         "cliponaxis": False,
         "customdata": data,
         "hovertemplate": "%{customdata[0]}<extra></extra>",
@@ -590,7 +627,10 @@ def _published_trace(rows: Sequence[PublishedRow], colours: Palette) -> dict[str
     places = []
     hover_texts = []
     for row in rows:
-        ends = {"dense": (0.0, row.dense), "sparse": (row.sparsity_permille / 10, row.sparse)}
+        ends = {
+            "dense": (0.0, row.dense),
+            "sparse": (row.sparsity_permille / 10, row.sparse),
+        }
         for name, (sparsity, share) in ends.items():
             places.append((sparsity, 100 * share))
             hover_texts.append(f"published, {name}<br>{100 * share:.2f} %")
@@ -625,7 +665,9 @@ def _verdict_rows(
         if line.is_only:
             notes.append(style.annotation("verdict", 0, 0, colours.muted, 12, **head))
         else:
-            notes.append(style.annotation(line.sign.strip(), 0, 0, line.text_ink, 14, **head))
+            notes.append(
+                style.annotation(line.sign.strip(), 0, 0, line.text_ink, 14, **head)
+            )
         judged = [point for point in line.points if measure in point.verdicts]
         judged.sort(key=lambda point: point.sparsity)
         places = _apart([point.sparsity for point in judged], room)
@@ -647,15 +689,22 @@ def _apart(places: Sequence[float], room: float) -> list[float]:
     spread = []
     for group in groups:
         first = sum(group) / len(group) - room * (len(group) - 1) / 2
-        spread += [first + room * i for i in range(len(group))] if len(group) > 1 else group
+        spread += (
+            [first + room * i for i in range(len(group))] if len(group) > 1 else group
+        )
     return spread
 
 
-def _far_arrows(line: _Line, axis: LossAxis, places: Mapping[str, float]) -> list[dict[str, Any]]:
+def _far_arrows(
+    line: _Line, axis: LossAxis, places: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """Arrows of a line's points at the edge. places: on the x axis, by the keys of the points."""
     arrows = []
     for point in line.points:
-        if point.key not in places or point.readings[axis.measure][0].value >= axis.bottom:
+        if (
+            point.key not in places
+            or point.readings[axis.measure][0].value >= axis.bottom
+        ):
             continue
         arrow = style.annotation(
             "",

@@ -20,7 +20,12 @@ and right answers to tasks more or fewer than dense's, with a line for each task
 the most sensitive one first.
 """
 
-OF_PASSAGES: tuple[Measure, ...] = ("word perplexity", "accuracy", "flips", "share right")
+OF_PASSAGES: tuple[Measure, ...] = (
+    "word perplexity",
+    "accuracy",
+    "flips",
+    "share right",
+)
 
 Role = Literal["sparse", "broke", "fixed"]
 
@@ -94,7 +99,11 @@ class TradeoffData:
     @property
     def sparse(self) -> list[Point]:
         """The points of every line, live ones left out."""
-        return [point for point in chain.from_iterable(self.lines.values()) if not point.live]
+        return [
+            point
+            for point in chain.from_iterable(self.lines.values())
+            if not point.live
+        ]
 
     @property
     def sparsity_end(self) -> float:
@@ -106,7 +115,9 @@ class TradeoffData:
 
     def dense_value(self, measure: Measure) -> float:
         """Where the dense model stands on the axis of a measure."""
-        return self.dense.readings[measure][0].value if measure == "share right" else 0.0
+        return (
+            self.dense.readings[measure][0].value if measure == "share right" else 0.0
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +208,10 @@ class LossAxis:
         if self.measure != "word perplexity":
             places = round_ticks(low, high)
             is_change = self.measure in ("accuracy", "tasks")
-            words = [signed_tick(place) if is_change else f"{abs(place):g} %" for place in places]
+            words = [
+                signed_tick(place) if is_change else f"{abs(place):g} %"
+                for place in places
+            ]
             return {"tickvals": places, "ticktext": words}
         span = high - low
         below = [-log(factor) for factor in _FACTORS if low <= -log(factor) <= high]
@@ -207,7 +221,9 @@ class LossAxis:
         short = {-log(factor): words for factor, words in _SHORT.items()}
         return {
             "tickvals": places,
-            "ticktext": [short.get(place) or nats_as_factor(-place) for place in places],
+            "ticktext": [
+                short.get(place) or nats_as_factor(-place) for place in places
+            ],
         }
 
 
@@ -219,7 +235,9 @@ def loss_axis(tradeoff: TradeoffData, measure: Measure) -> LossAxis:
     others leave room for.
     """
     points = [tradeoff.dense, *chain.from_iterable(tradeoff.lines.values())]
-    readings = list(chain.from_iterable(point.readings.get(measure, ()) for point in points))
+    readings = list(
+        chain.from_iterable(point.readings.get(measure, ()) for point in points)
+    )
     shares = measure == "share right"
     bottom = -inf
     edge = -inf
@@ -263,12 +281,15 @@ def _edge(tradeoff: TradeoffData) -> tuple[float, float]:
     near = [
         reading
         for point, reading in every
-        if reading.value >= limit or point.verdicts.get("word perplexity") == "undecided"
+        if reading.value >= limit
+        or point.verdicts.get("word perplexity") == "undecided"
     ]
     bottom = min([-allowed, *(reading.low for reading in near)])
     if not near or all(reading.value >= bottom for _, reading in every):
         return -inf, -inf
-    return bottom, bottom - _FAR_ROOM * (max([0.0, *(reading.high for reading in near)]) - bottom)
+    return bottom, bottom - _FAR_ROOM * (
+        max([0.0, *(reading.high for reading in near)]) - bottom
+    )
 
 
 def signed_tick(value: float) -> str:

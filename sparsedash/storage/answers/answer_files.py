@@ -60,9 +60,15 @@ def _read_plain_tables(files: Sequence[Path]) -> Iterable[QuestionSet]:
 TABLES = Reader("tables", "*.csv or *.jsonl", is_table, _read_plain_tables)
 READERS = (
     Reader(
-        "lm-evaluation-harness", "samples_*.jsonl", is_samples_file, read_samples, samples_folder
+        "lm-evaluation-harness",
+        "samples_*.jsonl",
+        is_samples_file,
+        read_samples,
+        samples_folder,
     ),
-    Reader("lighteval", "details_*.parquet", is_details_file, read_details, details_folder),
+    Reader(
+        "lighteval", "details_*.parquet", is_details_file, read_details, details_folder
+    ),
     Reader("Inspect", "logs in .eval or .json", is_log, read_logs),
     Reader("promptfoo", "results in .json", is_results_file, read_results),
     Reader(
@@ -77,7 +83,9 @@ READERS = (
 """In this order: a table is what no program before it has written."""
 
 
-def read_answers(path: Path, columns: Mapping[str, str] | None = None) -> list[QuestionSet]:
+def read_answers(
+    path: Path, columns: Mapping[str, str] | None = None
+) -> list[QuestionSet]:
     """The answers of one model, from a file or all such files below a folder, one set a task.
 
     columns: of a table, by role: see `read_tables`. Raises CorpusError with the file, and the entry,
@@ -96,11 +104,13 @@ def read_models(
     reader, files = _files(path)
     if sum(file.stat().st_size for file in files) > MAX_BYTES:
         raise CorpusError(
-            f"{path.name} holds more than {MAX_BYTES // 10**9} GB of answers.", "Judge fewer tasks."
+            f"{path.name} holds more than {MAX_BYTES // 10**9} GB of answers.",
+            "Judge fewer tasks.",
         )
     if columns and reader is not TABLES:
         raise CorpusError(
-            f"{path.name} was written by {reader.program}.", "Columns are named for plain tables."
+            f"{path.name} was written by {reader.program}.",
+            "Columns are named for plain tables.",
         )
     sets = defaultdict[str, list[QuestionSet]](list)
     for answers in read_tables(files, columns) if columns else reader.read(files):
@@ -118,12 +128,14 @@ def unpack_answers(archive: Path, folder: Path) -> None:
             entries = [entry for entry in packed.infolist() if not entry.is_dir()]
             if len(entries) > _MAX_FILES:
                 raise CorpusError(
-                    f"{archive.name} holds more than {_MAX_FILES:,} files.", "Judge fewer tasks."
+                    f"{archive.name} holds more than {_MAX_FILES:,} files.",
+                    "Judge fewer tasks.",
                 )
             # Before anything is written: a small zip can hold more than the disk.
             if sum(entry.file_size for entry in entries) > MAX_BYTES:
                 raise CorpusError(
-                    f"{archive.name} holds more than {MAX_BYTES // 10**9} GB.", "Judge fewer tasks."
+                    f"{archive.name} holds more than {MAX_BYTES // 10**9} GB.",
+                    "Judge fewer tasks.",
                 )
             for entry in entries:
                 parts = PurePosixPath(entry.filename).parts
@@ -136,15 +148,25 @@ def unpack_answers(archive: Path, folder: Path) -> None:
                 with packed.open(entry) as source, file.open("wb") as target:
                     # zipfile ends at the size that was added up.
                     shutil.copyfileobj(source, target)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise CorpusError(f"{archive.name} could not be unpacked: {first_line(error)}.") from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+        EOFError,
+    ) as error:
+        raise CorpusError(
+            f"{archive.name} could not be unpacked: {first_line(error)}."
+        ) from error
 
 
 def _files(path: Path) -> tuple[Reader, list[Path]]:
     """The program that wrote the file, or those in a folder, and the files."""
     kind = path_kind(path)
     if kind == "nothing":
-        raise CorpusError(f"{path} does not exist.", "Name a file of answers or a folder of such.")
+        raise CorpusError(
+            f"{path} does not exist.", "Name a file of answers or a folder of such."
+        )
     by_program = defaultdict[Reader, list[Path]](list)
     n_files = 0
     for file in [path] if kind == "file" else sorted(path.rglob("*")):
@@ -162,17 +184,22 @@ def _files(path: Path) -> tuple[Reader, list[Path]]:
     if len(by_program) > 1:
         programs = ", ".join(reader.program for reader in by_program)
         raise CorpusError(
-            f"{path} holds answers of several programs: {programs}.", "Name the folder of one."
+            f"{path} holds answers of several programs: {programs}.",
+            "Name the folder of one.",
         )
     if not by_program or n_files > _MAX_FILES:
         number = f"more than {_MAX_FILES:,}" if by_program else "no"
         known = "; ".join(f"{reader.files} ({reader.program})" for reader in READERS)
-        raise CorpusError(f"{path} holds {number} files of answers.", f"They are {known}.")
+        raise CorpusError(
+            f"{path} holds {number} files of answers.", f"They are {known}."
+        )
     ((reader, files),) = by_program.items()
     if reader.model_folder is not None:
         folders = sorted(set(map(reader.model_folder, files)))
         if len(folders) > 1:
-            raise _several_models(path, [str(model).removeprefix(f"{path}/") for model in folders])
+            raise _several_models(
+                path, [str(model).removeprefix(f"{path}/") for model in folders]
+            )
     return reader, files
 
 

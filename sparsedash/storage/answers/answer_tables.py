@@ -38,8 +38,12 @@ COLUMNS: Mapping[Role, tuple[str, ...]] = {
 other short column is a field of the question.
 """
 _RIGHT = {
-    **dict.fromkeys(("1", "1.0", "true", "yes", "right", "correct", "pass", "passed"), True),
-    **dict.fromkeys(("0", "0.0", "false", "no", "wrong", "incorrect", "fail", "failed"), False),
+    **dict.fromkeys(
+        ("1", "1.0", "true", "yes", "right", "correct", "pass", "passed"), True
+    ),
+    **dict.fromkeys(
+        ("0", "0.0", "false", "no", "wrong", "incorrect", "fail", "failed"), False
+    ),
 }
 _MEASURE = "right"
 
@@ -49,7 +53,9 @@ def is_table(file: Path) -> bool:
     return file.suffix in (".csv", ".jsonl")
 
 
-def read_tables(files: Sequence[Path], columns: Mapping[str, str]) -> Iterator[QuestionSet]:
+def read_tables(
+    files: Sequence[Path], columns: Mapping[str, str]
+) -> Iterator[QuestionSet]:
     """A set a model and task. columns: names of the columns of a role, before those of COLUMNS.
     Raises CorpusError.
     """
@@ -99,13 +105,17 @@ def _csv_rows(file: Path) -> Iterator[dict[str, str] | None]:
         try:
             for row in rows:
                 if row and len(row) != len(header):
-                    raise CorpusError(f"it has {len(row)} cells, and the header {len(header)}")
+                    raise CorpusError(
+                        f"it has {len(row)} cells, and the header {len(header)}"
+                    )
                 yield dict(zip(header, row, strict=True)) if row else None
         except csv.Error as error:
             raise CorpusError(str(error)) from error
 
 
-def _columns_by_role(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
+def _columns_by_role(
+    row: Mapping[str, Any], columns: Mapping[str, str]
+) -> dict[str, str]:
     """The column of each role that a row has one for. Raises CorpusError."""
     by_name = {name.strip().lower(): name for name in row}
     columns_of = dict[str, str]()
@@ -120,7 +130,9 @@ def _columns_by_role(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict
     return columns_of
 
 
-def _values_by_role(row: Mapping[str, Any], columns_of: Mapping[str, str]) -> dict[str, Any]:
+def _values_by_role(
+    row: Mapping[str, Any], columns_of: Mapping[str, str]
+) -> dict[str, Any]:
     """The values of a row by role, without empty ones; the other columns as "fields"."""
     values = dict[str, Any]()
     for name, column in columns_of.items():
@@ -135,7 +147,9 @@ def _values_by_role(row: Mapping[str, Any], columns_of: Mapping[str, str]) -> di
         raise CorpusError("neither id nor prompt says which question it is")
     values["cluster"] = shared_passage(row)
     names_used = set(columns_of.values())
-    values["fields"] = short_fields({name: row[name] for name in row if name not in names_used})
+    values["fields"] = short_fields(
+        {name: row[name] for name in row if name not in names_used}
+    )
     return values
 
 

@@ -29,7 +29,9 @@ def declared_results(results: Any, task: str) -> Declared:
     version = nested_entry(results, "versions", task)
     delimiter = nested_entry(config, "target_delimiter")
     prefix = nested_entry(config, "gen_prefix")
-    if nested_entry(results, "chat_template") and (not prefix or str(prefix)[-1].isspace()):
+    if nested_entry(results, "chat_template") and (
+        not prefix or str(prefix)[-1].isspace()
+    ):
         # As the harness does where a chat's template ends the prompt.
         delimiter = ""
     directions = nested_entry(results, "higher_is_better", task)
@@ -39,7 +41,9 @@ def declared_results(results: Any, task: str) -> Declared:
         task=task,
         version="" if version is None else str(version)[:40],
         higher_is_better={
-            name: higher for name, higher in directions.items() if isinstance(higher, bool)
+            name: higher
+            for name, higher in directions.items()
+            if isinstance(higher, bool)
         },
         delimiter=delimiter if isinstance(delimiter, str) else " ",
     )
@@ -78,6 +82,8 @@ def _lighteval_directions(results: Any, task: str) -> dict[str, Any]:
         higher = nested_entry(metric, "higher_is_better")
         for name in names if isinstance(names, list) else [names]:
             directions[str(name)] = (
-                nested_entry(higher, str(name)) if isinstance(higher, Mapping) else higher
+                nested_entry(higher, str(name))
+                if isinstance(higher, Mapping)
+                else higher
             )
     return directions

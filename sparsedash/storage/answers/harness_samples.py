@@ -37,12 +37,30 @@ DATED = r"_(?P<date>\d{4}-\d\d-\d\dT[\d.-]+)"
 _SAMPLES = re.compile(rf"(?:.*-)?samples_(?P<task>.+?)(?:{DATED})?\.jsonl", re.DOTALL)
 _ROLLING = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 _SLICES = (
-    *("subject", "category", "subcategory", "topic", "type", "level", "difficulty", "domain"),
+    *(
+        "subject",
+        "category",
+        "subcategory",
+        "topic",
+        "type",
+        "level",
+        "difficulty",
+        "domain",
+    ),
     *("source", "src"),
 )
 """Fields of a document that group questions. A document has many that do not."""
 _OF_HARNESS = {
-    *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"),
+    *(
+        "doc_id",
+        "doc",
+        "target",
+        "arguments",
+        "resps",
+        "filtered_resps",
+        "filter",
+        "metrics",
+    ),
     *("doc_hash", "prompt_hash", "target_hash"),
 }
 
@@ -150,11 +168,15 @@ def _sample_answer(
     target = str(sample["target"])
     requests = []
     for request in _entries(sample, "arguments"):
-        requests.append(list(request.values() if isinstance(request, dict) else request))
+        requests.append(
+            list(request.values() if isinstance(request, dict) else request)
+        )
     context = str(requests[0][0])
     raw = [answers[0] for answers in _entries(sample, "resps")]
     answer = first_of(sample.get("filtered_resps") or raw)
-    names = sample.get("metrics") or [name for name in sample if name not in _OF_HARNESS]
+    names = sample.get("metrics") or [
+        name for name in sample if name not in _OF_HARNESS
+    ]
     values: dict[str, Any] = {
         # As the harness hashes them, for versions that did not.
         "doc_hash": sample.get("doc_hash")
@@ -172,7 +194,9 @@ def _sample_answer(
         values["log_likelihood"] = float(answer)
     elif all(map(_is_scored, raw)):
         if len(raw) != len(requests):
-            raise CorpusError(f"resps holds {len(raw)} responses to {len(requests)} requests")
+            raise CorpusError(
+                f"resps holds {len(raw)} responses to {len(requests)} requests"
+            )
         # Of mutual information the second half are the choices without the question.
         n_choices = len(raw) // 2 if "acc_mutual_info" in names else len(raw)
         shown, texts = _choice_texts(requests[:n_choices], delimiter)

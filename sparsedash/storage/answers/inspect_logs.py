@@ -147,9 +147,13 @@ def _zipped(file: Path) -> tuple[_Log, Iterable[Any]]:
         (content,) = _contents(file, [header])
         log = json_decoded(content, _Log)
     except KeyError:
-        raise CorpusError(f"{file.name} is no log of Inspect: it has no header.") from None
+        raise CorpusError(
+            f"{file.name} is no log of Inspect: it has no header."
+        ) from None
     except (OSError, zipfile.BadZipFile, *UNREADABLE) as error:
-        raise CorpusError(f"{file.name} could not be read: {first_line(error)}.") from error
+        raise CorpusError(
+            f"{file.name} could not be read: {first_line(error)}."
+        ) from error
     if "header.json" not in names:
         log = replace(log, status="started")
     samples = [entry for entry in entries if entry.filename.startswith("samples/")]
@@ -174,7 +178,9 @@ def _contents(file: Path, entries: Iterable[zipfile.ZipInfo]) -> Iterator[bytes]
             try:
                 content = _unpacked(packed, entry)
             except (zlib.error, OSError) as error:
-                raise CorpusError(f"{entry.filename} is damaged: {first_line(error)}") from error
+                raise CorpusError(
+                    f"{entry.filename} is damaged: {first_line(error)}"
+                ) from error
             if len(content) != entry.file_size or zlib.crc32(content) != entry.CRC:
                 raise CorpusError(f"{entry.filename} is damaged")
             yield content
@@ -185,7 +191,9 @@ def _unpacked(packed: bytes, entry: zipfile.ZipInfo) -> bytes:
     if entry.compress_type == zipfile.ZIP_STORED:
         return packed
     if entry.compress_type == zipfile.ZIP_DEFLATED:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, entry.file_size + 1)
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(
+            packed, entry.file_size + 1
+        )
     if entry.compress_type != _ZSTANDARD:
         raise CorpusError(f"{entry.filename} is packed by method {entry.compress_type}")
     # Python's zipfile has no Zstandard before 3.14.
@@ -223,7 +231,9 @@ def _log_answers(log: _Log, contents: Iterable[Any], source: str) -> QuestionSet
     answers = list(checked_answers(contents, source, "Sample", read))
     expected = {str(name) for name in log.eval.dataset.sample_ids or ()}
     if log.status != "success" and expected - set(first_epochs):
-        omitted["not reached, since the run ended early"] = len(expected - set(first_epochs))
+        omitted["not reached, since the run ended early"] = len(
+            expected - set(first_epochs)
+        )
     declared = Declared(
         task=log.eval.task,
         version=str(log.eval.task_version),
@@ -235,7 +245,9 @@ def _log_answers(log: _Log, contents: Iterable[Any], source: str) -> QuestionSet
 def _question_values(sample: _Sample) -> dict[str, Any]:
     """Values of an AnsweredQuestion."""
     source = [sample.id, msgspec.to_builtins(sample.input), sample.choices]
-    asked_messages = list(takewhile(lambda message: message.role != "assistant", sample.messages))
+    asked_messages = list(
+        takewhile(lambda message: message.role != "assistant", sample.messages)
+    )
     if not asked_messages and isinstance(sample.input, list):
         asked_messages = sample.input
     prompt = "\n\n".join(_text(message.content) for message in asked_messages)

@@ -49,7 +49,9 @@ def read_details(files: Sequence[Path]) -> Iterator[QuestionSet]:
         declared = declared_results(_results_of(file), name)
         # suite|task|n_examples, of which a suite or the number may be missing.
         declared = replace(declared, task=re.sub(r"^.*\|(?!\d+$)", "", name))
-        yield question_set(_rows_read(file), file.name, details_folder(file).name, declared)
+        yield question_set(
+            _rows_read(file), file.name, details_folder(file).name, declared
+        )
 
 
 def _results_of(file: Path) -> Any:
@@ -76,10 +78,16 @@ def _rows_read(file: Path) -> Iterator[ParsedAnswer]:
                     f"{file.name} has no columns doc, metric and model_response, as lighteval 0.10 has."
                 )
             about = table.metadata
-            sizes = [about.row_group(i).total_byte_size for i in range(about.num_row_groups)]
+            sizes = [
+                about.row_group(i).total_byte_size for i in range(about.num_row_groups)
+            ]
             # One text of the header's size can stand in every row.
-            batch_rows = max(1, min(_BATCH_ROWS, MAX_BYTES // _BATCH_SHARE // max([1, *sizes])))
-            batches = table.iter_batches(batch_rows, columns=["doc", "metric", "model_response"])
+            batch_rows = max(
+                1, min(_BATCH_ROWS, MAX_BYTES // _BATCH_SHARE // max([1, *sizes]))
+            )
+            batches = table.iter_batches(
+                batch_rows, columns=["doc", "metric", "model_response"]
+            )
             yield from checked_answers(
                 _rows(batches),
                 file.name,
@@ -87,7 +95,9 @@ def _rows_read(file: Path) -> Iterator[ParsedAnswer]:
                 _lighteval_answer,
             )
     except (pyarrow.ArrowException, OSError) as error:
-        raise CorpusError(f"{file.name} could not be read: {first_line(error)}.") from error
+        raise CorpusError(
+            f"{file.name} could not be read: {first_line(error)}."
+        ) from error
 
 
 def _rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
@@ -96,7 +106,9 @@ def _rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
     for batch in batches:
         n_bytes += batch.nbytes
         if n_bytes > MAX_BYTES:
-            raise CorpusError(f"the answers so far are more than {MAX_BYTES // 10**9} GB")
+            raise CorpusError(
+                f"the answers so far are more than {MAX_BYTES // 10**9} GB"
+            )
         yield from batch.to_pylist()
 
 
@@ -107,7 +119,11 @@ def _lighteval_answer(row: Mapping[str, Any]) -> ParsedAnswer:
     prompt = response.get("input") or doc["query"]
     if not isinstance(prompt, str):
         prompt = json.dumps(prompt, ensure_ascii=False)
-    golds = doc["gold_index"] if isinstance(doc["gold_index"], list) else [doc["gold_index"]]
+    golds = (
+        doc["gold_index"]
+        if isinstance(doc["gold_index"], list)
+        else [doc["gold_index"]]
+    )
     log_likelihoods = response.get("logprobs")
     target = ", ".join(str(gold) if log_likelihoods else texts[gold] for gold in golds)
     values: dict[str, Any] = {

@@ -31,7 +31,9 @@ _ROWS_VALUES = 2**23
 _PRINTED = "KL divergence statistics"
 _MAX_PRINTED_BYTES = 50_000_000
 _NUMBER = r"(-?(?:\d+\.\d+|nan|inf))"
-_LINE = re.compile(rf"^\s*(\S.*?)\s*:\s*{_NUMBER}\s*%?(?:\s*±\s*{_NUMBER})?\s*%?\s*$", re.MULTILINE)
+_LINE = re.compile(
+    rf"^\s*(\S.*?)\s*:\s*{_NUMBER}\s*%?(?:\s*±\s*{_NUMBER})?\s*%?\s*$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,9 @@ def read_logit_file(path: Path) -> LogitFile:
             header = stream.read(_HEADER_BYTES)
             if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
                 raise CorpusError(f"{path.name} is no base file of llama.cpp.")
-            n_ctx, n_vocab, n_chunk = map(int, np.frombuffer(header, "<i4", offset=len(_MAGIC)))
+            n_ctx, n_vocab, n_chunk = map(
+                int, np.frombuffer(header, "<i4", offset=len(_MAGIC))
+            )
             size = path.stat().st_size
             row_values = 2 * ((n_vocab + 1) // 2) + _PADDING
             needed = _HEADER_BYTES + n_chunk * (
@@ -94,7 +98,9 @@ def read_logit_file(path: Path) -> LogitFile:
                 raise CorpusError(f"{path.name} is cut off, or its header is damaged.")
             tokens = np.frombuffer(stream.read(4 * n_ctx * n_chunk), "<i4")
     except OSError as error:
-        raise CorpusError(f"{path.name} could not be read: {first_line(error)}.") from error
+        raise CorpusError(
+            f"{path.name} could not be read: {first_line(error)}."
+        ) from error
     if tokens.min() < 0 or tokens.max() >= n_vocab:
         raise CorpusError(f"{path.name} has tokens that are not in its vocabulary.")
     return LogitFile(path=path, n_vocab=n_vocab, tokens=tokens.reshape(n_chunk, n_ctx))
@@ -130,11 +136,15 @@ def paired_rows(base: LogitFile, other: LogitFile) -> Iterator[LogitRows]:
                 n = min(n_together, base.n_rows - start)
                 place = first + start + 1
                 targets = base.tokens[chunk, place : place + n]
-                changed = _log_probabilities(other, other_stream.read(2 * n * other.row_values))
+                changed = _log_probabilities(
+                    other, other_stream.read(2 * n * other.row_values)
+                )
                 gaps = changed.max(axis=1) - changed[np.arange(n), targets]
                 yield LogitRows(
                     chunk=chunk,
-                    base=_log_probabilities(base, base_stream.read(2 * n * base.row_values)),
+                    base=_log_probabilities(
+                        base, base_stream.read(2 * n * base.row_values)
+                    ),
                     changed=changed,
                     targets=targets,
                     n_cut=int((gaps > _MAX_GAP).sum()),
@@ -147,7 +157,9 @@ def _log_probabilities(file: LogitFile, content: bytes) -> npt.NDArray[np.float3
     multiples = values[:, _PADDING : _PADDING + file.n_vocab].astype(np.float32)
     rows: npt.NDArray[np.float32] = multiples * scale[:, None] + offset[:, None]
     if not np.isfinite(rows).all():
-        raise CorpusError(f"{file.path.name} has log-probabilities that are not finite.")
+        raise CorpusError(
+            f"{file.path.name} has log-probabilities that are not finite."
+        )
     return rows
 
 
@@ -160,10 +172,15 @@ def printed_divergence(path: Path) -> dict[str, tuple[float, float | None]] | No
     try:
         text = path.read_bytes().decode("utf-8", "replace")
     except OSError as error:
-        raise CorpusError(f"{path.name} could not be read: {first_line(error)}.") from error
+        raise CorpusError(
+            f"{path.name} could not be read: {first_line(error)}."
+        ) from error
     if _PRINTED not in text:
         return None
     figures = {}
     for name, value, doubt in _LINE.findall(text):
-        figures[" ".join(name.split())] = (float(value), float(doubt) if doubt else None)
+        figures[" ".join(name.split())] = (
+            float(value),
+            float(doubt) if doubt else None,
+        )
     return figures

@@ -23,7 +23,9 @@ from sparsedash.storage.answers.parsed_answers import (
     sha256_of,
 )
 
-_BEGINNING = rb'"details"\s*:\s*(\{\s*"type"\s*:\s*"(GEN|PPL)"|\[\s*\{\s*"example_abbr")'
+_BEGINNING = (
+    rb'"details"\s*:\s*(\{\s*"type"\s*:\s*"(GEN|PPL)"|\[\s*\{\s*"example_abbr")'
+)
 _RIGHT = ("correct", "is_correct")
 _ANSWERS = ("pred", "predictions")
 _TARGETS = ("answer", "answers", "refr", "references")
@@ -85,7 +87,9 @@ def _read_file(file: Path) -> QuestionSet:
                 "Use an evaluator of OpenCompass that gives details.",
             )
     declared = Declared(task=file.stem, higher_is_better={_MEASURE: True})
-    return question_set(answers, file.name, results_folder(file).name, declared, omitted)
+    return question_set(
+        answers, file.name, results_folder(file).name, declared, omitted
+    )
 
 
 def _named_details(

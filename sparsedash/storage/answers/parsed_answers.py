@@ -32,7 +32,11 @@ MAX_JSON_BYTES = 500_000_000
 _HEAD_BYTES = 4_000
 
 _POOLED = (
-    *("mmlu_flan_n_shot_generative", "mmlu_flan_n_shot_loglikelihood", "mmlu_flan_cot_zeroshot"),
+    *(
+        "mmlu_flan_n_shot_generative",
+        "mmlu_flan_n_shot_loglikelihood",
+        "mmlu_flan_cot_zeroshot",
+    ),
     *("mmlu_flan_cot_fewshot", "mmlu_llama", "mmlu_redux", "mmlu_pro", "mmlu", "cmmlu"),
     *("bbh_cot_fewshot", "bbh_cot_zeroshot", "bbh_fewshot", "bbh_zeroshot", "bbh"),
     *("agieval", "blimp", "minerva_math", "hendrycks_math", "ceval-valid", "ceval"),
@@ -51,7 +55,14 @@ _PASSAGES = ("passage", "context", "article", "story", "paragraph")
 _SHORTEST_PASSAGE = 80
 _CLUSTER_DIGITS = 16
 UNREADABLE = (
-    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError),
+    *(
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ),
     *(CorpusError, msgspec.MsgspecError),
 )
 
@@ -109,7 +120,9 @@ def question_set(
         measure=measure,
         higher_is_better=higher,
         filter=kept[0].filter,
-        questions=tuple(_question(answer, measure, higher is False, part) for answer in kept),
+        questions=tuple(
+            _question(answer, measure, higher is False, part) for answer in kept
+        ),
         omitted=dict(omitted or {}),
     )
 
@@ -122,7 +135,9 @@ def _parts(name: str) -> tuple[str, str]:
         if task == group:
             break
         if task.startswith((f"{group}_", f"{group}:")):
-            return f"{group}{form}{bar}{n_examples}", task[len(group) + 1 :].removesuffix(form)
+            return f"{group}{form}{bar}{n_examples}", task[
+                len(group) + 1 :
+            ].removesuffix(form)
     return name, ""
 
 
@@ -134,10 +149,14 @@ def _measure(answers: Sequence[ParsedAnswer], source: str) -> str:
     for name in (*_PREFERRED, *answers[0].right):
         if name in shared:
             return name
-    raise CorpusError(f"{source} has no measure by which every answer is right or wrong.")
+    raise CorpusError(
+        f"{source} has no measure by which every answer is right or wrong."
+    )
 
 
-def _question(answer: ParsedAnswer, measure: str, inverted: bool, part: str) -> AnsweredQuestion:
+def _question(
+    answer: ParsedAnswer, measure: str, inverted: bool, part: str
+) -> AnsweredQuestion:
     """The question as the measure judges it. inverted: a measure of 0 is right."""
     question = answer.question
     if part:
@@ -180,7 +199,9 @@ def json_document(file: Path, kind: type[T]) -> T:
     try:
         return json_decoded(file.read_bytes(), kind)
     except (OSError, *UNREADABLE) as error:
-        raise CorpusError(f"{file.name} could not be read: {first_line(error)}.") from error
+        raise CorpusError(
+            f"{file.name} could not be read: {first_line(error)}."
+        ) from error
 
 
 def json_decoded(content: Any, kind: type[T]) -> T:
@@ -210,7 +231,10 @@ def json_line(line: bytes) -> dict[str, Any] | None:
 
 
 def checked_answers(
-    items: Iterable[Any], source: str, unit: str, read: Callable[[Any], ParsedAnswer | None]
+    items: Iterable[Any],
+    source: str,
+    unit: str,
+    read: Callable[[Any], ParsedAnswer | None],
 ) -> Iterator[ParsedAnswer]:
     """The answers `read` finds. Raises CorpusError with the number of the item that it refuses."""
     number = 1
@@ -221,7 +245,9 @@ def checked_answers(
                 yield answer
             number += 1
     except OSError as error:
-        raise CorpusError(f"{source} could not be read: {first_line(error)}.") from error
+        raise CorpusError(
+            f"{source} could not be read: {first_line(error)}."
+        ) from error
     except UNREADABLE as error:
         reason = first_line(error)
         if isinstance(error, KeyError):
@@ -244,7 +270,9 @@ def parsed_answer(
         if isinstance(value, int | float) and value in (0, 1)
     }
     rolling = "log_likelihood" in values
-    question = msgspec.convert({"right": None if rolling else False, **values}, AnsweredQuestion)
+    question = msgspec.convert(
+        {"right": None if rolling else False, **values}, AnsweredQuestion
+    )
     return ParsedAnswer(name, right, question, choices)
 
 

@@ -26,8 +26,12 @@ def seen_by(loaded, sequences):
     with ExitStack() as hooks:
         for index, mlp in enumerate(loaded.mlps):
             block = loaded.blocks[index]
-            hooks.enter_context(mlp.out.register_forward_pre_hook(partial(note_input, index)))
-            hooks.enter_context(block.register_forward_hook(partial(note_stream, index)))
+            hooks.enter_context(
+                mlp.out.register_forward_pre_hook(partial(note_input, index))
+            )
+            hooks.enter_context(
+                block.register_forward_hook(partial(note_stream, index))
+            )
         for ids in sequences:
             loaded.model(torch.tensor([ids]))
     return inputs, streams

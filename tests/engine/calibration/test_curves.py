@@ -71,14 +71,18 @@ def divergence(loaded, ids, mlp, narrow):
 
 
 @torch.no_grad()
-def test_a_loss_is_the_divergence_of_the_whole_model_from_the_dense_one(loaded, monkeypatch):
+def test_a_loss_is_the_divergence_of_the_whole_model_from_the_dense_one(
+    loaded, monkeypatch
+):
     monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 10_000)
     text = scored_text(SEQUENCES)
     measurement = CurveMeasurement(loaded, text)
     for index, mlp in enumerate(loaded.mlps):
         versions = [narrower(mlp, n_kept) for n_kept in (mlp.width, mlp.width // 2, 1)]
         losses = measurement.losses(index, versions)
-        expected = [divergence(loaded, torch.tensor(text), mlp, narrow) for narrow in versions]
+        expected = [
+            divergence(loaded, torch.tensor(text), mlp, narrow) for narrow in versions
+        ]
         assert losses == pytest.approx(expected, rel=1e-3, abs=1e-6)
         assert losses[0] < 1e-6 < losses[2]
     # An earlier block starts over.
@@ -104,7 +108,9 @@ def test_in_half_precision_the_loss_of_rounding_alone_is_subtracted():
     assert measurement.losses(0, [rounded, half]) == pytest.approx(expected, rel=0.05)
 
 
-def test_held_out_text_is_scored_and_less_of_it_with_a_large_vocabulary(loaded, monkeypatch):
+def test_held_out_text_is_scored_and_less_of_it_with_a_large_vocabulary(
+    loaded, monkeypatch
+):
     assert scored_text(SEQUENCES) == [SEQUENCES[15], SEQUENCES[31]]
     assert scored_text(SEQUENCES[:3]) == SEQUENCES[:1]
     assert [len(ids) for ids in scored_text([[7] * 900] * 64)] == [128] * 2

@@ -54,7 +54,9 @@ def test_mask_gradients_equal_finite_differences(double, block, channel):
     gradients = mask_gradients(double, SEQUENCES, ignore_steps)[block]
     assert gradients.shape == (len(SEQUENCES), double.mlps[block].width)
     for row, ids in enumerate(SEQUENCES):
-        assert float(gradients[row, channel]) == difference(double, ids, block, channel, 1)
+        assert float(gradients[row, channel]) == difference(
+            double, ids, block, channel, 1
+        )
 
 
 def test_rounds_read_the_sequences_in_order_each_with_the_masks_of_those_before(double):

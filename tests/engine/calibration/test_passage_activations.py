@@ -7,7 +7,10 @@ import torch
 
 from sparsedash.catalog.resources import MISMATCH_PASSAGES, MISMATCH_TOKENS
 from sparsedash.engine.calibration import passage_activations
-from sparsedash.engine.calibration.passage_activations import PassageActivations, mismatch_warning
+from sparsedash.engine.calibration.passage_activations import (
+    PassageActivations,
+    mismatch_warning,
+)
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.compensation import passage_error
 from sparsedash.engine.pruning.layer import Sample
@@ -128,7 +131,9 @@ def test_an_error_on_passages_is_the_lost_share_of_the_output(loaded):
         ((0.1,) * 3, (), (0.4,) * 3, "4.0"),
     ],
 )
-def test_the_alarm_compares_passages_with_held_out_text(fitted, held_out, passages, times):
+def test_the_alarm_compares_passages_with_held_out_text(
+    fitted, held_out, passages, times
+):
     n = len(held_out or fitted)
     pruned = replace(
         PRUNED,

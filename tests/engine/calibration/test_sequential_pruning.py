@@ -32,14 +32,18 @@ def pruned(loaded, store, method=METHOD, on_step=ignore_steps):
         shared=shared_inputs(loaded),
         token_weights="equal",
         on_step=on_step,
-        checkpoint=WalkCheckpoint(StageCheckpoint(store, "tiny"), "key", lambda index: True),
+        checkpoint=WalkCheckpoint(
+            StageCheckpoint(store, "tiny"), "key", lambda index: True
+        ),
     )
     return [block for _, block in blocks]
 
 
 @pytest.mark.parametrize("scope", ["mlp", "decoder"])
 @pytest.mark.parametrize("model_type", CONFIGS)
-def test_half_of_every_projection_that_the_scope_names_is_zero(model_type, scope, store):
+def test_half_of_every_projection_that_the_scope_names_is_zero(
+    model_type, scope, store
+):
     loaded = tiny_loaded(model_type)
     steps = []
     sparse = pruned(loaded, store, replace(METHOD, scope=scope), steps.append)
@@ -49,7 +53,9 @@ def test_half_of_every_projection_that_the_scope_names_is_zero(model_type, scope
         strict=True,
     ):
         # Some families have projections that they never call.
-        assert set(loaded.structure.mlps[0].paths) <= block.weights.keys() <= dense.keys()
+        assert (
+            set(loaded.structure.mlps[0].paths) <= block.weights.keys() <= dense.keys()
+        )
         for weight in block.weights.values():
             assert float((weight == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
     assert [step.done for step in steps] == list(range(steps[-1].total + 1))

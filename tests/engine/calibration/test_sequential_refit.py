@@ -51,12 +51,17 @@ def channels(loaded, share=0.75):
 
 def same(refits, others):
     """Whether the weights of each block are equal."""
-    return [torch.equal(refits[i].out_weight, others[i].out_weight) for i in range(len(refits))]
+    return [
+        torch.equal(refits[i].out_weight, others[i].out_weight)
+        for i in range(len(refits))
+    ]
 
 
 def batches(text):
     budget = sequential_refit.BATCH_TOKENS
-    return [batch for _, batch in batches_by_length(text, budget, 0, torch.device("cpu"))]
+    return [
+        batch for _, batch in batches_by_length(text, budget, 0, torch.device("cpu"))
+    ]
 
 
 @pytest.fixture(
@@ -110,7 +115,9 @@ def test_the_refitted_model_is_closer_to_the_dense_one(tiny, dtype):
     def distance(narrowed):
         with pruned(loaded.mlps, narrowed):
             sparse = last_hidden()
-        return sum(float((s - d).square().sum()) for s, d in zip(sparse, dense, strict=True))
+        return sum(
+            float((s - d).square().sum()) for s, d in zip(sparse, dense, strict=True)
+        )
 
     assert distance(list(refit(loaded, kept).values())) < 0.8 * distance(cut)
 
@@ -136,7 +143,9 @@ def test_a_stream_that_is_normed_after_the_sum_is_not_aimed_at():
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "granite", "llama"])
-def test_after_a_removed_layer_only_a_block_that_adds_its_output_as_it_is_is_refitted(architecture):
+def test_after_a_removed_layer_only_a_block_that_adds_its_output_as_it_is_is_refitted(
+    architecture,
+):
     loaded = tiny_loaded(architecture)
     kept = [torch.arange(0), *channels(loaded, 1.0)[1:]]
     refits = refit(loaded, kept)

@@ -85,7 +85,9 @@ def test_second_moments_and_means_equal_those_of_a_plain_forward(loaded, token_w
 
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("token_weights", ["equal", "by token"])
-def test_a_variance_is_right_where_the_mean_is_a_thousand_times_the_deviation(whole, token_weights):
+def test_a_variance_is_right_where_the_mean_is_a_thousand_times_the_deviation(
+    whole, token_weights
+):
     draw = seeded(0)
     x = 1000 + torch.randn(
         8,
@@ -115,11 +117,15 @@ def test_a_variance_is_right_where_the_mean_is_a_thousand_times_the_deviation(wh
     shares = (weights.double() / weights.double().sum()).reshape(-1, 1)
     mean = (shares * rows).sum(dim=0)
     variance = (shares * (rows - mean).square()).sum(dim=0)
-    assert sums.statistics().variances.tolist() == pytest.approx(variance.tolist(), rel=1e-3)
+    assert sums.statistics().variances.tolist() == pytest.approx(
+        variance.tolist(), rel=1e-3
+    )
     assert sums.statistics().mean.tolist() == pytest.approx(mean.tolist(), rel=1e-6)
 
 
-def test_first_tokens_are_kept_among_the_held_out_ones_no_more_often_than_others(monkeypatch):
+def test_first_tokens_are_kept_among_the_held_out_ones_no_more_often_than_others(
+    monkeypatch,
+):
     monkeypatch.setattr(statistics, "HELD_OUT_TOKENS", 256)
     sums = statistics._RunningSums(
         torch.device("cpu"),
@@ -136,7 +142,9 @@ def test_first_tokens_are_kept_among_the_held_out_ones_no_more_often_than_others
 
 
 @pytest.mark.parametrize("width", [1, 5, 512, 513, 700])
-def test_a_second_moment_is_summed_in_its_lower_triangle_and_mirrored_in_its_place(width):
+def test_a_second_moment_is_summed_in_its_lower_triangle_and_mirrored_in_its_place(
+    width,
+):
     x = torch.randn(9, width)
     moment = torch.zeros(width, width)
     add_second_moment_(moment, x)
@@ -153,7 +161,9 @@ def _sequences(loaded, texts, running=False, **settings):
         identity="t",
         running=running,
     )
-    return calibration_sequences(loaded, corpus, CalibrationSettings(corpus="t", **settings))
+    return calibration_sequences(
+        loaded, corpus, CalibrationSettings(corpus="t", **settings)
+    )
 
 
 def test_documents_are_cut_to_length_and_the_budget_is_kept(loaded):
@@ -266,7 +276,9 @@ def test_far_too_few_tokens_are_refused_and_too_few_a_warning(loaded):
 
 
 @pytest.mark.parametrize("token_weights", ["equal", "residual"])
-def test_of_too_few_tokens_only_the_diagonal_is_collected(loaded, monkeypatch, token_weights):
+def test_of_too_few_tokens_only_the_diagonal_is_collected(
+    loaded, monkeypatch, token_weights
+):
     sequences = _sequences(
         loaded,
         passages(50),

@@ -4,7 +4,10 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.comparison.model_pair import ModelPairCache
-from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
+from sparsedash.engine.comparison.text_comparison import (
+    continue_prompt,
+    measure_divergence,
+)
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings
@@ -71,7 +74,9 @@ class House:
         self.sparse = self.run.sparse
         self.cache = ModelPairCache(ModelCache(), **room)
 
-    def write(self, left, right, on_step=ignore_steps, on_text=lambda *_: None, **settings):
+    def write(
+        self, left, right, on_step=ignore_steps, on_text=lambda *_: None, **settings
+    ):
         return continue_prompt(
             continuation_request(left, right, **settings),
             self.store,

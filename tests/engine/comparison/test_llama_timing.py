@@ -44,7 +44,12 @@ def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
     assert again == timings and not list(store.folder.glob("**/*.gguf"))
     dense_8, sparse, sparse_8 = timings
     assert [timing.weights for timing in timings] == ["Q8_0", "F16", "Q8_0"]
-    assert dense_8.dense_bytes == sparse.dense_bytes > sparse.sparse_bytes > sparse_8.sparse_bytes
+    assert (
+        dense_8.dense_bytes
+        == sparse.dense_bytes
+        > sparse.sparse_bytes
+        > sparse_8.sparse_bytes
+    )
     for timing in timings:
         phases = [("prefill", 1), ("decode", 1), ("prefill", 8), ("decode", 8)]
         assert [(phase.phase, phase.batch) for phase in timing.phases] == phases
@@ -73,7 +78,9 @@ def test_where_llama_cpp_is_not_installed_nothing_is_loaded(store, monkeypatch):
 
 def test_a_program_that_ends_before_it_answers_is_an_error_with_its_last_line(tmp_path):
     program = tmp_path / "program.py"
-    program.write_text("print(input().upper(), flush=True)\nraise SystemExit('no more')")
+    program.write_text(
+        "print(input().upper(), flush=True)\nraise SystemExit('no more')"
+    )
     with talking_to(str(program), [], failed="It failed") as ask:
         assert ask("once") == "ONCE"
         with pytest.raises(ExportError, match="It failed: exit code 1: no more"):

@@ -8,7 +8,9 @@ from sparsedash.engine.comparison import machine_rates
 from sparsedash.engine.comparison.machine_rates import measure_machine
 
 
-def test_a_measurement_is_some_operations_and_bytes_a_second_and_leaves_nothing(tmp_path):
+def test_a_measurement_is_some_operations_and_bytes_a_second_and_leaves_nothing(
+    tmp_path,
+):
     rates = measure_machine(tmp_path, bursts=1)
     assert rates.keys() == {"float32", "bfloat16", "disk"}
     assert min(rates["float32"], rates["bfloat16"], rates["disk"]) > 1e6

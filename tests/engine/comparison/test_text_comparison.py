@@ -55,7 +55,8 @@ def test_a_long_prompt_is_read_in_parts_with_the_same_outcome_and_a_longer_one_k
     monkeypatch,
 ):
     whole, parted, long = (
-        writer_of(tiny_loaded("llama"), prompt=text) for text in (PROMPT, PROMPT, "boat " * 400)
+        writer_of(tiny_loaded("llama"), prompt=text)
+        for text in (PROMPT, PROMPT, "boat " * 400)
     )
     whole.read(ignore_steps)
     monkeypatch.setattr("sparsedash.engine.texts.next_logits.CHUNK_TOKENS", 3)
@@ -88,10 +89,16 @@ def test_a_text_ends_where_the_model_s_context_does(model_type):
     writer.read(ignore_steps)
     for _ in range(400):
         writer.write()
-    assert writer.finished and len(writer._written) == 256 - 128 + 1 and writer.n_unread > 0
+    assert (
+        writer.finished
+        and len(writer._written) == 256 - 128 + 1
+        and writer.n_unread > 0
+    )
 
 
-def test_all_models_of_a_run_write_as_in_pairs_and_the_two_do_not_wait_for_the_others(house):
+def test_all_models_of_a_run_write_as_in_pairs_and_the_two_do_not_wait_for_the_others(
+    house,
+):
     texts = []
     steps = []
     again = []
@@ -109,18 +116,26 @@ def test_all_models_of_a_run_write_as_in_pairs_and_the_two_do_not_wait_for_the_o
         )
 
     together = three("the letter", texts, steps)
-    alone, two = (house.write(dense, right, prompt="the letter") for right in (first, second))
-    assert (together.left, together.right, together.others) == (two.left, two.right, (alone.right,))
+    alone, two = (
+        house.write(dense, right, prompt="the letter") for right in (first, second)
+    )
+    assert (together.left, together.right, together.others) == (
+        two.left,
+        two.right,
+        (alone.right,),
+    )
     assert texts[5] == (two.left, two.right, "")
     assert texts[-1] == (two.left, two.right, alone.right)
-    assert [step.message for step in steps if step.stage == "continue"] == ["2 of 3 models"] * 6 + [
-        "model 3 of 3"
-    ] * 6
+    assert [step.message for step in steps if step.stage == "continue"] == [
+        "2 of 3 models"
+    ] * 6 + ["model 3 of 3"] * 6
     three("a boat", again, [])
     assert len(again) == 6, "all three are in memory by now, and write in turn"
 
 
-def test_the_loaded_model_is_the_dense_one_again_also_after_an_interrupted_exchange(house):
+def test_the_loaded_model_is_the_dense_one_again_also_after_an_interrupted_exchange(
+    house,
+):
     def widths(loaded):
         return {mlp.width for mlp in loaded.mlps}
 
@@ -177,7 +192,10 @@ def test_only_so_much_memory_is_kept_for_models_that_are_not_in_use(room, n_kept
     house = House(runs, room_bytes=room)
     held(house, house.dense, house.sparse[0])
     held(house, house.dense, house.sparse[1])
-    assert [house.cache.holds(key) for key in (house.dense, house.sparse[1], house.sparse[0])] == [
+    assert [
+        house.cache.holds(key)
+        for key in (house.dense, house.sparse[1], house.sparse[0])
+    ] == [
         True,
         True,
         n_kept > 2,
@@ -192,7 +210,9 @@ def test_a_stopped_continuation_is_kept_and_written_anew_on_the_next_request(hou
     texts = []
     with pytest.raises(Cancelled):
         house.write(*pair, stop_at("read", 0), **more)
-    assert house.store.get(Continuation, continuation_request(*pair, **more).key()) is None
+    assert (
+        house.store.get(Continuation, continuation_request(*pair, **more).key()) is None
+    )
     with pytest.raises(Cancelled):
         house.write(
             *pair,
@@ -208,10 +228,14 @@ def test_a_stopped_continuation_is_kept_and_written_anew_on_the_next_request(hou
     assert kept.stopped and not whole.stopped
     assert texts[-1] == (whole.left, whole.right) and len(texts) == 9
     for early, late in itertools.pairwise(texts):
-        assert all(after.startswith(before) for before, after in zip(early, late, strict=True))
+        assert all(
+            after.startswith(before) for before, after in zip(early, late, strict=True)
+        )
     assert whole.left.startswith(kept.left) and whole.right.startswith(kept.right)
     assert len(whole.left + whole.right) > len(kept.left + kept.right) > 0
-    assert house.store.get(Continuation, whole.key) == whole == house.write(*pair, **more)
+    assert (
+        house.store.get(Continuation, whole.key) == whole == house.write(*pair, **more)
+    )
     with pytest.raises(JobError, match="no longer stored"):
         house.write(house.dense, "gone")
 
@@ -238,7 +262,9 @@ def test_draws_follow_the_distribution_of_the_model():
     )
     shares = torch.tensor([0.6, 0.3, 0.1])
     writer._logits = shares.log()
-    counts = torch.bincount(torch.tensor([writer._next_token() for _ in range(4000)]), minlength=3)
+    counts = torch.bincount(
+        torch.tensor([writer._next_token() for _ in range(4000)]), minlength=3
+    )
     assert torch.allclose(counts / 4000, shares, atol=0.03)
 
 
@@ -254,15 +280,23 @@ def test_writing_ends_where_the_model_ends():
 
 def test_equal_models_do_not_diverge_and_others_do(house):
     text = f"{PROMPT} the letter went home"
-    same, divergence = (house.diverge(right, text) for right in (house.dense, house.sparse[1]))
+    same, divergence = (
+        house.diverge(right, text) for right in (house.dense, house.sparse[1])
+    )
     assert all(place.nats < 1e-6 and place.left == place.right for place in same.places)
     assert max(place.nats for place in divergence.places) > 1e-3
-    assert divergence.opening + "".join(place.text for place in divergence.places) == text
+    assert (
+        divergence.opening + "".join(place.text for place in divergence.places) == text
+    )
     assert house.diverge(house.dense, text) == same
 
 
-def test_it_is_the_divergence_of_the_right_distribution_from_the_left_one(house, monkeypatch):
-    monkeypatch.setattr("sparsedash.engine.comparison.text_comparison.CHUNK_LOGITS", 3 * 400)
+def test_it_is_the_divergence_of_the_right_distribution_from_the_left_one(
+    house, monkeypatch
+):
+    monkeypatch.setattr(
+        "sparsedash.engine.comparison.text_comparison.CHUNK_LOGITS", 3 * 400
+    )
     divergence = house.diverge(house.sparse[1], PROMPT)
     logs = []
     with house.models(house.dense, house.sparse[1]) as models:
@@ -288,7 +322,9 @@ def test_the_places_are_the_text_again_of_a_long_one_only_the_end_and_characters
     text, n_places, house
 ):
     divergence = house.diverge(house.sparse[0], text)
-    assert divergence.opening + "".join(place.text for place in divergence.places) == text
+    assert (
+        divergence.opening + "".join(place.text for place in divergence.places) == text
+    )
     assert (
         len(divergence.places) == n_places
         if n_places
@@ -310,10 +346,14 @@ def test_of_a_long_text_a_model_reads_its_end_after_what_begins_every_text():
         right="r",
         text=text,
     )
-    divergence = text_comparison._measured((RecordModel(loaded),) * 2, settings, ignore_steps)
+    divergence = text_comparison._measured(
+        (RecordModel(loaded),) * 2, settings, ignore_steps
+    )
     front, ids = loaded.prefix_and_ids(text)
     assert read == [*front, *ids[-255:-1]] * 2
-    assert divergence.opening + "".join(place.text for place in divergence.places) == text
+    assert (
+        divergence.opening + "".join(place.text for place in divergence.places) == text
+    )
 
 
 def test_models_with_other_tokens_are_refused_in_words():

@@ -6,7 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sparsedash.catalog.model_sizes import decode_ceiling, parameter_count, prefill_ceiling
+from sparsedash.catalog.model_sizes import (
+    decode_ceiling,
+    parameter_count,
+    prefill_ceiling,
+)
 from sparsedash.engine.comparison.model_pair import ModelPairCache, both_resident
 from sparsedash.engine.comparison.torch_timing import time_models
 from sparsedash.engine.models.loading import ModelCache
@@ -23,7 +27,15 @@ from tests.engine.tiny import small_run, tiny_tokenizer
 from tests.factories import MIXTURE_SHAPE, PER_EXPERT
 
 IDS = torch.tensor([[1, 2, 3, 4, 5]])
-TYPES = ("qwen3_moe", "mixtral", "glm4_moe", "gpt_oss", "qwen2_moe", "deepseek_v3", "granitemoe")
+TYPES = (
+    "qwen3_moe",
+    "mixtral",
+    "glm4_moe",
+    "gpt_oss",
+    "qwen2_moe",
+    "deepseek_v3",
+    "granitemoe",
+)
 
 
 @pytest.mark.parametrize("model_type", TYPES)
@@ -89,7 +101,9 @@ def test_a_mixture_is_timed_without_its_removed_experts_and_answers_as_the_run_j
 
 def test_a_token_reads_as_many_experts_as_before_and_a_batch_may_read_all():
     fewer = replace(MIXTURE_SHAPE.whole, experts=(0, 2, 2))
-    ceilings = [decode_ceiling(MIXTURE_SHAPE, fewer, batch=n, n_tokens=0) for n in (1, 2, 50)]
+    ceilings = [
+        decode_ceiling(MIXTURE_SHAPE, fewer, batch=n, n_tokens=0) for n in (1, 2, 50)
+    ]
     assert prefill_ceiling(MIXTURE_SHAPE, fewer, 8) == 1
     # Two of four experts are chosen for a token; the weights of two more for a batch.
     assert ceilings == [1, 1 + 4 * PER_EXPERT / 50_000, 1 + 4 * PER_EXPERT / 50_000]

@@ -48,9 +48,13 @@ def test_every_phase_is_timed_at_every_batch_and_kept_with_all_its_rounds(house)
     timing = timed(house, n_threads=1)
     phases = [("prefill", 1), ("decode", 1), ("prefill", 2), ("decode", 2), ("load", 1)]
     assert [(p.phase, p.batch) for p in timing.phases] == phases
-    assert all(len(p.dense_s) == len(p.sparse_s) == len(p.dense_first) >= 3 for p in timing.phases)
     assert all(
-        p.ratio.low <= p.ratio.value <= p.ratio.high and p.ceiling > 1 for p in timing.phases
+        len(p.dense_s) == len(p.sparse_s) == len(p.dense_first) >= 3
+        for p in timing.phases
+    )
+    assert all(
+        p.ratio.low <= p.ratio.value <= p.ratio.high and p.ceiling > 1
+        for p in timing.phases
     )
     assert (timing.dtype, timing.n_prompt, timing.n_decode, timing.n_threads) == (
         "float32",
@@ -72,9 +76,9 @@ def test_the_bytes_are_those_of_the_narrowed_model(house):
     half = timed(house, seed=1, dtype="bfloat16")
     # 3 matrices of 32 weights a channel and, in this tiny model, a bias in two of them; 4 bytes
     # each.
-    assert single.dense_bytes - single.sparse_bytes == 4 * (3 * 96 - sum(widths_of(house))) * (
-        3 * 32 + 2
-    )
+    assert single.dense_bytes - single.sparse_bytes == 4 * (
+        3 * 96 - sum(widths_of(house))
+    ) * (3 * 32 + 2)
     assert half.dtype == "bfloat16"
     assert (2 * half.dense_bytes, 2 * half.sparse_bytes) == (
         single.dense_bytes,
@@ -82,9 +86,14 @@ def test_the_bytes_are_those_of_the_narrowed_model(house):
     )
 
 
-def test_a_resident_model_is_narrow_not_masked_and_answers_as_the_record_model_does(house):
+def test_a_resident_model_is_narrow_not_masked_and_answers_as_the_record_model_does(
+    house,
+):
     ids = torch.tensor([[1, 2, 3, 4, 5]])
-    with house.models(house.dense, house.sparse[1]) as (dense, sparse), torch.inference_mode():
+    with (
+        house.models(house.dense, house.sparse[1]) as (dense, sparse),
+        torch.inference_mode(),
+    ):
         model = dense.loaded.model
         wanted = []
         for record_model in (dense, sparse):
@@ -103,7 +112,9 @@ def test_a_resident_model_is_narrow_not_masked_and_answers_as_the_record_model_d
     assert widths == [[96, 96, 96], widths_of(house)]
 
 
-def test_weights_that_both_have_are_in_memory_once_and_the_others_are_copied_for_both(house):
+def test_weights_that_both_have_are_in_memory_once_and_the_others_are_copied_for_both(
+    house,
+):
     with house.models(house.dense, house.sparse[1]) as (dense, sparse):
         dense_weights = {id(weight) for weight in dense.loaded.model.parameters()}
         with both_resident(dense, sparse, torch.float32) as pair:
@@ -111,7 +122,10 @@ def test_weights_that_both_have_are_in_memory_once_and_the_others_are_copied_for
             # Of each block three weights and three biases.
             assert len(ours & theirs) == len(ours) - 3 * (3 + 3)
             assert ours & dense_weights == ours & theirs
-        with both_resident(dense, RecordModel(dense.loaded), torch.float32) as (first, second):
+        with both_resident(dense, RecordModel(dense.loaded), torch.float32) as (
+            first,
+            second,
+        ):
             assert first.n_bytes == second.n_bytes
 
 
@@ -127,7 +141,9 @@ def test_what_cannot_be_timed_is_refused_in_words(house):
 
 
 @pytest.mark.parametrize("number", [5, 30])
-def test_stopped_at_any_sample_nothing_is_kept_and_the_model_is_dense_again(number, house):
+def test_stopped_at_any_sample_nothing_is_kept_and_the_model_is_dense_again(
+    number, house
+):
     steps = itertools.count()
 
     def stop(step):
@@ -141,9 +157,12 @@ def test_stopped_at_any_sample_nothing_is_kept_and_the_model_is_dense_again(numb
         assert [mlp.width for mlp in dense.loaded.mlps] == [96, 96, 96]
 
 
-def test_the_memory_that_weights_take_is_measured_and_their_files_have_no_name(tmp_path):
+def test_the_memory_that_weights_take_is_measured_and_their_files_have_no_name(
+    tmp_path,
+):
     pair = tuple(
-        SimpleNamespace(weights=[torch.ones(n_megabytes, 250_000)]) for n_megabytes in (80, 60)
+        SimpleNamespace(weights=[torch.ones(n_megabytes, 250_000)])
+        for n_megabytes in (80, 60)
     )
     with closing(LoadFiles(pair, tmp_path)) as files:
         assert files.resident_bytes(True) == pytest.approx(80e6, rel=0.05)
@@ -153,7 +172,12 @@ def test_the_memory_that_weights_take_is_measured_and_their_files_have_no_name(t
 
 
 def test_settings_that_make_no_sense_are_refused():
-    for changes in ({"batches": ()}, {"batches": (1, 1)}, {"dtype": "int8"}, {"most_s": 0}):
+    for changes in (
+        {"batches": ()},
+        {"batches": (1, 1)},
+        {"dtype": "int8"},
+        {"most_s": 0},
+    ):
         with pytest.raises(SettingsError):
             TimingSettings(dense="a", sparse="b", **changes)
 
@@ -196,13 +220,19 @@ def test_both_models_go_once_in_every_round_in_an_order_that_changes():
     assert all(sum(bench.went[i : i + 2]) == 1 for i in range(0, len(bench.went), 2))
     assert tuple(bench.went[4::2]) == timing.dense_first
     assert 3 <= sum(timing.dense_first) <= len(timing.dense_s) - 3
-    assert timing.dense_first == ran(Bench()).dense_first != ran(Bench(), seed=2).dense_first
+    assert (
+        timing.dense_first
+        == ran(Bench()).dense_first
+        != ran(Bench(), seed=2).dense_first
+    )
 
 
 def test_warm_up_rounds_do_not_count_and_do_not_use_up_the_time():
     for n_warmup, slow_s in ((2, 5.0), (1, 100.0)):
         bench = Bench(
-            lambda n, n_warmup=n_warmup, slow_s=slow_s: slow_s if n < 2 * n_warmup else 1.0
+            lambda n, n_warmup=n_warmup, slow_s=slow_s: (
+                slow_s if n < 2 * n_warmup else 1.0
+            )
         )
         timing = ran(bench)
         assert len(bench.went) == 2 * (len(timing.dense_s) + n_warmup), (
@@ -227,7 +257,9 @@ WIDE = (0.5, 1.0, 2.0)
 )
 def test_it_ends_at_the_least_and_the_largest_number_of_rounds(slow, clock, n_rounds):
     bench = Bench(slow)
-    assert len(timed_rounds(bench.sample, STOP, clock or bench.clock).dense_s) == n_rounds
+    assert (
+        len(timed_rounds(bench.sample, STOP, clock or bench.clock).dense_s) == n_rounds
+    )
 
 
 def test_it_goes_on_while_the_interval_is_wide_and_ends_when_the_time_is_over():

@@ -25,7 +25,11 @@ WINDOWED = ("gemma2", "gemma3_text", "mistral", "starcoder2", "gpt_neo")
 def loaded_of(model_type):
     """A tiny model whose every window is far shorter than the batch's padding."""
     torch.manual_seed(1)
-    window = {"window_size": WINDOW} if model_type == "gpt_neo" else {"sliding_window": WINDOW}
+    window = (
+        {"window_size": WINDOW}
+        if model_type == "gpt_neo"
+        else {"sliding_window": WINDOW}
+    )
     config = AutoConfig.for_model(model_type, **CONFIGS[model_type] | window)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for parameter in model.parameters():
@@ -47,7 +51,10 @@ def begun_in_one_batch(loaded, contexts):
         cache=cache,
         use_cache=True,
     ).logits
-    begun = [[int(logits[row, len(token_ids) - 1].argmax())] for row, token_ids in enumerate(ids)]
+    begun = [
+        [int(logits[row, len(token_ids) - 1].argmax())]
+        for row, token_ids in enumerate(ids)
+    ]
     return begun, unfinished_answers(
         loaded,
         nullcontext,
@@ -75,7 +82,10 @@ def greedy(loaded, context, n_tokens):
     return loaded.tokenizer.decode(ids[-n_tokens:])
 
 
-SHORT = [f"the {word}" for word in ("lamp", "boat", "letter", "and", "went", "home", "b", "x")]
+SHORT = [
+    f"the {word}"
+    for word in ("lamp", "boat", "letter", "and", "went", "home", "b", "x")
+]
 LONG = "the lamp and the boat and the letter went home " * 5
 
 
@@ -117,7 +127,10 @@ def test_a_target_of_two_tokens_gets_the_logarithms_of_both_and_their_ranks_and_
     logits = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]])
     (score,) = target_scores(logits, [[2, 1]], str)
     assert [token.log_likelihood for token in score.tokens] == pytest.approx(
-        [torch.log_softmax(logits[0], 0)[2].item(), torch.log_softmax(logits[1], 0)[1].item()]
+        [
+            torch.log_softmax(logits[0], 0)[2].item(),
+            torch.log_softmax(logits[1], 0)[1].item(),
+        ]
     )
     assert ([token.rank for token in score.tokens], score.choices) == ([1, 2], [2, 0])
     assert score.first_wrong == [2, 0]

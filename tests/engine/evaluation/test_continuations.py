@@ -29,13 +29,18 @@ def plain_scores(loaded, requests):
         )
         chosen = logits.argmax(-1).tolist() == list(continuation)
         scores.append(
-            (float(sum(logits[i, token] for i, token in enumerate(continuation))), chosen)
+            (
+                float(sum(logits[i, token] for i, token in enumerate(continuation))),
+                chosen,
+            )
         )
     return scores
 
 
 def require_plain_scores(loaded, requests):
-    (scores,) = score_continuations(loaded, [torch.inference_mode], requests, lambda n: None)
+    (scores,) = score_continuations(
+        loaded, [torch.inference_mode], requests, lambda n: None
+    )
     values = [value for value, _ in plain_scores(loaded, requests)]
     assert [score.log_likelihood for score in scores] == pytest.approx(values, abs=2e-4)
 
@@ -64,7 +69,9 @@ def test_a_continuation_scores_as_in_the_plain_forward_whether_its_context_is_sh
             strict=True,
         ),
     ]
-    (scores,) = score_continuations(loaded, [torch.inference_mode], requests, seen.append)
+    (scores,) = score_continuations(
+        loaded, [torch.inference_mode], requests, seen.append
+    )
     for scored, (value, greedy) in zip(
         scores,
         plain_scores(loaded, requests),
@@ -77,7 +84,9 @@ def test_a_continuation_scores_as_in_the_plain_forward_whether_its_context_is_sh
 
 
 @pytest.mark.parametrize("context", [[1], [1, 2]])
-def test_what_many_continuations_share_does_not_make_a_batch_larger(context, monkeypatch):
+def test_what_many_continuations_share_does_not_make_a_batch_larger(
+    context, monkeypatch
+):
     monkeypatch.setattr(continuations, "BATCH_TOKENS", 64)
     loaded = tiny_loaded("gpt2", n_positions=16)
     sizes = list[int]()
@@ -88,7 +97,9 @@ def test_what_many_continuations_share_does_not_make_a_batch_larger(context, mon
         return real(model, batches, caches)
 
     monkeypatch.setattr(LoadedModel, "walk", walk)
-    requests = [(context, [3 + i % 50, *range(5, 5 + i % 9), 7 + i // 50]) for i in range(200)]
+    requests = [
+        (context, [3 + i % 50, *range(5, 5 + i % 9), 7 + i // 50]) for i in range(200)
+    ]
     requests += [(list(range(14)), [5, 6]), (list(range(14)), [7, 8])]
     require_plain_scores(loaded, requests)
     assert max(sizes) <= 64 and len(sizes) > 10

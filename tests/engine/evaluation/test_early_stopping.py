@@ -7,7 +7,11 @@ from itertools import accumulate, chain
 
 import pytest
 
-from sparsedash.engine.evaluation.early_stopping import StopRule, evaluation_chunks, look_counts
+from sparsedash.engine.evaluation.early_stopping import (
+    StopRule,
+    evaluation_chunks,
+    look_counts,
+)
 from sparsedash.engine.evaluation.evaluate import evaluate_alone
 from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.texts.corpora import Texts
@@ -26,7 +30,9 @@ def test_the_chunks_hold_every_passage_once(n):
     assert sorted(chain(*chunks)) == list(range(n))
     assert all(len(chunk) >= min(n, 48) for chunk in chunks)
     ends = set(accumulate(map(len, chunks)))
-    assert {look.n_passages for look in planned_looks(n)} <= ends, "a search may stop there"
+    assert {look.n_passages for look in planned_looks(n)} <= ends, (
+        "a search may stop there"
+    )
 
 
 def test_the_order_is_shuffled_and_the_same_each_time():
@@ -70,15 +76,23 @@ def decided(right, n_comparisons=1):
 
 def test_nothing_is_stopped_before_the_first_128_passages():
     assert decided(dict.fromkeys(range(124), False)) is None
-    assert decided(dict.fromkeys(range(look_counts(1000)[0]), False)).decision == "difference"
+    assert (
+        decided(dict.fromkeys(range(look_counts(1000)[0]), False)).decision
+        == "difference"
+    )
     assert all(
-        128 <= look_counts(n)[0] <= 256 and look_counts(n)[-1] == n for n in (256, 700, 1000, 5153)
+        128 <= look_counts(n)[0] <= 256 and look_counts(n)[-1] == n
+        for n in (256, 700, 1000, 5153)
     )
 
 
 def test_a_stop_says_what_was_found_and_after_how_many_of_how_many():
     stopped = decided({i: i % 2 == 0 for i in range(500)})
-    assert (stopped.decision, stopped.n_answered, stopped.n_passages) == ("difference", 500, 1000)
+    assert (stopped.decision, stopped.n_answered, stopped.n_passages) == (
+        "difference",
+        500,
+        1000,
+    )
     assert stopped.p_value < 1e-20
     assert stopped.interval[0] < -0.5 < stopped.interval[1] < 0
     alike = decided(dict.fromkeys(range(900), True))
@@ -142,7 +156,11 @@ def test_a_trial_ends_early_as_beyond_by_either_measure_and_as_within_only_where
     n_answered, lost, breaks, decision
 ):
     stopped = after(a_search(), n_answered, lost, breaks)
-    assert (stopped.decision, stopped.n_answered, stopped.n_passages) == (decision, n_answered, 400)
+    assert (stopped.decision, stopped.n_answered, stopped.n_passages) == (
+        decision,
+        n_answered,
+        400,
+    )
     share = {50: 0.05, 400: 0.85}.get(n_answered)
     assert share is None or stopped.alpha == pytest.approx(ALPHA / 6 * share), (
         "the last look has nearly all"
@@ -168,7 +186,9 @@ N = 360
 def texts():
     base_texts = passages(40)
     number = random.Random(1)
-    return [" ".join([str(number.randrange(10**6)), base_texts[i % 40]]) for i in range(N)]
+    return [
+        " ".join([str(number.randrange(10**6)), base_texts[i % 40]]) for i in range(N)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +202,9 @@ def whole(loaded, texts):
 
 
 def _chosen(texts):
-    return choose_passages(Texts(texts=tuple(texts), identity="t"), EvaluationSettings(corpus="t"))
+    return choose_passages(
+        Texts(texts=tuple(texts), identity="t"), EvaluationSettings(corpus="t")
+    )
 
 
 def _stopped(loaded, texts, dense):
@@ -207,7 +229,9 @@ def test_a_decided_evaluation_has_answered_the_first_chunk_only_and_as_it_would_
     assert stopped.n_tokens < whole.n_tokens
 
 
-def test_an_evaluation_that_decides_nothing_answers_everything_and_says_so(loaded, texts, whole):
+def test_an_evaluation_that_decides_nothing_answers_everything_and_says_so(
+    loaded, texts, whole
+):
     right = [outcome.last_word_right for outcome in whole.outcomes]
     first, second, *_ = evaluation_chunks(N)
     broke = set()
@@ -232,7 +256,8 @@ def test_in_bf16_a_passage_has_the_same_answer_whether_or_where_its_evaluation_m
     texts, monkeypatch
 ):
     monkeypatch.setattr(
-        "sparsedash.engine.evaluation.evaluate.finish_answers_", lambda loaded, parts, on_left: None
+        "sparsedash.engine.evaluation.evaluate.finish_answers_",
+        lambda loaded, parts, on_left: None,
     )
     chosen = _chosen(texts[:200])
     rounded = tiny_loaded("llama")

@@ -27,7 +27,8 @@ from tests.engine.tiny import CONFIGS, tiny_loaded, tiny_tokenizer
 
 def _chosen(texts, **settings):
     return choose_passages(
-        Texts(texts=tuple(texts), identity="t"), EvaluationSettings(corpus="t", **settings)
+        Texts(texts=tuple(texts), identity="t"),
+        EvaluationSettings(corpus="t", **settings),
     )
 
 
@@ -53,14 +54,21 @@ def test_batched_answers_equal_those_read_one_by_one(model_type):
     for text, outcome in zip(texts, evaluated.outcomes, strict=True):
         likelihood, greedy = _one_by_one(loaded, text)
         assert outcome.log_likelihood == pytest.approx(likelihood, abs=2e-4)
-        assert (outcome.last_word_right, outcome.last_token_right) == (all(greedy), greedy[-1])
+        assert (outcome.last_word_right, outcome.last_token_right) == (
+            all(greedy),
+            greedy[-1],
+        )
         assert outcome.target == text.split(" ")[-1]
         assert (outcome.tokens[0].rank == 1) == greedy[0]
         assert sum(token.log_likelihood for token in outcome.tokens) == pytest.approx(
             likelihood, abs=2e-4
         )
         shares = [candidate.probability for candidate in outcome.top]
-        assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
+        assert (
+            len(shares) == 5
+            and shares == sorted(shares, reverse=True)
+            and 0 < sum(shares) <= 1
+        )
 
 
 def test_the_first_passages_come_in_file_order_each_once_and_a_seed_draws_others():
@@ -84,13 +92,17 @@ def test_white_space_before_the_last_word_belongs_to_the_target_and_a_word_alone
 
 
 def test_what_is_cut_are_the_oldest_tokens_but_the_one_that_begins_every_text():
-    loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer("<|end|> $A <|end|>"))
+    loaded = replace(
+        tiny_loaded("llama"), tokenizer=tiny_tokenizer("<|end|> $A <|end|>")
+    )
     context = " ".join(f"boat{i}" for i in range(300))
     question = Question.of(loaded, context, " home")
     ids = tiny_tokenizer()(context + " home").input_ids
     assert (question.read, question.target) == ([0, *ids[-256:-1]], ids[-1:])
     n_words_read = len(loaded.tokenizer.decode(ids[-256:-1]).split())
-    assert len(context.split()) - question.words_cut == pytest.approx(n_words_read, abs=1)
+    assert len(context.split()) - question.words_cut == pytest.approx(
+        n_words_read, abs=1
+    )
     assert Question.of(loaded, "the boat", " home").words_cut == 0
     with pytest.raises(CorpusError, match="longer than the model can read"):
         Question.of(loaded, "the boat", " z" * 300)
@@ -98,7 +110,9 @@ def test_what_is_cut_are_the_oldest_tokens_but_the_one_that_begins_every_text():
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gptj", "gpt_neo"])
 @pytest.mark.parametrize("n_free", [0, 5])
-def test_an_answer_at_the_end_of_what_the_model_reads_is_not_finished(family, n_free, monkeypatch):
+def test_an_answer_at_the_end_of_what_the_model_reads_is_not_finished(
+    family, n_free, monkeypatch
+):
     loaded = tiny_loaded(family)
     words = [f"boat{i}" for i in range(300)]
     if n_free:
@@ -106,10 +120,18 @@ def test_an_answer_at_the_end_of_what_the_model_reads_is_not_finished(family, n_
             words.pop()
     finished = []
     monkeypatch.setattr(
-        evaluating, "finish_answers_", lambda loaded, parts, on_left: finished.extend(parts)
+        evaluating,
+        "finish_answers_",
+        lambda loaded, parts, on_left: finished.extend(parts),
     )
-    (outcome,) = evaluate_alone(loaded, _chosen([f"{' '.join(words)} home"]), ignore_steps).outcomes
-    assert math.isfinite(outcome.log_likelihood) and not outcome.last_word_right and finished == []
+    (outcome,) = evaluate_alone(
+        loaded, _chosen([f"{' '.join(words)} home"]), ignore_steps
+    ).outcomes
+    assert (
+        math.isfinite(outcome.log_likelihood)
+        and not outcome.last_word_right
+        and finished == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,15 +145,26 @@ def test_an_answer_at_the_end_of_what_the_model_reads_is_not_finished(family, n_
         ("", 0),
     ],
 )
-def test_a_passage_that_shares_thirteen_words_with_the_calibration_text_is_leaked(text, n):
+def test_a_passage_that_shares_thirteen_words_with_the_calibration_text_is_leaked(
+    text, n
+):
     long = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
     assert (
-        n_leaked(_chosen([long, "a b c d e f g h", "two of these"]), ["something else", text]) == n
+        n_leaked(
+            _chosen([long, "a b c d e f g h", "two of these"]), ["something else", text]
+        )
+        == n
     )
 
 
 def test_as_many_batches_go_together_as_fit_and_one_at_least():
-    assert [n_fitting((5, 4, 3), n_tokens) for n_tokens in (0, 8, 9, 11.9, 99)] == [1, 1, 2, 2, 3]
+    assert [n_fitting((5, 4, 3), n_tokens) for n_tokens in (0, 8, 9, 11.9, 99)] == [
+        1,
+        1,
+        2,
+        2,
+        3,
+    ]
 
 
 @pytest.fixture
@@ -158,7 +191,9 @@ def test_a_streamed_models_blocks_are_read_once_for_several_batches(
         enter(self, index)
 
     monkeypatch.setattr(type(streamed.residency), "_enter", watched)
-    monkeypatch.setattr(evaluating, "finish_answers_", lambda loaded, parts, on_left: None)
+    monkeypatch.setattr(
+        evaluating, "finish_answers_", lambda loaded, parts, on_left: None
+    )
     alone = []
     together = []
     monkeypatch.setattr(evaluating, "n_fitting", lambda sizes, n_tokens: 1)
@@ -177,7 +212,9 @@ def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(
     streamed = stream_model(locate_model(str(model_folder), store), "float32", store)
     parts = []
     monkeypatch.setattr(
-        evaluating, "finish_answers_", lambda loaded, unfinished, on_left: parts.extend(unfinished)
+        evaluating,
+        "finish_answers_",
+        lambda loaded, unfinished, on_left: parts.extend(unfinished),
     )
     answers(streamed)
 
@@ -234,6 +271,12 @@ def test_the_rules_differ_in_the_last_token_of_passages_that_are_too_long_and_in
         for rule in ("plain", "published")
     )
     assert [outcome.last_token_right for outcome in plain] == [True] * 5
-    assert [outcome.last_token_right for outcome in published] == [True, True, True, False, False]
+    assert [outcome.last_token_right for outcome in published] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
     for one, published_outcome in zip(plain, published, strict=True):
         assert replace(published_outcome, last_token_right=one.last_token_right) == one

@@ -52,7 +52,9 @@ def test_it_is_the_divergence_from_dense_in_pieces_of_each_source(loaded):
             with applied():
                 sparse = log_probabilities(loaded, ids)
             divergence = (dense.exp() * (dense - sparse)).sum(dim=-1)
-            expected += [float(piece.mean()) for piece in divergence.split(KIND_BLOCK_TOKENS)]
+            expected += [
+                float(piece.mean()) for piece in divergence.split(KIND_BLOCK_TOKENS)
+            ]
         assert sorted(loss.blocks) == pytest.approx(sorted(expected), abs=1e-6)
         assert min(loss.blocks) > 0
 
@@ -72,12 +74,21 @@ def test_the_figures_of_the_field_are_those_of_all_kinds_together(loaded):
                 targets = np.array(ids[1:][rows])
                 blocks.append(token_divergences(dense[rows], sparse[rows], targets))
     expected = divergence_figures(blocks)
-    assert (figures.n_tokens, figures.n_blocks) == (expected.n_tokens, expected.n_blocks)
+    assert (figures.n_tokens, figures.n_blocks) == (
+        expected.n_tokens,
+        expected.n_blocks,
+    )
     for name in ("kl", "delta", "delta_rms", "same_top", "ratio"):
         measured = getattr(figures, name)
-        assert measured.value == pytest.approx(getattr(expected, name).value, rel=1e-3, abs=1e-7)
-        assert measured.error == pytest.approx(getattr(expected, name).error, rel=1e-2, abs=1e-6)
-    assert figures.kl_quantiles[0.9] == pytest.approx(expected.kl_quantiles[0.9], rel=1e-2)
+        assert measured.value == pytest.approx(
+            getattr(expected, name).value, rel=1e-3, abs=1e-7
+        )
+        assert measured.error == pytest.approx(
+            getattr(expected, name).error, rel=1e-2, abs=1e-6
+        )
+    assert figures.kl_quantiles[0.9] == pytest.approx(
+        expected.kl_quantiles[0.9], rel=1e-2
+    )
 
 
 def test_the_dense_model_forgot_nothing(loaded):
@@ -89,6 +100,8 @@ def test_the_dense_model_forgot_nothing(loaded):
     assert figures.ratio.value == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("n_run_tokens", "expected"), [(0, 128), (45_000, 250), (10**9, 512)])
+@pytest.mark.parametrize(
+    ("n_run_tokens", "expected"), [(0, 128), (45_000, 250), (10**9, 512)]
+)
 def test_a_twentieth_of_the_run_is_read_between_two_ends(n_run_tokens, expected):
     assert kind_tokens(n_run_tokens, 9) == expected

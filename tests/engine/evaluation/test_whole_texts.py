@@ -8,11 +8,22 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sparsedash.engine.comparison.model_pair import RecordModel
-from sparsedash.engine.comparison.text_comparison import ContinuationWriter, _distributions
+from sparsedash.engine.comparison.text_comparison import (
+    ContinuationWriter,
+    _distributions,
+)
 from sparsedash.engine.evaluation import evaluate as evaluating
-from sparsedash.engine.evaluation.answers import MAX_MORE_TOKENS, _is_whole_word, first_word
+from sparsedash.engine.evaluation.answers import (
+    MAX_MORE_TOKENS,
+    _is_whole_word,
+    first_word,
+)
 from sparsedash.engine.evaluation.continuations import score_continuations
-from sparsedash.engine.evaluation.evaluate import EvaluatedModel, evaluate_alone, evaluate_together
+from sparsedash.engine.evaluation.evaluate import (
+    EvaluatedModel,
+    evaluate_alone,
+    evaluate_together,
+)
 from sparsedash.engine.evaluation.greedy_texts import write_greedily
 from sparsedash.engine.evaluation.questions import Question
 from sparsedash.engine.texts import next_logits
@@ -21,7 +32,11 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings
 from tests.engine.comparison.conftest import PROMPT, continuation_request
 from tests.engine.conftest import passages
-from tests.engine.evaluation.test_continuations import REQUESTS, first_choices, plain_scores
+from tests.engine.evaluation.test_continuations import (
+    REQUESTS,
+    first_choices,
+    plain_scores,
+)
 from tests.engine.evaluation.test_evaluate import _chosen, _one_by_one
 from tests.engine.tiny import VOCABULARY, as_loaded, tiny_loaded
 
@@ -85,7 +100,10 @@ def all_answers(loaded):
         write_greedily(loaded, [nullcontext], [[5, 6, 7], [9]], 6, [], lambda n: None),
         continue_prompts(loaded, (PROMPT, "a boat"), 6, ignore_steps),
         generate_texts(
-            loaded, (PROMPT, "a boat"), CalibrationSettings(n_samples=3, length=20), ignore_steps
+            loaded,
+            (PROMPT, "a boat"),
+            CalibrationSettings(n_samples=3, length=20),
+            ignore_steps,
         ),
     )
 
@@ -105,7 +123,9 @@ def small_batches(monkeypatch):
 
 
 @pytest.mark.parametrize("model_type", HYBRIDS)
-def test_answers_of_a_hybrid_are_those_of_its_own_forward_one_by_one(model_type, small_batches):
+def test_answers_of_a_hybrid_are_those_of_its_own_forward_one_by_one(
+    model_type, small_batches
+):
     loaded = hybrid(model_type)
     texts = passages(8)
     chosen = _chosen(texts)
@@ -129,10 +149,14 @@ def test_answers_of_a_hybrid_are_those_of_its_own_forward_one_by_one(model_type,
 
 
 @pytest.mark.parametrize("model_type", HYBRIDS)
-def test_scores_and_texts_of_a_hybrid_are_those_of_whole_texts(model_type, small_batches):
+def test_scores_and_texts_of_a_hybrid_are_those_of_whole_texts(
+    model_type, small_batches
+):
     loaded = hybrid(model_type)
     (scores,) = score_continuations(loaded, [nullcontext], REQUESTS, lambda n: None)
-    for scored, (value, greedy) in zip(scores, plain_scores(loaded, REQUESTS), strict=True):
+    for scored, (value, greedy) in zip(
+        scores, plain_scores(loaded, REQUESTS), strict=True
+    ):
         assert scored.log_likelihood == pytest.approx(value, abs=5e-4)
         assert scored.greedy == greedy
     prompts = [list(range(3, 12)), [9, 8, 7]]
@@ -155,7 +179,9 @@ def test_scores_and_texts_of_a_hybrid_are_those_of_whole_texts(model_type, small
 @pytest.mark.parametrize("model_type", HYBRIDS)
 def test_a_writer_and_its_divergences_read_whole_texts(model_type, monkeypatch):
     loaded = hybrid(model_type)
-    monkeypatch.setattr("sparsedash.engine.comparison.text_comparison.CHUNK_LOGITS", 4 * VOCABULARY)
+    monkeypatch.setattr(
+        "sparsedash.engine.comparison.text_comparison.CHUNK_LOGITS", 4 * VOCABULARY
+    )
     record_model = RecordModel(loaded)
     writer = ContinuationWriter(record_model, continuation_request(n_tokens=5))
     steps = []

@@ -18,7 +18,9 @@ from tests.engine.tiny import small_run
 
 
 def run_settings(model, text, methods, dtype="float32"):
-    methods = tuple(replace(presets.method_named(name), width_multiple=8) for name in methods)
+    methods = tuple(
+        replace(presets.method_named(name), width_multiple=8) for name in methods
+    )
     return small_run(
         model,
         f"file:{text}",

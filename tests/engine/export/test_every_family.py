@@ -39,7 +39,9 @@ def sparse_model(folder, widths, dtype):
     for mlp, width in zip(loaded.mlps, widths, strict=True):
         kept = torch.randperm(mlp.width)[:width].sort().values
         bias = None if mlp.out.bias is None else torch.randn(len(mlp.out.bias))
-        narrowed.append(PrunedMlp(kept, out_weight(mlp)[:, kept] + 0.1 * torch.randn(1), bias))
+        narrowed.append(
+            PrunedMlp(kept, out_weight(mlp)[:, kept] + 0.1 * torch.randn(1), bias)
+        )
     narrow = LazySequence(len(narrowed), narrowed.__getitem__)
     gone = [index for index, width in enumerate(widths) if not width]
     return PrunedChannels(
@@ -92,6 +94,9 @@ def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
     answers, loaded_logits = load_and_answer(str(target), {"questions": questions})
     assert (answers["holes"], answers["right"]) == ([], right)
     assert (
-        max(float((loaded_logits[str(i)] - rows).abs().max()) for i, rows in enumerate(logits))
+        max(
+            float((loaded_logits[str(i)] - rows).abs().max())
+            for i, rows in enumerate(logits)
+        )
         <= 1e-4
     )

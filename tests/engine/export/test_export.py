@@ -56,21 +56,29 @@ def test_the_folder_holds_all_that_is_needed_and_is_proven(
         "README.md",
     } <= set(left_in(out))
     assert left_in(tmp_path) == ["out"]
-    assert (out / "tokenizer.json").read_bytes() == (model_folder / "tokenizer.json").read_bytes()
+    assert (out / "tokenizer.json").read_bytes() == (
+        model_folder / "tokenizer.json"
+    ).read_bytes()
     assert export.proof.holds and export.proof.logit_difference <= 1e-4
-    assert (export.proof.n_logits, export.proof.n_verdicts, export.proof.n_run) == (16, 20, 20)
+    assert (export.proof.n_logits, export.proof.n_verdicts, export.proof.n_run) == (
+        16,
+        20,
+        20,
+    )
     assert run[0].get(Export, export.key) == export == exported(run, number, form, out)
     assert export.n_bytes == sum(path.stat().st_size for path in out.iterdir())
     # Zeros take as much room as any weight.
     assert (export.n_bytes == export.base_bytes) == (form == "masked")
     before, after = (
-        json.loads((folder / "config.json").read_text()) for folder in (model_folder, out)
+        json.loads((folder / "config.json").read_text())
+        for folder in (model_folder, out)
     )
     changed = {name for name in before | after if before.get(name) != after.get(name)}
     assert changed == ({"intermediate_size"} if form != "masked" else set())
     if form == "uniform":
         assert (
-            after["intermediate_size"] == run[0].get(Record, run[2].sparse[EVEN]).pruned.widths[0]
+            after["intermediate_size"]
+            == run[0].get(Record, run[2].sparse[EVEN]).pruned.widths[0]
         )
 
 
@@ -92,7 +100,9 @@ def test_a_fresh_process_proves_a_folder_wherever_it_lies_and_a_changed_file_is_
     )
     assert proof.holds and proof.n_run == 20
     (moved / "config.json").write_text("{}")
-    with pytest.raises(ExportError, match=r"is not as exported: changed or new: config\.json\."):
+    with pytest.raises(
+        ExportError, match=r"is not as exported: changed or new: config\.json\."
+    ):
         prove_export(
             export,
             moved,
@@ -106,7 +116,13 @@ def test_the_licence_is_copied_every_file_has_its_sum_and_the_mode_is_that_of_th
     tmp_path_factory, tmp_path, finished_run
 ):
     base = save_tiny(tmp_path_factory.mktemp("licensed") / "tiny")
-    kept = ("LICENSE", "NOTICE.md", "License.txt", "tokenizer.model", "chat_template.jinja")
+    kept = (
+        "LICENSE",
+        "NOTICE.md",
+        "License.txt",
+        "tokenizer.model",
+        "chat_template.jinja",
+    )
     for name in kept:
         (base / name).write_text(name)
     for name in ("modeling.py", "tokenizer.py"):
@@ -123,10 +139,16 @@ def test_the_licence_is_copied_every_file_has_its_sum_and_the_mode_is_that_of_th
     sums = json.loads((out / "recipe.json").read_text())["sha256"]
     assert sums.keys() == set(left_in(out)) - {"recipe.json", "README.md"}
     for name, digest in sums.items():
-        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest == export.files[name]
+        assert (
+            hashlib.sha256((out / name).read_bytes()).hexdigest()
+            == digest
+            == export.files[name]
+        )
 
 
-def test_weights_of_another_type_are_stated_as_such_and_proven_as_rounded(run, tmp_path):
+def test_weights_of_another_type_are_stated_as_such_and_proven_as_rounded(
+    run, tmp_path
+):
     export = exported(
         run,
         BEST,
@@ -134,10 +156,13 @@ def test_weights_of_another_type_are_stated_as_such_and_proven_as_rounded(run, t
         tmp_path / "out",
         weights="bfloat16",
     )
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
-    assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {
-        torch.bfloat16
-    }
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text())["dtype"]
+        == "bfloat16"
+    )
+    assert {
+        t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()
+    } == {torch.bfloat16}
     assert export.proof.n_meant == export.proof.n_verdicts
     assert export.proof.logit_difference <= 1e-4
     again = exported(run, BEST, "padded", tmp_path / "two")
@@ -154,7 +179,11 @@ def narrow_model(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("number", "form", "weights"),
-    [(BEST, "padded", "bfloat16"), (MASKS, "masked", "bfloat16"), (BEST, "masked", "float16")],
+    [
+        (BEST, "padded", "bfloat16"),
+        (MASKS, "masked", "bfloat16"),
+        (BEST, "masked", "float16"),
+    ],
 )
 def test_a_bfloat16_run_is_proven_by_what_its_files_hold(
     number, form, weights, narrow_model, finished_run, tmp_path
@@ -179,7 +208,9 @@ def test_a_bfloat16_run_is_proven_by_what_its_files_hold(
         (MASKS, "gguf", "no channel was removed"),
     ],
 )
-def test_a_form_that_does_not_apply_is_refused_with_the_reason(number, form, why, run, tmp_path):
+def test_a_form_that_does_not_apply_is_refused_with_the_reason(
+    number, form, why, run, tmp_path
+):
     with pytest.raises(ExportError, match=why):
         exported(run, number, form, tmp_path / "out")
     assert left_in(tmp_path) == []
@@ -190,7 +221,9 @@ def test_a_bias_that_stock_code_or_llama_cpp_has_no_place_for_is_refused_at_once
     finished_run, tmp_path, family, monkeypatch
 ):
     finished = finished_run(save_tiny(tmp_path / "tiny", family), ("flap",))
-    monkeypatch.setattr(module, "rebuild_model", lambda *_: pytest.fail("nothing is made"))
+    monkeypatch.setattr(
+        module, "rebuild_model", lambda *_: pytest.fail("nothing is made")
+    )
     for form, why in (
         ("padded", "its stock code has"),
         ("gguf", f"llama.cpp's graph of {family} has"),
@@ -228,10 +261,14 @@ def test_a_kill_between_the_record_and_the_name_leaves_nothing_that_is_listed(
         exported(run, EVEN, "uniform", tmp_path / "out")
     assert store.get(Export, request.key()) is not None
     assert not exports_of(store).is_whole(request.key())
-    assert exported(run, EVEN, "uniform", tmp_path / "out") in exports_of(store).listed()
+    assert (
+        exported(run, EVEN, "uniform", tmp_path / "out") in exports_of(store).listed()
+    )
 
 
-def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_folder, tmp_path):
+def test_a_data_folder_that_was_moved_finds_its_exports(
+    passage_file, model_folder, tmp_path
+):
     store = Store(tmp_path / "here")
     model_cache = ModelCache()
     run = pipeline.run(
@@ -240,12 +277,16 @@ def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_fold
         model_cache=model_cache,
     )
     export = exported((store, model_cache, run), 0, "uniform", "")
-    assert re.fullmatch(r".*/here/exports/[\w.-]+-40pct-uniform-float32-[\w.-]{6}", export.folder)
+    assert re.fullmatch(
+        r".*/here/exports/[\w.-]+-40pct-uniform-float32-[\w.-]{6}", export.folder
+    )
     store.close()
     moved = Store((tmp_path / "here").rename(tmp_path / "there"))
     try:
         (listed,) = exports_of(moved).listed()
-        assert listed == replace(export, folder=export.folder.replace("/here/", "/there/"))
+        assert listed == replace(
+            export, folder=export.folder.replace("/here/", "/there/")
+        )
         assert exports_of(moved).may_delete(listed)
         assert exported((moved, model_cache, run), 0, "uniform", "") == listed, (
             "it is found, and not made again"
@@ -280,7 +321,9 @@ def test_what_a_result_was_computed_from_must_not_have_changed_since(
         save_tiny(base, seed=7)
     else:
         text.write_text("".join(reversed(text.read_text().splitlines(keepends=True))))
-    with pytest.raises(JobError, match=f"{message}has changed since this result was computed"):
+    with pytest.raises(
+        JobError, match=f"{message}has changed since this result was computed"
+    ):
         exported((store, ModelCache(), finished[2]), 0, "padded", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -291,7 +334,9 @@ def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_r
     base = save_tiny(tmp_path / "tiny", tie_word_embeddings=False)
     secret = tmp_path / "secret"
     config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    (base / "config.json").write_text(
+        json.dumps(config | {"tie_word_embeddings": True})
+    )
     secret.write_text("not for others")
     (base / "LICENSE").symlink_to(secret)
     (base / "NOTICE").write_text("for all")
@@ -299,7 +344,9 @@ def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_r
     (base / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
     run = run_in(store, run_settings(base, passage_file, ("magnitude",)))
     out = tmp_path / "out"
-    with pytest.raises(ExportError, match="LICENSE is a link out of the model's folder"):
+    with pytest.raises(
+        ExportError, match="LICENSE is a link out of the model's folder"
+    ):
         exported(run, 0, "padded", out)
     assert not out.exists()
     (base / "LICENSE").unlink()
@@ -308,7 +355,9 @@ def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_r
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
     assert "additional_chat_templates/tool_use.jinja" in export.files
     (out / "additional_chat_templates" / "more.py").touch()
-    with pytest.raises(ExportError, match=r"changed or new: additional_chat_templates/more\.py"):
+    with pytest.raises(
+        ExportError, match=r"changed or new: additional_chat_templates/more\.py"
+    ):
         module.prove_export(
             export,
             out,
@@ -318,7 +367,9 @@ def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_r
         )
 
 
-def test_files_of_another_model_are_deleted_and_the_difference_is_named(run, tmp_path, monkeypatch):
+def test_files_of_another_model_are_deleted_and_the_difference_is_named(
+    run, tmp_path, monkeypatch
+):
     write = module.write_folder
 
     def one_weight_off(folder, *rest, **changes):
@@ -334,7 +385,8 @@ def test_files_of_another_model_are_deleted_and_the_difference_is_named(run, tmp
 
     monkeypatch.setattr(module, "write_folder", one_weight_off)
     with pytest.raises(
-        ExportError, match=r"are not the sparse model: logits differ by up to [0-9.]+ \(0\.001"
+        ExportError,
+        match=r"are not the sparse model: logits differ by up to [0-9.]+ \(0\.001",
     ) as refused:
         exported(run, EVEN, "uniform", tmp_path / "out")
     assert left_in(tmp_path) == []

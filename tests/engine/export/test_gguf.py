@@ -117,7 +117,9 @@ def test_rounded_weights_are_those_that_llama_cpp_reads(llama, tmp_path):
             weights=weights,
         )
         assert export.proof.n_meant >= 18
-        assert [file.name for file in (tmp_path / weights).glob("*.gguf")] == [f"{weights}.gguf"]
+        assert [file.name for file in (tmp_path / weights).glob("*.gguf")] == [
+            f"{weights}.gguf"
+        ]
     assert export.layout.startswith(
         "a width for each block, llama.cpp's architecture deci; tensors: "
     )
@@ -127,7 +129,9 @@ def test_rounded_weights_are_those_that_llama_cpp_reads(llama, tmp_path):
     )
 
 
-@pytest.mark.parametrize("family", ["falcon", "gemma3", "gpt2", "phi3", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "family", ["falcon", "gemma3", "gpt2", "phi3", "qwen2", "qwen3"]
+)
 def test_a_quantised_file_is_read_back_as_llama_cpp_reads_it(
     family, gguf_of, finished_run, tmp_path
 ):
@@ -142,7 +146,9 @@ def test_a_quantised_file_is_read_back_as_llama_cpp_reads_it(
 
 
 @pytest.mark.parametrize("weights", ["float16", "q8_0"])
-def test_a_rounded_file_of_a_model_with_enormous_logits_is_proven(weights, finished_run, tmp_path):
+def test_a_rounded_file_of_a_model_with_enormous_logits_is_proven(
+    weights, finished_run, tmp_path
+):
     folder = save_tiny(
         tmp_path / "tiny",
         "llama",
@@ -159,7 +165,9 @@ def test_a_rounded_file_of_a_model_with_enormous_logits_is_proven(weights, finis
         tmp_path / "out",
         weights=weights,
     )
-    assert export.proof.logit_difference > 2.0, "the test needs more than an absolute limit allows"
+    assert export.proof.logit_difference > 2.0, (
+        "the test needs more than an absolute limit allows"
+    )
     assert export.proof.holds
 
 
@@ -180,10 +188,17 @@ def test_a_difference_of_logits_is_allowed_up_to_four_times_what_rounding_change
     assert gguf_allowed(silu, logits, rounded) == 2.0
     assert gguf_allowed(silu, logits, logits) == 2e-3
     assert gguf_allowed(gelu, logits, logits) == 0.05
-    assert gguf_allowed(silu, logits, [torch.full_like(rows, torch.inf) for rows in logits]) == 2e-3
+    assert (
+        gguf_allowed(
+            silu, logits, [torch.full_like(rows, torch.inf) for rows in logits]
+        )
+        == 2e-3
+    )
 
 
-def test_a_full_file_keeps_the_type_of_the_quantised_one_that_it_comes_from(finished_run, tmp_path):
+def test_a_full_file_keeps_the_type_of_the_quantised_one_that_it_comes_from(
+    finished_run, tmp_path
+):
     base = write_tiny_gguf(
         tmp_path / "base.gguf",
         quantised="Q8_0",
@@ -215,7 +230,9 @@ def test_q8_0_is_written_here_to_the_bits_of_llama_cpp(gguf_of, tmp_path):
         ), tensor.name
 
 
-@pytest.mark.parametrize(("weights", "most", "n_allowed"), [("float32", 1e-4, 0), ("q8_0", 0.3, 2)])
+@pytest.mark.parametrize(
+    ("weights", "most", "n_allowed"), [("float32", 1e-4, 0), ("q8_0", 0.3, 2)]
+)
 def test_a_bfloat16_run_is_proven_by_what_its_file_holds(
     weights, most, n_allowed, gguf_of, finished_run, tmp_path
 ):
@@ -332,10 +349,14 @@ def test_of_several_chat_templates_the_default_one_goes_along(tmp_path):
     )
 
 
-def test_a_head_that_the_config_denies_counts_as_a_weight_and_is_not_left_out(store, tmp_path):
+def test_a_head_that_the_config_denies_counts_as_a_weight_and_is_not_left_out(
+    store, tmp_path
+):
     folder = save_tiny(tmp_path / "tiny", tie_word_embeddings=False)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"tie_word_embeddings": True})
+    )
     source = locate_model(str(folder), store)
     loaded = load_model(source, "float32")
     assert loaded.shape.n_parameters == sum(
@@ -357,7 +378,9 @@ def test_a_tokenizer_that_changes_or_cuts_texts_otherwise_is_refused(change, tmp
     )
     tokenizer = sentencepiece_tokenizer()
     odd = (
-        normalizers.Lowercase() if change == "normalizer" else pre_tokenizers.Split("l", "isolated")
+        normalizers.Lowercase()
+        if change == "normalizer"
+        else pre_tokenizers.Split("l", "isolated")
     )
     setattr(tokenizer.backend_tokenizer, change, odd)
     tokenizer.save_pretrained(folder)
@@ -367,7 +390,9 @@ def test_a_tokenizer_that_changes_or_cuts_texts_otherwise_is_refused(change, tmp
 
 def test_a_full_disk_is_an_error_before_weights_are_written(tmp_path, monkeypatch):
     folder = save_tiny(tmp_path / "tiny")
-    monkeypatch.setattr(model_folders.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(
+        model_folders.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000)
+    )
     with pytest.raises(ExportError, match="are free"):
         write_dense_gguf(source_of(folder), tmp_path / "dense.gguf")
     assert (tmp_path / "dense.gguf").stat().st_size < 50_000
@@ -393,7 +418,9 @@ def test_a_full_disk_is_an_error_before_weights_are_written(tmp_path, monkeypatc
         ),
     ],
 )
-def test_what_a_file_cannot_hold_is_refused(family, changes, reason, finished_run, tmp_path):
+def test_what_a_file_cannot_hold_is_refused(
+    family, changes, reason, finished_run, tmp_path
+):
     finished = finished_run(save_tiny(tmp_path / "tiny", family, **changes))
     with pytest.raises(ModelError, match=reason):
         exported(finished, 0, "gguf", tmp_path / "out")
@@ -430,7 +457,9 @@ def test_a_dense_gguf_that_is_named_must_be_of_full_weights_and_of_the_model(
     assert not (tmp_path / "two").exists()
     nameless = tmp_path / "nameless.gguf"
     nameless.write_bytes(
-        other_file.read_bytes().replace(b"general.architecture", b"general.architectura")
+        other_file.read_bytes().replace(
+            b"general.architecture", b"general.architectura"
+        )
     )
     with pytest.raises(
         ModelError, match=r"nameless\.gguf holds no model: it names no architecture"

@@ -112,12 +112,18 @@ def dense(request, tmp_path):
         _add_weight(writer, model_type, name, weight.float().numpy())
     if model_type == "gemma4_text":
         # A quarter of each head of full attention is rotated.
-        writer.add_tensor("rope_freqs.weight", np.array([1, 1] + [1e30] * 6, np.float32))
+        writer.add_tensor(
+            "rope_freqs.weight", np.array([1, 1] + [1e30] * 6, np.float32)
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return save_tiny(tmp_path / "tiny", model_type), tmp_path / "dense.gguf", architecture
+    return (
+        save_tiny(tmp_path / "tiny", model_type),
+        tmp_path / "dense.gguf",
+        architecture,
+    )
 
 
 def _add_weight(writer, model_type, name, values):
@@ -151,7 +157,9 @@ def _add_weight(writer, model_type, name, values):
 def test_every_block_keeps_its_own_width(dense, weights, finished_run, tmp_path):
     folder, file, architecture = dense
     finished = finished_run(folder)
-    export = exported(finished, 0, "gguf", tmp_path / "out", dense_gguf=str(file), weights=weights)
+    export = exported(
+        finished, 0, "gguf", tmp_path / "out", dense_gguf=str(file), weights=weights
+    )
     widths = finished[0].get(Record, finished[2].sparse[0]).pruned.widths
     assert len(set(widths) - {0}) > 1, "the test needs blocks of different widths"
     fields = GGUFReader(tmp_path / "out" / "out.gguf").fields

@@ -47,12 +47,20 @@ def test_llama_cpp_runs_a_file_with_fewer_or_narrower_experts(
     folder = saved(tmp_path / "tiny", model_type, **MIXTURES[model_type])
     text = f"file:{passage_file}"
     settings = small_run(
-        folder, text, f"{text}[20:]", methods=(EXPERTS, CHANNELS), sparsities_permille=(500,)
+        folder,
+        text,
+        f"{text}[20:]",
+        methods=(EXPERTS, CHANNELS),
+        sparsities_permille=(500,),
     )
     run = ran(settings, store)
-    n, hidden, width = load_model(source_of(folder), "float32").experts[0].module.down_proj.shape
+    n, hidden, width = (
+        load_model(source_of(folder), "float32").experts[0].module.down_proj.shape
+    )
     for number, shape in ((0, (n // 2, hidden, width)), (1, (n, hidden, width // 2))):
-        export = exported((store, MODEL_CACHE, run), number, "gguf", tmp_path / f"out-{number}")
+        export = exported(
+            (store, MODEL_CACHE, run), number, "gguf", tmp_path / f"out-{number}"
+        )
         assert export.proof.logit_difference < 1e-4 and export.proof.n_run == 10
         (file,) = (tmp_path / f"out-{number}").glob("*.gguf")
         tensors = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
@@ -72,7 +80,9 @@ def test_a_file_of_a_mixture_in_fewer_bits_keeps_its_routers(
     run = (store, MODEL_CACHE, ran(settings, store))
     export = exported(run, 0, "gguf", tmp_path / "out", weights=weights)
     assert export.proof.holds
-    with pytest.raises(SettingsError, match="float32, float16, q8_0 or as-stored for a mixture"):
+    with pytest.raises(
+        SettingsError, match="float32, float16, q8_0 or as-stored for a mixture"
+    ):
         exported(run, 0, "gguf", tmp_path / "fewer", weights="q4_k_m")
 
 
@@ -96,13 +106,22 @@ def test_a_mixture_that_llama_cpp_would_compute_otherwise_is_refused(tmp_path):
         write_dense_gguf(source_of(folder), tmp_path / "dense.gguf")
 
 
-def test_whole_experts_are_cut_out_of_a_quantised_file_to_the_bit(store, passage_file, tmp_path):
+def test_whole_experts_are_cut_out_of_a_quantised_file_to_the_bit(
+    store, passage_file, tmp_path
+):
     dense_file = write_tiny_gguf(
-        tmp_path / "dense.gguf", family="qwen3moe", quantised="Q8_0", moe_intermediate_size=32
+        tmp_path / "dense.gguf",
+        family="qwen3moe",
+        quantised="Q8_0",
+        moe_intermediate_size=32,
     )
     text = f"file:{passage_file}"
     settings = small_run(
-        dense_file, text, f"{text}[20:]", methods=(REAP, EXPERTS), sparsities_permille=(250,)
+        dense_file,
+        text,
+        f"{text}[20:]",
+        methods=(REAP, EXPERTS),
+        sparsities_permille=(250,),
     )
     run = (store, MODEL_CACHE, ran(settings, store))
     export = exported(run, 0, "gguf", tmp_path / "out", weights="as-stored")
@@ -125,15 +144,24 @@ def test_experts_of_a_quantised_file_are_chosen_and_refitted_alike_streamed(
     store, passage_file, tmp_path
 ):
     dense_file = write_tiny_gguf(
-        tmp_path / "dense.gguf", family="qwen3moe", quantised="Q8_0", moe_intermediate_size=32
+        tmp_path / "dense.gguf",
+        family="qwen3moe",
+        quantised="Q8_0",
+        moe_intermediate_size=32,
     )
     text = f"file:{passage_file}"
     settings = small_run(
-        dense_file, text, f"{text}[20:]", methods=(EXPERTS, CHANNELS), sparsities_permille=(250,)
+        dense_file,
+        text,
+        f"{text}[20:]",
+        methods=(EXPERTS, CHANNELS),
+        sparsities_permille=(250,),
     )
     resident = records(store, ran(settings, store))[1:]
     elsewhere = Store(tmp_path / "streamed")
-    streamed = records(elsewhere, ran(replace(settings, residency="streamed"), elsewhere))[1:]
+    streamed = records(
+        elsewhere, ran(replace(settings, residency="streamed"), elsewhere)
+    )[1:]
     elsewhere.close()
     assert len(resident) == 2 and resident[0].pruned.kept.experts
     for record, twin in zip(resident, streamed, strict=True):

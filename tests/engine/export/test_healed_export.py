@@ -35,20 +35,27 @@ def healed_run(passage_file, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("family", "method"), [("llama", "least-squares"), ("gpt2", "best"), ("phi3", "best")]
+    ("family", "method"),
+    [("llama", "least-squares"), ("gpt2", "best"), ("phi3", "best")],
 )
 def test_the_files_are_proven(family, method, healed_run, tmp_path):
     finished = healed_run(save_tiny(tmp_path / "tiny", family), (method,))
     for form in ("padded" if method == "best" else "uniform", "masked"):
         proof = exported(finished, 0, form, tmp_path / form).proof
-        assert proof.holds and proof.n_run == proof.n_verdicts and proof.logit_difference <= 1e-4
+        assert (
+            proof.holds
+            and proof.n_run == proof.n_verdicts
+            and proof.logit_difference <= 1e-4
+        )
     card = (tmp_path / "masked" / "README.md").read_text()
     assert "healed 4 steps" in card and "held-out" in card
 
 
 def test_a_gguf_file_is_proven(healed_run, tmp_path):
     pytest.importorskip("llama_cpp_py_sync")
-    finished = healed_run(write_tiny_gguf(tmp_path / "tiny.gguf", family="llama"), ("best",))
+    finished = healed_run(
+        write_tiny_gguf(tmp_path / "tiny.gguf", family="llama"), ("best",)
+    )
     assert exported(finished, 0, "gguf", tmp_path / "out").proof.logit_difference < 1e-4
 
 
@@ -56,7 +63,9 @@ def test_a_gguf_file_is_proven(healed_run, tmp_path):
 def test_every_norm_has_its_place_in_a_gguf_file(family, healed_run, tmp_path):
     dense = write_tiny_gguf(tmp_path / "tiny.gguf", family=family)
     store, model_cache, run = healed_run(dense)
-    rebuilt = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, model_cache)
+    rebuilt = rebuild_model(
+        store.get(Record, run.sparse[0]), store, ignore_steps, model_cache
+    )
     write_gguf(
         tmp_path / "out.gguf",
         dense,
@@ -81,7 +90,10 @@ def test_a_file_whose_tensors_have_no_names_here_is_neither_healed_nor_quantised
     ).sparse
     monkeypatch.delitem(ARCHITECTURES, "gpt2")
     options = {"is_base": True, "require_room": lambda n_bytes: None}
-    for weights, healed in (("float32", rebuilt), ("q4_k_m", replace(rebuilt, others={}))):
+    for weights, healed in (
+        ("float32", rebuilt),
+        ("q4_k_m", replace(rebuilt, others={})),
+    ):
         with pytest.raises(ExportError, match="gpt2 files are not known here"):
             write_quantised(
                 tmp_path / "out.gguf",

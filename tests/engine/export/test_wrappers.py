@@ -66,7 +66,9 @@ def test_an_export_sees_images_as_the_sparse_model_and_its_tower_is_the_stored_o
         # Under the name that the class has for it today.
         stored = after[f"model.{name}"]
         assert stored.dtype == torch.bfloat16 and torch.equal(stored, before[name])
-    rebuilt = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, model_cache)
+    rebuilt = rebuild_model(
+        store.get(Record, run.sparse[0]), store, ignore_steps, model_cache
+    )
     with rebuilt.sparse.applied():
         expected = seen(rebuilt.loaded.model)
     model = AutoModelForImageTextToText.from_pretrained(

@@ -12,7 +12,12 @@ from sparsedash.engine.healing import healing
 from sparsedash.engine.healing.healing import heal
 from sparsedash.engine.healing.healing_checkpoint import HealingCheckpoint
 from sparsedash.engine.models.sparse_models import PrunedChannels
-from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned, reparametrised
+from sparsedash.engine.pruning.surgery import (
+    PrunedMlp,
+    out_weight,
+    pruned,
+    reparametrised,
+)
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.storage.checkpoint import StageCheckpoint
@@ -56,7 +61,15 @@ def narrowed(loaded):
     return PrunedChannels.dense(loaded).with_weights(blocks, {})
 
 
-def healed(loaded, store, on_step=ignore_steps, texts=None, n_steps=N_STEPS, key="key", further=()):
+def healed(
+    loaded,
+    store,
+    on_step=ignore_steps,
+    texts=None,
+    n_steps=N_STEPS,
+    key="key",
+    further=(),
+):
     checkpoint = HealingCheckpoint(StageCheckpoint(store, "tiny"), key)
     more = {
         "n_steps": n_steps,
@@ -94,7 +107,9 @@ def distance(loaded, blocks, norms):
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "phi3", "gemma2", "bloom"])
-def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_type, store):
+def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(
+    model_type, store
+):
     loaded = tiny_loaded(model_type)
     before = narrowed(loaded).blocks
     dense = loaded.model(IDS).logits
@@ -108,7 +123,9 @@ def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_t
             6,
         )
     )
-    assert distance(loaded, healed_model.blocks, healed_model.norms) < distance(loaded, before, {})
+    assert distance(loaded, healed_model.blocks, healed_model.norms) < distance(
+        loaded, before, {}
+    )
     assert torch.equal(loaded.model(IDS).logits, dense)
     assert not any(weight.requires_grad for weight in loaded.model.parameters())
     names = {
@@ -139,7 +156,9 @@ def test_further_text_is_trained_on_and_none_of_it_is_held_out(store):
     )
     trained = text.of_numbers(list(chain(*text.batches)))
     # All of it before any comes again.
-    assert {tuple(ids[:64]) for ids in more} < {tuple(piece) for piece in trained[: 2 * (30 + 64)]}
+    assert {tuple(ids[:64]) for ids in more} < {
+        tuple(piece) for piece in trained[: 2 * (30 + 64)]
+    }
     beginnings = [ids[:64] for ids in more]
     assert all(piece[:64] not in beginnings for piece in text.of_numbers(text.judged))
 
@@ -163,7 +182,11 @@ def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch, rate):
     loaded = tiny_loaded("llama")
     monkeypatch.setattr(healing, "RATE", rate)
     healed_model = healed(loaded, store)
-    assert (healed_model.figures.kept_step, healed_model.figures.after, healed_model.norms) == (
+    assert (
+        healed_model.figures.kept_step,
+        healed_model.figures.after,
+        healed_model.norms,
+    ) == (
         0,
         healed_model.figures.before,
         {},
@@ -202,8 +225,12 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_healing_that_is_killed_anywhere_resumes_to_the_same_weights(dtype, store, tmp_path):
-    loaded = replace(as_loaded(tiny_model("llama").to(getattr(torch, dtype))), dtype=dtype)
+def test_a_healing_that_is_killed_anywhere_resumes_to_the_same_weights(
+    dtype, store, tmp_path
+):
+    loaded = replace(
+        as_loaded(tiny_model("llama").to(getattr(torch, dtype))), dtype=dtype
+    )
     whole = numbers(healed(loaded, Store(tmp_path / "whole")))
     for place in (0, 2, 3, 4, 6):
         folder = tmp_path / str(place)
@@ -219,7 +246,11 @@ def test_a_healing_that_is_killed_anywhere_resumes_to_the_same_weights(dtype, st
         again = []
         opened = Store(folder)
         assert (
-            numbers(healed(loaded, opened, lambda step, again=again: again.append(step.done)))
+            numbers(
+                healed(
+                    loaded, opened, lambda step, again=again: again.append(step.done)
+                )
+            )
             == whole
         )
         assert min((done for done in again if done), default=N_STEPS) >= place // 2 * 2
@@ -227,7 +258,9 @@ def test_a_healing_that_is_killed_anywhere_resumes_to_the_same_weights(dtype, st
 
 
 def test_the_best_weights_survive_a_kill_after_worse_ones(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(healing, "_rate", lambda number, n_steps: 1e-2 if number < 2 else 300.0)
+    monkeypatch.setattr(
+        healing, "_rate", lambda number, n_steps: 1e-2 if number < 2 else 300.0
+    )
     loaded = tiny_loaded("llama")
     whole = numbers(healed(loaded, Store(tmp_path / "whole")))
     assert whole[1] == 2
@@ -250,7 +283,9 @@ def test_a_checkpoint_that_is_not_whole_is_not_used(at, store):
     whole = numbers(healed(loaded, store))
     newest = [entry.name for entry in store.entries("artefacts")]
     assert len(newest) == 2 * (len(loaded.blocks) + 1)
-    for name in newest if at == "one part" else [name for name in newest if "/1/" in name]:
+    for name in (
+        newest if at == "one part" else [name for name in newest if "/1/" in name]
+    ):
         if name.endswith("/1"):
             store.drop_entry("artefacts", name)
     assert numbers(healed(loaded, store, lambda step: steps.append(step.done))) == whole

@@ -18,7 +18,10 @@ def test_walking_block_by_block_gives_the_hidden_states_of_a_plain_forward(model
     model = tiny_model(model_type)
     blocks = as_loaded(model).blocks
     generator = seeded(3)
-    sequences = [torch.randint(1, 400, (n,), generator=generator).tolist() for n in (24, 9, 17, 30)]
+    sequences = [
+        torch.randint(1, 400, (n,), generator=generator).tolist()
+        for n in (24, 9, 17, 30)
+    ]
     batches = [batch for _, batch in batches_by_length(sequences, 60, 0, CPU)]
     assert len(batches) > 1
     plain = [[] for _ in blocks]

@@ -70,19 +70,26 @@ WEIGHTS = {
         for value in ("nan", "inf", "-inf")
     },
     **{
-        str(dtype): (of_type(dtype), f"none of float64, float32, float16, bfloat16: {DOWN} (")
+        str(dtype): (
+            of_type(dtype),
+            f"none of float64, float32, float16, bfloat16: {DOWN} (",
+        )
         for dtype in (torch.int8, torch.bool, torch.int32, torch.float8_e4m3fn)
     },
 }
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("safetensors", "float32"), ("bin", "bfloat16")])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("safetensors", "float32"), ("bin", "bfloat16")]
+)
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_wrong_weights_are_refused_by_name(name, kind, dtype, folder, store):
     change, message = WEIGHTS[name]
     rewrite(folder, change)
     if kind == "bin":
-        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        torch.save(
+            load_file(folder / "model.safetensors"), folder / "pytorch_model.bin"
+        )
         (folder / "model.safetensors").unlink()
     assert message in refused(folder, store, dtype)
 
@@ -124,7 +131,9 @@ def cut(file, n_bytes):
 
 def pointing(to):
     def harm(folder):
-        shutil.copy(sorted(folder.glob("*.safetensors"))[0], folder.parent / "other.safetensors")
+        shutil.copy(
+            sorted(folder.glob("*.safetensors"))[0], folder.parent / "other.safetensors"
+        )
         index = folder / "model.safetensors.index.json"
         whole = json.loads(index.read_text())
         whole["weight_map"][DOWN] = to
@@ -180,7 +189,10 @@ def test_shards_are_read_whole_or_refused(harm, store, tmp_path):
         ({"intermediate_size": 10**7}, "weights, and its files hold"),
         ({"intermediate_size": "wide"}, "config"),
         ({"return_dict": False}, "return_dict = False; possible: True"),
-        ({"slow_but_exact": True, "pretraining_tp": 2}, "slow_but_exact = True; possible: False"),
+        (
+            {"slow_but_exact": True, "pretraining_tp": 2},
+            "slow_but_exact = True; possible: False",
+        ),
         ({"pad_token_id": 10**9}, "describes no model: Padding_idx"),
         (
             {"model_type": "gpt_neo", "attention_types": [[["global"], 10**8]]},
@@ -194,14 +206,19 @@ def test_shards_are_read_whole_or_refused(harm, store, tmp_path):
             {"model_type": "gpt_neo", "attention_types": [["local"]]},
             "attention_types = [['local']]",
         ),
-        ({"is_causal": False}, "is_causal = False: a model that sees what it is to predict"),
+        (
+            {"is_causal": False},
+            "is_causal = False: a model that sees what it is to predict",
+        ),
         (
             {"use_bidirectional_attention": "all"},
             "use_bidirectional_attention = all: a model that sees",
         ),
     ],
 )
-def test_an_impossible_config_is_refused_before_a_model_is_built(folder, store, changes, said):
+def test_an_impossible_config_is_refused_before_a_model_is_built(
+    folder, store, changes, said
+):
     reconfigure(folder, **changes)
     message = refused(folder, store)
     assert said in message
@@ -253,9 +270,14 @@ def test_a_whole_file_comes_before_an_index_as_in_transformers_and_an_index_of_b
     assert weight_files(folder, "m") == [folder / "model.safetensors"]
     (folder / "model.safetensors").unlink()
     assert len(weight_files(folder, "m")) > 2
-    for file in (*folder.glob("*.safetensors"), folder / "model.safetensors.index.json"):
+    for file in (
+        *folder.glob("*.safetensors"),
+        folder / "model.safetensors.index.json",
+    ):
         file.unlink()
     assert weight_files(folder, "m") == []
-    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"x": "../w.bin"}}')
+    (folder / "pytorch_model.bin.index.json").write_text(
+        '{"weight_map": {"x": "../w.bin"}}'
+    )
     with pytest.raises(ModelError, match="not in the folder"):
         weight_files(folder, "m")

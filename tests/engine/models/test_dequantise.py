@@ -85,7 +85,8 @@ def test_what_killed_processes_left_is_removed(whole, store):
     models.mkdir()
     folder = unpack_gguf(whole, store)
     locked, abandoned, recent = (
-        models / f"{UNFINISHED_EXPORT}{name}" for name in ("locked", "abandoned", "recent")
+        models / f"{UNFINISHED_EXPORT}{name}"
+        for name in ("locked", "abandoned", "recent")
     )
     for unfinished in (locked, abandoned, recent):
         unfinished.mkdir()
@@ -95,7 +96,11 @@ def test_what_killed_processes_left_is_removed(whole, store):
         os.utime(locked, (0, 0))  # as if the clock had been put forward since
         unpack_gguf(whole, store)
         # A recent folder may not be locked yet.
-        assert (locked.exists(), abandoned.exists(), recent.exists()) == (True, False, True)
+        assert (locked.exists(), abandoned.exists(), recent.exists()) == (
+            True,
+            False,
+            True,
+        )
     assert [model.name for model in unpacked_models(store)] == [folder.name]
 
 
@@ -134,7 +139,9 @@ def test_a_kill_while_a_changed_folder_is_replaced_leaves_the_former_one_or_none
 
 def test_two_at_once_unpack_it_once(whole, store):
     with ThreadPoolExecutor(2) as pool:
-        inodes = list(pool.map(lambda _: unpack_gguf(whole, store).stat().st_ino, range(2)))
+        inodes = list(
+            pool.map(lambda _: unpack_gguf(whole, store).stat().st_ino, range(2))
+        )
     assert len(set(inodes)) == 1
     assert len(list((store.folder / "models").glob("*/"))) == 1
 
@@ -148,7 +155,9 @@ def at(data, name, n_bytes, value):
 def require_refused(data, store, folder):
     file = folder / "harmed.gguf"
     file.write_bytes(data)
-    with pytest.raises(ModelError, match=r"harmed\.gguf could not be read as a GGUF model: ."):
+    with pytest.raises(
+        ModelError, match=r"harmed\.gguf could not be read as a GGUF model: ."
+    ):
         locate_model(str(file), store)
 
 
@@ -176,8 +185,12 @@ def test_a_file_with_an_impossible_number_is_refused_at_once(
 
 
 def test_a_missing_tensor_is_refused_by_name_and_a_long_name_is_none(store, tmp_path):
-    file = write_tiny_gguf(tmp_path / f"{'ü' * 120}.gguf", without="blk.1.ffn_down.weight")
-    with pytest.raises(ModelError, match=r"gguf lacks model\.layers\.1\.mlp\.down_proj\.weight"):
+    file = write_tiny_gguf(
+        tmp_path / f"{'ü' * 120}.gguf", without="blk.1.ffn_down.weight"
+    )
+    with pytest.raises(
+        ModelError, match=r"gguf lacks model\.layers\.1\.mlp\.down_proj\.weight"
+    ):
         locate_model(str(file), store)
     assert list((store.folder / "models").glob("*/")) == []
 
@@ -185,7 +198,11 @@ def test_a_missing_tensor_is_refused_by_name_and_a_long_name_is_none(store, tmp_
 @pytest.mark.parametrize(
     ("family", "keys", "message"),
     [
-        ("gpt2", {"gpt2.attention.key_length": [16, 16]}, "would be another model without"),
+        (
+            "gpt2",
+            {"gpt2.attention.key_length": [16, 16]},
+            "would be another model without",
+        ),
         ("llama", {"general.type": "ÿ"}, "it holds no model: general.type is '\ufffd"),
         (
             "llama",
@@ -205,11 +222,15 @@ def test_an_odd_value_is_named(family, keys, message, store, tmp_path):
         locate_model(str(file), store)
 
 
-def test_code_that_lies_beside_the_file_is_neither_asked_for_nor_run(store, tmp_path, monkeypatch):
+def test_code_that_lies_beside_the_file_is_neither_asked_for_nor_run(
+    store, tmp_path, monkeypatch
+):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
     proof = tmp_path / "ran"
     file = write_tiny_gguf(tmp_path / "tiny.gguf")
-    (tmp_path / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Tokenizer: pass\n")
+    (tmp_path / "evil.py").write_text(
+        f"open({str(proof)!r}, 'w')\nclass Tokenizer: pass\n"
+    )
     classes = {"AutoTokenizer": ["evil.Tokenizer"] * 2, "AutoConfig": "evil.Tokenizer"}
     for name in ("tokenizer_config.json", "config.json"):
         (tmp_path / name).write_text(json.dumps({"auto_map": classes}))
@@ -250,7 +271,9 @@ def test_what_is_no_regular_file_is_refused_and_not_read(store, tmp_path, kind):
         ({"F16": 10, "BF16": 5, "F32": 1}, 3, ""),
     ],
 )
-def test_a_quantised_file_is_called_by_its_own_name_where_its_tensors_agree(held, stated, called):
+def test_a_quantised_file_is_called_by_its_own_name_where_its_tensors_agree(
+    held, stated, called
+):
     types = gguf.GGMLQuantizationType
     tensors = [
         SimpleNamespace(

@@ -84,7 +84,11 @@ def longrope(family, original):
 
 
 def slides(*kinds):
-    return {"layer_types": ["sliding_attention" if kind else "full_attention" for kind in kinds]}
+    return {
+        "layer_types": [
+            "sliding_attention" if kind else "full_attention" for kind in kinds
+        ]
+    }
 
 
 def groups(n_norms):
@@ -102,11 +106,19 @@ PHI3 = {"original_max_position_embeddings": 256}
 THREE = {"num_hidden_layers": 3}
 MAPPED = {
     **{f"plain {family}": (family, {}, {}, {}) for family in FAMILIES},
-    **{f"linear {family}": (family, LINEAR_KEYS, {}, rope(**LINEAR)) for family in LINEAR_FAMILIES},
+    **{
+        f"linear {family}": (family, LINEAR_KEYS, {}, rope(**LINEAR))
+        for family in LINEAR_FAMILIES
+    },
     "linear gemma3": ("gemma3", LINEAR_KEYS | BASE, {}, gemma_rope(**LINEAR)),
     "linear phi3": ("phi3", LINEAR_KEYS, {}, every_factor([8.0] * 4) | PHI3),
     "a factor without a type": ("llama", {SCALING + "factor": 8.0}, {}, rope(**LINEAR)),
-    "a factor of no type": ("llama", {SCALING + "type": "none", SCALING + "factor": 8.0}, {}, {}),
+    "a factor of no type": (
+        "llama",
+        {SCALING + "type": "none", SCALING + "factor": 8.0},
+        {},
+        {},
+    ),
     "louder": ("llama", LINEAR_KEYS | LOUDER, {}, every_factor([8.0] * 4, 1.3)),
     "yarn llama": ("llama", YARN_KEYS, {}, rope(**YARN)),
     "yarn qwen2": ("qwen2", YARN_KEYS, {}, rope(**YARN)),
@@ -120,7 +132,12 @@ MAPPED = {
             attention_factor=1.3 * (1 + 0.1 * np.log(8)),
         ),
     ),
-    "yarn betas": ("llama", YARN_KEYS | BETAS, {}, rope(**YARN, beta_fast=16.0, beta_slow=2.0)),
+    "yarn betas": (
+        "llama",
+        YARN_KEYS | BETAS,
+        {},
+        rope(**YARN, beta_fast=16.0, beta_slow=2.0),
+    ),
     "frequencies": ("llama", {}, EACH, every_factor(FREQUENCIES.tolist())),
     "frequencies and linear": (
         "llama",
@@ -142,7 +159,12 @@ MAPPED = {
         {},
         rope(rope_theta=500.0, rope_type="default"),
     ),
-    "local base": ("gemma3", BASE | {"#.rope.freq_base_swa": 500.0}, {}, gemma_rope(local=500.0)),
+    "local base": (
+        "gemma3",
+        BASE | {"#.rope.freq_base_swa": 500.0},
+        {},
+        gemma_rope(local=500.0),
+    ),
     "a pattern": ("gemma2", {PATTERN: 3}, {}, slides(True, True, False)),
     "patterns": (
         "gemma3",
@@ -209,7 +231,9 @@ def test_the_keys_of_a_file_are_computed(case, store, tmp_path):
         # It looks GELU up in half precision.
         assert is_near(logits, llama_cpp(file).logits(IDS, len(IDS)), 0.01)
     if (keys or tensors) and case != "a factor of no type":
-        n_layers = {name: n for name, n in changes.items() if name == "num_hidden_layers"}
+        n_layers = {
+            name: n for name, n in changes.items() if name == "num_hidden_layers"
+        }
         plain = logits_of(tiny_gguf_model(family, **n_layers))
         assert not is_near(logits, plain, 0.01), "the key changes something"
 
@@ -239,7 +263,9 @@ def test_a_missing_bias_is_zero(store, tmp_path):
         ({"rope_freqs.weight": FREQUENCIES}, "one of both is possible"),
     ],
 )
-def test_factors_that_contradict_each_other_are_refused(tensors, message, store, tmp_path):
+def test_factors_that_contradict_each_other_are_refused(
+    tensors, message, store, tmp_path
+):
     file = write_tiny_gguf(
         tmp_path / "tiny.gguf",
         tensors=tensors,
@@ -281,7 +307,12 @@ def merged():
 def samples():
     rng = random.Random(0)
     drawn = ["".join(rng.choices(TEXT, k=60)) for _ in range(20)]
-    return [TEXT, " a Whole word", *(TEXT[i : i + 40] for i in range(0, len(TEXT), 9)), *drawn]
+    return [
+        TEXT,
+        " a Whole word",
+        *(TEXT[i : i + 40] for i in range(0, len(TEXT), 9)),
+        *drawn,
+    ]
 
 
 def tokenizer_equal_to_llama_cpp(file, store):
@@ -294,7 +325,17 @@ def tokenizer_equal_to_llama_cpp(file, store):
 
 
 @pytest.mark.parametrize(
-    "cut", ["smollm", "falcon", "bloom", "viking", "default", *WHOLE_WORDS[:3], "gpt-2", "gpt-4o"]
+    "cut",
+    [
+        "smollm",
+        "falcon",
+        "bloom",
+        "viking",
+        "default",
+        *WHOLE_WORDS[:3],
+        "gpt-2",
+        "gpt-4o",
+    ],
 )
 def test_words_are_cut_as_llama_cpp_cuts_them(cut, merged, store, tmp_path):
     tokens, merges = merged
@@ -317,20 +358,32 @@ def test_words_are_cut_as_llama_cpp_cuts_them(cut, merged, store, tmp_path):
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "starcoder2"])
 @pytest.mark.parametrize("prefix", [True, False, None])
-def test_sentences_begin_with_a_space_where_the_file_says_so(family, prefix, store, tmp_path):
+def test_sentences_begin_with_a_space_where_the_file_says_so(
+    family, prefix, store, tmp_path
+):
     spaced = TEXT.replace(" ", "\u2581")
     letters = sorted(set(spaced) - {"\n", "\r", "\t"})
-    pieces = sorted({spaced[i : i + n] for i, n in product(range(len(spaced)), (2, 3, 4))})
+    pieces = sorted(
+        {spaced[i : i + n] for i, n in product(range(len(spaced)), (2, 3, 4))}
+    )
     pieces = [piece for piece in pieces if not set(piece) & {"\n", "\r", "\t"}]
     tokens = list(
         dict.fromkeys(
-            ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *letters, *pieces]
+            [
+                "<unk>",
+                "<s>",
+                "</s>",
+                *(f"<0x{i:02X}>" for i in range(256)),
+                *letters,
+                *pieces,
+            ]
         )
     )
     keys = {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": [0.0] * 259 + [-float(i) for i in range(len(tokens) - 259)],
+        "tokenizer.ggml.scores": [0.0] * 259
+        + [-float(i) for i in range(len(tokens) - 259)],
         "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 259),
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,

@@ -17,11 +17,17 @@ from tests.engine.tiny import tiny_model
 
 
 def logits_of(model_type="llama", seed=0):
-    return tiny_model(model_type, seed)(torch.tensor([[1, 2, 3]])).logits[0, -1, :8].tolist()
+    return (
+        tiny_model(model_type, seed)(torch.tensor([[1, 2, 3]]))
+        .logits[0, -1, :8]
+        .tolist()
+    )
 
 
 @pytest.mark.parametrize("layout", ["sharded safetensors", "bin", "sharded bin"])
-def test_a_model_is_fetched_whole_and_named_by_its_commit(hub, client, tmp_path, layout):
+def test_a_model_is_fetched_whole_and_named_by_its_commit(
+    hub, client, tmp_path, layout
+):
     name = f"owner/{layout.replace(' ', '-')}"
     folder = save(tmp_path / "m", layout=layout)
     (folder / "flax_model.msgpack").write_bytes(b"not read")
@@ -63,15 +69,26 @@ def test_a_revision_that_leads_elsewhere_is_refused_before_the_hub_is_asked_or_a
 ):
     before = sorted(client.home.rglob("*"))
     n_requests = len(hub.asked)
-    assert "neither a hub id nor a path" in client.ask(model=f"owner/revised@{revision}")["error"]
+    assert (
+        "neither a hub id nor a path"
+        in client.ask(model=f"owner/revised@{revision}")["error"]
+    )
     assert sorted(client.home.rglob("*")) == before
     assert len(hub.asked) == n_requests
 
 
-def test_an_unknown_model_is_a_bad_argument_where_the_hub_is_silent_and_it_is_asked_once(tmp_path):
+def test_an_unknown_model_is_a_bad_argument_where_the_hub_is_silent_and_it_is_asked_once(
+    tmp_path,
+):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         client = HubClient(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path)
-        command = ["run", "--model", "owner/unknown", "--data-dir", str(tmp_path / "data")]
+        command = [
+            "run",
+            "--model",
+            "owner/unknown",
+            "--data-dir",
+            str(tmp_path / "data"),
+        ]
         assert client.ask(shell=command) == {"code": 2}
         client.close()
         silent.accept()[0].close()
@@ -81,7 +98,10 @@ def test_an_unknown_model_is_a_bad_argument_where_the_hub_is_silent_and_it_is_as
 
 
 REFUSALS = {
-    "owner/missing": ("There is no owner/missing on the hub, or it is private.", "HF_TOKEN"),
+    "owner/missing": (
+        "There is no owner/missing on the hub, or it is private.",
+        "HF_TOKEN",
+    ),
     "owner/gated": ("owner/gated is gated", "HF_TOKEN"),
     "owner/plain@v9": ("owner/plain has no revision 'v9'.", "after the @"),
     401: ("refused owner/plain (it answered 401 Unauthorized)", "HF_TOKEN"),
@@ -107,7 +127,9 @@ def test_a_refusal_of_the_hub_is_an_error_in_words(hub, client, tmp_path, cause)
     assert advice in answer["advice"]
 
 
-def test_an_unsupported_family_is_refused_before_its_weights_are_fetched(hub, client, tmp_path):
+def test_an_unsupported_family_is_refused_before_its_weights_are_fetched(
+    hub, client, tmp_path
+):
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "hrm_text"}))
@@ -118,7 +140,9 @@ def test_an_unsupported_family_is_refused_before_its_weights_are_fetched(hub, cl
     assert not any("safetensors" in request for request in hub.asked[n_requests:])
 
 
-def test_an_interrupted_download_is_an_error_and_resumes_when_started_again(hub, client, tmp_path):
+def test_an_interrupted_download_is_an_error_and_resumes_when_started_again(
+    hub, client, tmp_path
+):
     repository = hub.add(
         "models", "owner/broken", save(tmp_path / "m", layout="sharded safetensors")
     )
@@ -128,12 +152,20 @@ def test_an_interrupted_download_is_an_error_and_resumes_when_started_again(hub,
     assert "Start again" in broken["advice"]
     repository.breaks_off = {}
     n_requests = len(hub.asked)
-    assert client.ask(model="owner/broken")["logits"] == pytest.approx(logits_of(), abs=1e-5)
-    fetched = [request for request in hub.asked[n_requests:] if request.startswith("GET /owner")]
+    assert client.ask(model="owner/broken")["logits"] == pytest.approx(
+        logits_of(), abs=1e-5
+    )
+    fetched = [
+        request
+        for request in hub.asked[n_requests:]
+        if request.startswith("GET /owner")
+    ]
     assert len(fetched) < 5, "a complete file was fetched again"
 
 
-def test_without_the_hub_what_was_fetched_once_works_and_the_rest_says_so(hub, client, tmp_path):
+def test_without_the_hub_what_was_fetched_once_works_and_the_rest_says_so(
+    hub, client, tmp_path
+):
     hub.add("models", "owner/kept", save(tmp_path / "m"))
     before = client.ask(model="owner/kept")
     hub.stop()

@@ -15,7 +15,9 @@ from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import load_folder, save_tiny, tiny_loaded, tiny_tokenizer
 
 
-def test_a_local_folder_gives_its_model_its_tokenizer_and_its_dtype(model_folder, store):
+def test_a_local_folder_gives_its_model_its_tokenizer_and_its_dtype(
+    model_folder, store
+):
     loaded = load_model(locate_model(str(model_folder), store), "bfloat16")
     assert loaded.model.dtype == torch.bfloat16
     assert len(loaded.mlps) == 3
@@ -74,8 +76,12 @@ def test_a_model_whose_files_were_changed_in_place_is_read_again_for_a_copy_of_w
 @pytest.mark.parametrize(
     ("before", "prefix"), [("", []), ("<|end|> ", [0]), ("<|end|> <|end|> ", [0, 0])]
 )
-def test_tokens_have_prepended_special_tokens_and_no_appended_ones(before, prefix, after):
-    loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer(f"{before}$A{after}"))
+def test_tokens_have_prepended_special_tokens_and_no_appended_ones(
+    before, prefix, after
+):
+    loaded = replace(
+        tiny_loaded("llama"), tokenizer=tiny_tokenizer(f"{before}$A{after}")
+    )
     ids = tiny_tokenizer()("the lamp").input_ids
     assert loaded.tokens("the lamp") == prefix + ids
     # A text that has the token gets no second one.
@@ -85,7 +91,9 @@ def test_tokens_have_prepended_special_tokens_and_no_appended_ones(before, prefi
 def test_a_token_without_an_embedding_is_refused(loaded):
     tokenizer = copy.deepcopy(loaded.tokenizer)
     tokenizer.add_tokens([*(f"<{number}>" for number in range(200)), "🦊"])
-    with pytest.raises(ModelError, match=r"cannot read 'a 🦊': token 4\d\d is none of its 400"):
+    with pytest.raises(
+        ModelError, match=r"cannot read 'a 🦊': token 4\d\d is none of its 400"
+    ):
         replace(loaded, tokenizer=tokenizer).tokens("a 🦊")
 
 
@@ -93,7 +101,9 @@ def test_a_text_that_the_tokenizer_fails_on_is_refused(loaded):
     tokenizer = copy.deepcopy(loaded.tokenizer)
     rule = Regex(r"^(([a-z ])+.)+[A-Z]([a-z ])+$")
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(rule, "isolated")
-    with pytest.raises(ModelError, match=r"cannot read 'aaa.*retry-limit-in-match over"):
+    with pytest.raises(
+        ModelError, match=r"cannot read 'aaa.*retry-limit-in-match over"
+    ):
         replace(loaded, tokenizer=tokenizer).tokens("a" * 200)
 
 

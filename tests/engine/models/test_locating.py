@@ -24,7 +24,9 @@ def test_the_identity_is_that_of_the_content_and_the_shape_is_noted_under_it(
         return locate_model(str(folder), store).identity
 
     first = identity(model_folder)
-    assert known_shape(store, first) == inspect_model(AutoConfig.for_model(**config), "tiny")
+    assert known_shape(store, first) == inspect_model(
+        AutoConfig.for_model(**config), "tiny"
+    )
     assert identity(copied) == first
     (copied / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
     reconfigured = identity(copied)

@@ -7,7 +7,12 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from sparsedash.engine.pruning.surgery import PrunedMlp, inner_weights, out_weight, pruned
+from sparsedash.engine.pruning.surgery import (
+    PrunedMlp,
+    inner_weights,
+    out_weight,
+    pruned,
+)
 from tests.engine.tiny import CONFIGS, IDS, as_loaded, seeded, tiny_model
 
 EXACT = 1e-5
@@ -18,7 +23,9 @@ def projections(mlps):
 
 
 def addresses(mlps):
-    parameters = chain.from_iterable(module.parameters() for module in projections(mlps))
+    parameters = chain.from_iterable(
+        module.parameters() for module in projections(mlps)
+    )
     return [parameter.data_ptr() for parameter in parameters]
 
 
@@ -59,7 +66,9 @@ def test_narrowing_gives_the_same_logits_as_masking(model_type):
             hooks.enter_context(masked(mlp, channels))
         expected = model(IDS).logits
     assert (narrowed - expected).abs().max() <= EXACT
-    assert (narrowed - dense).abs().max() > 100 * EXACT, "the channels made no difference"
+    assert (narrowed - dense).abs().max() > 100 * EXACT, (
+        "the channels made no difference"
+    )
     # The dense model comes back, also after an error.
     with pytest.raises(ValueError), pruned(mlps, [narrow(mlps[0], kept[0])]):
         pass
@@ -70,7 +79,9 @@ def test_narrowing_gives_the_same_logits_as_masking(model_type):
 def test_weights_on_another_device_are_narrowed_there(model_type):
     """On fake tensors that claim to be on a GPU: as real ones, they refuse indices elsewhere."""
     mlps = as_loaded(tiny_model(model_type)).mlps
-    narrowed = [PrunedMlp(torch.arange(8), out_weight(mlp)[:, :8].clone()) for mlp in mlps]
+    narrowed = [
+        PrunedMlp(torch.arange(8), out_weight(mlp)[:, :8].clone()) for mlp in mlps
+    ]
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for module in projections(mlps):
         for name, values in list(module.named_parameters(recurse=False)):

@@ -32,7 +32,9 @@ def products(monkeypatch):
     """The arguments of every product in float32, as the list grows."""
     calls = []
     linear = matmul._linear
-    monkeypatch.setattr(matmul, "_linear", lambda *args: calls.append(args) or linear(*args))
+    monkeypatch.setattr(
+        matmul, "_linear", lambda *args: calls.append(args) or linear(*args)
+    )
     return calls
 
 
@@ -82,7 +84,9 @@ def test_gradients_are_those_of_double_precision(faster, product, learns):
     def gradients(dtype):
         copies = []
         for operand, requires_grad in zip(operands, learns, strict=True):
-            copies.append(operand.detach().to(dtype, copy=True).requires_grad_(requires_grad))
+            copies.append(
+                operand.detach().to(dtype, copy=True).requires_grad_(requires_grad)
+            )
         with bf16_matmul_in_fp32("bfloat16"):
             product(*copies).backward(drawn(N_TOKENS, 96, seed=3).to(dtype))
         return [copy.grad for copy in copies]
@@ -189,10 +193,14 @@ def test_a_copy_serves_its_own_weight_only(faster):
         assert torch.equal(module(inputs), first)
 
 
-@pytest.mark.parametrize(("seconds", "is_faster"), [(1.0, True), (1.9, False), (1.5, True)])
+@pytest.mark.parametrize(
+    ("seconds", "is_faster"), [(1.0, True), (1.9, False), (1.5, True)]
+)
 def test_float32_must_be_clearly_faster(monkeypatch, seconds, is_faster):
     monkeypatch.setattr(
-        matmul, "_seconds", lambda factor: seconds if factor.dtype == torch.float32 else 2.0
+        matmul,
+        "_seconds",
+        lambda factor: seconds if factor.dtype == torch.float32 else 2.0,
     )
     matmul.float32_is_faster.cache_clear()
     assert matmul.float32_is_faster() is is_faster
@@ -203,7 +211,9 @@ def test_recomputed_blocks_multiply_in_the_backward_pass_as_before(
     faster, products, tmp_path, store
 ):
     """Otherwise torch finds other tensors than it kept, and the backward pass fails."""
-    loaded = load_model(locate_model(str(save_tiny(tmp_path / "model")), store), "bfloat16")
+    loaded = load_model(
+        locate_model(str(save_tiny(tmp_path / "model")), store), "bfloat16"
+    )
     ids = torch.randint(
         1,
         400,

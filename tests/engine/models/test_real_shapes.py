@@ -16,7 +16,9 @@ from sparsedash.engine.pruning.surgery import weights_per_channel
 from tests.engine.tiny import CONFIGS as TINY
 from tests.engine.tiny import as_loaded, tiny_loaded
 
-SHIPPED = {path.stem: json.loads(path.read_text()) for path in sorted(CONFIGS.glob("*.json"))}
+SHIPPED = {
+    path.stem: json.loads(path.read_text()) for path in sorted(CONFIGS.glob("*.json"))
+}
 FEW = {
     "num_hidden_layers": 2,
     "num_key_value_heads": 8,
@@ -24,14 +26,19 @@ FEW = {
 }
 OTHERS = {
     "llama-tied": SHIPPED["llama-7b"] | FEW | {"tie_word_embeddings": True},
-    "llama-biased": SHIPPED["llama-7b"] | FEW | {"attention_bias": True, "mlp_bias": True},
+    "llama-biased": SHIPPED["llama-7b"]
+    | FEW
+    | {"attention_bias": True, "mlp_bias": True},
     "llama-narrow-heads": SHIPPED["llama-7b"] | FEW | {"head_dim": 64},
-    "llama-wide-heads": SHIPPED["llama-7b"] | FEW | {"num_key_value_heads": 4, "head_dim": 256},
+    "llama-wide-heads": SHIPPED["llama-7b"]
+    | FEW
+    | {"num_key_value_heads": 4, "head_dim": 256},
     "mistral": SHIPPED["llama-7b"] | FEW | {"model_type": "mistral"},
     "qwen2": SHIPPED["llama-7b"] | FEW | {"model_type": "qwen2"},
     "qwen3-biased": TINY["qwen3"] | {"model_type": "qwen3", "attention_bias": True},
     "phi-normed": TINY["phi"] | {"model_type": "phi", "qk_layernorm": True},
-    "smollm3-untied": TINY["smollm3"] | {"model_type": "smollm3", "tie_word_embeddings": False},
+    "smollm3-untied": TINY["smollm3"]
+    | {"model_type": "smollm3", "tie_word_embeddings": False},
     "falcon-40b": TINY["falcon"]
     | {
         "model_type": "falcon",
@@ -51,8 +58,10 @@ OTHERS = {
         "multi_query": False,
         "parallel_attn": False,
     },
-    "starcoder2-unbiased": TINY["starcoder2"] | {"model_type": "starcoder2", "use_bias": False},
-    "opt-350m": SHIPPED["opt-1.3b"] | {"word_embed_proj_dim": 512, "do_layer_norm_before": False},
+    "starcoder2-unbiased": TINY["starcoder2"]
+    | {"model_type": "starcoder2", "use_bias": False},
+    "opt-350m": SHIPPED["opt-1.3b"]
+    | {"word_embed_proj_dim": 512, "do_layer_norm_before": False},
 }
 MODELS = {
     **{f"tiny-{name}": config | {"model_type": name} for name, config in TINY.items()},
@@ -82,9 +91,13 @@ def test_every_count_is_that_of_the_real_model(name):
     assert (shape.family, shape.vocabulary) == (config.model_type, len(head))
     assert shape.n_head == head.numel()
     kinds = (torch.nn.Linear, torch.nn.Conv1d, Conv1D)
-    products = [module.weight for module in model.modules() if isinstance(module, kinds)]
+    products = [
+        module.weight for module in model.modules() if isinstance(module, kinds)
+    ]
     assert shape.n_matmul == n_numbers(products)
-    projections = chain.from_iterable(block.values() for block in loaded.projections("decoder"))
+    projections = chain.from_iterable(
+        block.values() for block in loaded.projections("decoder")
+    )
     assert shape.n_block_weights == n_numbers(module.weight for module in projections)
     assert shape.n_parameters == n_numbers(model.parameters())
 
@@ -96,7 +109,9 @@ def test_a_shipped_shape_is_that_of_its_config(name):
 
 def test_every_tiny_type_is_counted_and_every_published_model_ships_its_shape():
     assert {config["model_type"] for config in MODELS.values()} == set(TINY)
-    assert set(SHIPPED) == {model.config for model in PUBLISHED_MODELS} | {"smollm2-135m"}
+    assert set(SHIPPED) == {model.config for model in PUBLISHED_MODELS} | {
+        "smollm2-135m"
+    }
 
 
 @pytest.mark.parametrize("model_type", sorted(TINY))

@@ -18,7 +18,11 @@ from sparsedash.engine.calibration.statistics import (
 from sparsedash.engine.models.decoder_blocks import capture_inputs
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock
-from sparsedash.engine.run.sparse_blocks import _pack_masked, _unpack_masked, unpack_narrowed
+from sparsedash.engine.run.sparse_blocks import (
+    _pack_masked,
+    _unpack_masked,
+    unpack_narrowed,
+)
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record
@@ -57,7 +61,9 @@ def test_new_weights_equal_zeros_set_by_hand_and_the_dense_model_comes_back(mode
         for module in block.values():
             weight = module.weight
             weight.data.masked_fill_(weight.abs() < weight.abs().median(), 0)
-        weights.append({name: weight_of(module).clone() for name, module in block.items()})
+        weights.append(
+            {name: weight_of(module).clone() for name, module in block.items()}
+        )
     with reweighted(loaded.projections("decoder"), weights):
         sparse = loaded.model(IDS).logits
     assert torch.equal(sparse, by_hand.model(IDS).logits)
@@ -66,7 +72,9 @@ def test_new_weights_equal_zeros_set_by_hand_and_the_dense_model_comes_back(mode
 
 
 @pytest.mark.parametrize("model_type", ["bloom", "gpt2", "phi3"])
-def test_a_run_measures_the_loss_of_masked_weights(model_type, masked_run, store, tmp_path):
+def test_a_run_measures_the_loss_of_masked_weights(
+    model_type, masked_run, store, tmp_path
+):
     folder = save_tiny(tmp_path / "m", model_type)
     run = ran(replace(masked_run, model=str(folder)), store)
     pruned = store.get(Record, run.sparse[0]).pruned
@@ -74,11 +82,15 @@ def test_a_run_measures_the_loss_of_masked_weights(model_type, masked_run, store
     assert pruned.sparsity_permille == 500
     assert pruned.widths == pruned.dense_widths
     loaded = tiny_loaded(model_type)
-    modules = chain.from_iterable(block.values() for block in loaded.projections("decoder"))
+    modules = chain.from_iterable(
+        block.values() for block in loaded.projections("decoder")
+    )
     n_weights = sum(module.weight.numel() for module in modules)
     reached = pruned.reached
     assert (reached.channels, reached.weights, reached.bytes) == (0.5, 0.5, 0)
-    assert reached.macs == pytest.approx(n_weights / 2 / loaded.shape.n_matmul, abs=1e-9)
+    assert reached.macs == pytest.approx(
+        n_weights / 2 / loaded.shape.n_matmul, abs=1e-9
+    )
     for errors in (pruned.layer_errors, pruned.held_out_errors, pruned.passage_errors):
         assert len(errors) == 3
         assert all(0 < error < 1.5 for error in errors)
@@ -111,7 +123,9 @@ def test_projections_are_grouped_by_the_input_that_they_share(model_type):
         assert any(set(layout.inner) <= set(names) for names in block_groups)
 
 
-def test_inputs_are_collected_once_and_only_for_single_weights(masked_run, store, monkeypatch):
+def test_inputs_are_collected_once_and_only_for_single_weights(
+    masked_run, store, monkeypatch
+):
     calls = count_calls(monkeypatch, StoredStatistics, "reach")
 
     def n_collected(**changes):
@@ -130,7 +144,9 @@ ERRORS = [(0.1, 1 / 3, None), (0.25, 0.5, 2 / 3)]
 
 def projections(dtype=torch.float32):
     modules = {"up": nn.Linear(5, 7, bias=False), "down": nn.Linear(7, 5, bias=False)}
-    return {name: module.to(dtype).requires_grad_(False) for name, module in modules.items()}
+    return {
+        name: module.to(dtype).requires_grad_(False) for name, module in modules.items()
+    }
 
 
 def masked(dense, factor=1.0, errors=ERRORS):

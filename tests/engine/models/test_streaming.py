@@ -63,12 +63,16 @@ def test_a_streamed_model_of_every_family_gives_the_same_logits_to_the_bit(
 
 
 @linux_only
-def test_every_weight_is_a_view_of_its_own_file_and_none_is_copied(source, kept, monkeypatch):
+def test_every_weight_is_a_view_of_its_own_file_and_none_is_copied(
+    source, kept, monkeypatch
+):
     monkeypatch.setattr(residency.Streamed, "offload", lambda *_: pytest.fail("copied"))
     stream_model(source, "float32", kept)
 
 
-def test_without_a_list_of_mappings_weights_are_copied_to_files(source, kept, loaded, monkeypatch):
+def test_without_a_list_of_mappings_weights_are_copied_to_files(
+    source, kept, loaded, monkeypatch
+):
     monkeypatch.setattr(residency, "mapped_files", list)
     streamed = stream_model(source, "float32", kept)
     assert n_offloaded(streamed) == len(list(streamed.model.parameters()))
@@ -151,7 +155,10 @@ def test_a_full_disk_is_an_error_in_words(streamed, monkeypatch):
 
 
 def test_a_block_is_changed_while_it_runs_and_dense_otherwise(streamed, loaded):
-    narrowed = [PrunedMlp(torch.arange(24), out_weight(mlp)[:, :24].clone()) for mlp in loaded.mlps]
+    narrowed = [
+        PrunedMlp(torch.arange(24), out_weight(mlp)[:, :24].clone())
+        for mlp in loaded.mlps
+    ]
     with pruned(loaded.mlps, narrowed):
         expected = loaded.model(IDS).logits
     changes = []
@@ -183,7 +190,9 @@ def test_the_next_block_is_read_ahead_while_one_runs(streamed, monkeypatch):
 
 
 def test_a_stub_of_a_block_brings_no_weights_in(streamed, monkeypatch):
-    monkeypatch.setattr(streamed.residency, "_enter", lambda block: pytest.fail("brought in"))
+    monkeypatch.setattr(
+        streamed.residency, "_enter", lambda block: pytest.fail("brought in")
+    )
     stubs = [lambda hidden, *args, **kwargs: hidden] * len(streamed.blocks)
     with forward_replaced(streamed.blocks, stubs):
         streamed.model(IDS)
@@ -195,14 +204,17 @@ def test_a_stub_of_a_block_brings_no_weights_in(streamed, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("form", "dtype"), [("one file", "bfloat16"), ("shards", "bfloat16"), ("bin", "float32")]
+    ("form", "dtype"),
+    [("one file", "bfloat16"), ("shards", "bfloat16"), ("bin", "float32")],
 )
 def test_another_type_or_form_is_written_once_and_equals_the_loaded_model(
     form, dtype, model_folder, store, tmp_path, monkeypatch
 ):
     folder = shutil.copytree(model_folder, tmp_path / "model")
     if form == "bin":
-        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        torch.save(
+            load_file(folder / "model.safetensors"), folder / "pytorch_model.bin"
+        )
         (folder / "model.safetensors").unlink()
     if form == "shards":
         monkeypatch.setattr(streaming, "_SHARD_BYTES", 20_000)
@@ -223,7 +235,9 @@ def test_weights_are_checked_for_nan_once_until_a_file_changes(
     folder = shutil.copytree(model_folder, tmp_path / "copy")
     calls = []
     check = streaming.refuse_no_numbers
-    monkeypatch.setattr(streaming, "refuse_no_numbers", lambda *a: calls.append(a) or check(*a))
+    monkeypatch.setattr(
+        streaming, "refuse_no_numbers", lambda *a: calls.append(a) or check(*a)
+    )
     source = locate_model(str(folder), store)
     for _ in range(2):
         stream_model(source, "float32", store)

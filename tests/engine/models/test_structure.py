@@ -69,7 +69,9 @@ def test_what_is_not_proven_is_refused_with_what_failed(model_type, reason):
 
 
 def test_a_type_without_a_causal_model_is_refused_with_those_that_come_nearest():
-    with pytest.raises(ModelError, match="has no causal language model of the type t5;"):
+    with pytest.raises(
+        ModelError, match="has no causal language model of the type t5;"
+    ):
         inspect_model(AutoConfig.for_model("t5"), "The model")
     unknown = no_causal_type("qwen4_moe")
     assert "does not know the type qwen4_moe; nearest: qwen3_moe, " in unknown
@@ -132,7 +134,9 @@ def test_two_shared_experts_are_one_that_is_twice_as_wide():
 
 def test_what_stock_code_cannot_load_and_what_the_cache_lacks_is_noted():
     without_key = inspect_model(tiny_of("bloom"), "m").structure
-    assert "no key for the width" in without_key.width_problem and without_key.plain_cache
+    assert (
+        "no key for the width" in without_key.width_problem and without_key.plain_cache
+    )
     by_depth = inspect_model(tiny_of("diffllama"), "m").structure
     assert "it differs" in by_depth.layers_problem and not by_depth.width_problem
     hybrid = inspect_model(tiny_of("qwen3_5_text"), "m").structure
@@ -146,7 +150,11 @@ def test_a_wrong_structure_fails_its_proof():
     ids = proof.some_ids()
     assert proof.problem_of(proof.require_narrowing, model, structure, ids) == ""
     attention = replace(
-        structure.mlps[0], inner=("self_attn.v_proj",), out="self_attn.o_proj", width=16, fused=1
+        structure.mlps[0],
+        inner=("self_attn.v_proj",),
+        out="self_attn.o_proj",
+        width=16,
+        fused=1,
     )
     wrong = replace(structure, mlps=(attention,) * 4)
     assert proof.mixing_blocks(model, wrong, ids) == [0, 1, 2, 3]
@@ -166,15 +174,27 @@ def test_stock_code_still_makes_every_layer_equally_wide():
 
 
 @pytest.mark.parametrize(
-    ("model_type", "n_mixtures", "n_groups"), [("qwen3_moe", 4, 1), ("deepseek_v3", 3, 2)]
+    ("model_type", "n_mixtures", "n_groups"),
+    [("qwen3_moe", 4, 1), ("deepseek_v3", 3, 2)],
 )
-def test_experts_and_what_follows_their_number_are_found(model_type, n_mixtures, n_groups):
+def test_experts_and_what_follows_their_number_are_found(
+    model_type, n_mixtures, n_groups
+):
     structure = inspect_model(tiny_of(model_type), "m").structure
     assert len(structure.mixtures) == n_mixtures
     layout = structure.mixtures[3]
     assert (layout.path, layout.router) == ("mlp.experts", "mlp.gate")
-    assert (layout.n, layout.width, layout.n_chosen, layout.n_groups) == (8, 32, 2, n_groups)
-    assert layout.tensors["mlp.experts.down_proj"] == layout.tensors["mlp.gate.weight"] == 0
+    assert (layout.n, layout.width, layout.n_chosen, layout.n_groups) == (
+        8,
+        32,
+        2,
+        n_groups,
+    )
+    assert (
+        layout.tensors["mlp.experts.down_proj"]
+        == layout.tensors["mlp.gate.weight"]
+        == 0
+    )
     assert not structure.experts_problem + structure.expert_width_problem
     # One key says the widths of DeepSeek's routed and shared experts.
     assert (layout.shared is not None) == (model_type == "deepseek_v3")

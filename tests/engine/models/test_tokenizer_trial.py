@@ -74,19 +74,25 @@ def with_ids(of):
 
 
 HOSTILE = {
-    "takes more than 10 s or 1 GB for 40 passages": replaced(2, "x" * 3_000, {"Regex": "."}),
+    "takes more than 10 s or 1 GB for 40 passages": replaced(
+        2, "x" * 3_000, {"Regex": "."}
+    ),
     "could not be read: Onig: Regex search error: retry-limit-in-match over": split_by(
         r"^(([a-z ])+.)+[A-Z]([a-z ])+$"
     ),
     "gives token 1,000,000, and the model knows 400": starting_with(10**6),
     "makes 30,": starting_with(*[0] * 30_000),
     "gives token 1,05": with_ids(lambda _, number: number + 1000),
-    "has no token for 'e'": with_ids(lambda letter, number: None if letter == "e" else number),
+    "has no token for 'e'": with_ids(
+        lambda letter, number: None if letter == "e" else number
+    ),
 }
 
 
 @pytest.mark.parametrize("said", HOSTILE)
-def test_a_hostile_tokenizer_is_refused_before_any_weight_is_read(tmp_path, store, said):
+def test_a_hostile_tokenizer_is_refused_before_any_weight_is_read(
+    tmp_path, store, said
+):
     folder = save_tiny(tmp_path / "m")
     file = folder / "tokenizer.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | HOSTILE[said]))
@@ -101,7 +107,8 @@ def test_a_file_that_is_not_tried_is_not_read(tmp_path):
     file = folder / "tokenizer_config.json"
     file.write_text(
         json.dumps(
-            json.loads(file.read_text()) | {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}
+            json.loads(file.read_text())
+            | {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}
         )
     )
     with pytest.raises(ModelError, match="has several files"):
@@ -111,7 +118,9 @@ def test_a_file_that_is_not_tried_is_not_read(tmp_path):
 def test_a_tokenizer_that_was_tried_is_not_tried_again(tmp_path, store, monkeypatch):
     folder = save_tiny(tmp_path / "m")
     locate_model(str(folder), store)
-    monkeypatch.setattr(trials.subprocess, "run", lambda *_, **__: pytest.fail("tried again"))
+    monkeypatch.setattr(
+        trials.subprocess, "run", lambda *_, **__: pytest.fail("tried again")
+    )
     locate_model(str(folder), store)
     with pytest.raises(pytest.fail.Exception):
         tokenizer_check.require_usable(folder, "m", VOCABULARY)

@@ -9,7 +9,9 @@ from tests.engine.tiny import seeded
 def inputs(m, n_tokens=400, seed=0):
     """(t, m) correlated activations with a mean."""
     generator = seeded(seed)
-    mixed = torch.randn(n_tokens, m, generator=generator) @ torch.randn(m, m, generator=generator)
+    mixed = torch.randn(n_tokens, m, generator=generator) @ torch.randn(
+        m, m, generator=generator
+    )
     return mixed / m**0.5 + torch.rand(m, generator=generator)
 
 

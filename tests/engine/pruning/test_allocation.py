@@ -7,7 +7,11 @@ from typing import get_args
 import pytest
 import torch
 
-from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, SCHEDULES, ChannelScores
+from sparsedash.engine.pruning.channel_pruning import (
+    ALLOCATIONS,
+    SCHEDULES,
+    ChannelScores,
+)
 from sparsedash.schema.method_settings import MethodSettings, Schedule
 from tests.engine.tiny import seeded
 
@@ -63,7 +67,9 @@ def test_widths_depend_on_no_other_block_where_the_settings_say_so(name):
         ),
     ]
     separate = widths(name, blocks[:1], 250) + widths(name, blocks[1:], 250)
-    assert (widths(name, blocks, 250) == separate) == MethodSettings(allocation=name).is_block_local
+    assert (widths(name, blocks, 250) == separate) == MethodSettings(
+        allocation=name
+    ).is_block_local
 
 
 def test_uniform_removes_the_same_share_everywhere():
@@ -71,7 +77,9 @@ def test_uniform_removes_the_same_share_everywhere():
 
 
 @pytest.mark.parametrize("width", [1536, 1537, 5461])
-def test_curves_spread_over_equal_blocks_whether_or_not_their_widths_are_multiples(width):
+def test_curves_spread_over_equal_blocks_whether_or_not_their_widths_are_multiples(
+    width,
+):
     kept = widths(
         "curves",
         [block(width)] * 30,
@@ -86,7 +94,9 @@ def test_curves_spread_over_equal_blocks_whether_or_not_their_widths_are_multipl
 @pytest.mark.parametrize(
     ("n_blocks", "multiple", "permille"), [(7, 32, 900), (26, 32, 500), (9, 256, 800)]
 )
-def test_other_blocks_make_up_for_those_that_keep_one_multiple(name, n_blocks, multiple, permille):
+def test_other_blocks_make_up_for_those_that_keep_one_multiple(
+    name, n_blocks, multiple, permille
+):
     drawn = torch.rand(
         n_blocks,
         1536,
@@ -117,7 +127,9 @@ def test_standardised_ignores_that_one_block_scores_higher_than_another():
 
 
 @pytest.mark.parametrize("permille", [130, 400, 660])
-def test_curves_give_the_least_sum_of_losses_among_all_widths_that_remove_as_much(permille):
+def test_curves_give_the_least_sum_of_losses_among_all_widths_that_remove_as_much(
+    permille,
+):
     """Also where a further multiple costs less than the one before."""
     random = seeded(permille)
     blocks = []
@@ -134,7 +146,9 @@ def test_curves_give_the_least_sum_of_losses_among_all_widths_that_remove_as_muc
     # 36 is no multiple: its first step saves four channels, and so sums of four can be reached.
     target = 132 * (1 - permille / 1000)
     choices = list(product(*options))
-    assert abs(target - sum(kept)) == min(abs(target - sum(choice)) for choice in choices)
+    assert abs(target - sum(kept)) == min(
+        abs(target - sum(choice)) for choice in choices
+    )
     losses = [loss(choice) for choice in choices if sum(choice) == sum(kept)]
     assert len(losses) > 1
     assert loss(kept) == pytest.approx(min(losses))

@@ -74,7 +74,9 @@ def test_damping_is_a_share_of_the_median():
     before = moment.clone()
     factor, _ = damped_factor(moment, 0.5)
     assert torch.equal(moment, before)
-    assert torch.allclose((factor @ factor.T).diagonal()[1:], torch.tensor([6.0, 6.0]).double())
+    assert torch.allclose(
+        (factor @ factor.T).diagonal()[1:], torch.tensor([6.0, 6.0]).double()
+    )
 
 
 def test_a_moment_without_full_rank_is_damped_until_it_can_be_solved():

@@ -101,7 +101,9 @@ def test_the_rearrangement_is_the_published_one(seed, n_kept):
 @pytest.mark.parametrize("name", sorted(set(SALIENCIES) - {"fisher"}))
 def test_masks_are_nested(name):
     scores = SALIENCIES[name].score(layer(m=20))
-    wide, narrow = (set(SALIENCIES[name].choose(None, scores, k).tolist()) for k in (15, 9))
+    wide, narrow = (
+        set(SALIENCIES[name].choose(None, scores, k).tolist()) for k in (15, 9)
+    )
     assert narrow < wide
 
 
@@ -112,7 +114,9 @@ def loss_without(dense, gone):
     gone = torch.tensor(gone)
     kept = complement(gone, dense.width)
     cross = moment[gone][:, kept]
-    schur = moment[gone][:, gone] - cross @ torch.linalg.solve(moment[kept][:, kept], cross.T)
+    schur = moment[gone][:, gone] - cross @ torch.linalg.solve(
+        moment[kept][:, kept], cross.T
+    )
     weight = dense.out_weight.double()[:, gone]
     return float(((weight @ schur) * weight).sum())
 
@@ -122,7 +126,9 @@ def test_every_step_removes_the_channel_that_costs_least(seed):
     dense = layer(m=9, seed=seed)
     order = elimination_order(dense, TINY).tolist()
     for n in range(8):
-        losses = {channel: loss_without(dense, [*order[:n], channel]) for channel in order[n:]}
+        losses = {
+            channel: loss_without(dense, [*order[:n], channel]) for channel in order[n:]
+        }
         assert order[n] == min(losses, key=losses.__getitem__)
 
 

@@ -37,14 +37,22 @@ def test_every_pattern_and_saliency_that_can_be_asked_for_has_a_row():
     others = {"channelx1", "layer", "expert", "expert-channel"}
     assert {*PATTERNS, *others} == set(get_args(Pattern))
     assert all(
-        set(allowed_choices(pattern)["saliency"]) == set(WEIGHT_SALIENCIES) for pattern in PATTERNS
+        set(allowed_choices(pattern)["saliency"]) == set(WEIGHT_SALIENCIES)
+        for pattern in PATTERNS
     )
-    decided = {name: 1000 * row.n_zero // row.group for name, row in PATTERNS.items() if row.group}
+    decided = {
+        name: 1000 * row.n_zero // row.group
+        for name, row in PATTERNS.items()
+        if row.group
+    }
     assert decided == FIXED_PERMILLE
 
 
 @given(
-    st.sampled_from(["2:4", "4:8"]), st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**31)
+    st.sampled_from(["2:4", "4:8"]),
+    st.integers(1, 5),
+    st.integers(1, 40),
+    st.integers(0, 2**31),
 )
 def test_every_full_group_has_exactly_its_zeros_and_the_rest_of_a_row_stays(
     name, rows, columns, seed
@@ -72,7 +80,10 @@ def test_a_share_goes_from_every_row_or_from_all():
 @pytest.mark.parametrize("by_row", [True, False])
 def test_masks_of_single_weights_are_nested_and_nothing_goes_at_zero(by_row):
     drawn = scores(6, 50)
-    masks = [PATTERNS["1x1"].zeros(drawn, permille, by_row) for permille in (0, 100, 300, 900)]
+    masks = [
+        PATTERNS["1x1"].zeros(drawn, permille, by_row)
+        for permille in (0, 100, 300, 900)
+    ]
     assert not masks[0].any()
     for less, more in pairwise(masks):
         assert (more | less).equal(more)
@@ -88,7 +99,9 @@ def weights(n, d, seed=5):
 
 
 def pruned(weight, statistics, method, permille=500):
-    factor = inverse_factor(statistics, method.damping) if needs_factor(method) else None
+    factor = (
+        inverse_factor(statistics, method.damping) if needs_factor(method) else None
+    )
     return sparse_weight(
         weight,
         statistics,
@@ -122,8 +135,12 @@ def test_zeros_by_hand(pattern, saliency, permille, expected):
 
 
 def damped(statistics, damping):
-    moment = statistics.covariance.double() + torch.outer(statistics.mean, statistics.mean)
-    return moment + damping * moment.diagonal().median() * torch.eye(len(moment)).double()
+    moment = statistics.covariance.double() + torch.outer(
+        statistics.mean, statistics.mean
+    )
+    return (
+        moment + damping * moment.diagonal().median() * torch.eye(len(moment)).double()
+    )
 
 
 def by_fresh_inverses(weight, moment, pattern, choose):
@@ -159,7 +176,9 @@ def test_sparsegpt_agrees_with_fresh_inverses(name):
             by_row=False,
         )
 
-    expected = by_fresh_inverses(weight, damped(statistics, method.damping), pattern, choose)
+    expected = by_fresh_inverses(
+        weight, damped(statistics, method.damping), pattern, choose
+    )
     sparse = pruned(weight, statistics, method)
     assert torch.allclose(
         sparse.double(),

@@ -44,14 +44,17 @@ def test_every_model_answers_them_once_and_what_is_right_is_what_it_writes_greed
     every_task = [(task.name, 6, task.points) for task in BUILTIN_TASKS.values()]
     for record in run.records:
         assert [
-            (answers.task, len(answers.questions), answers.points) for answers in answers_of(record)
+            (answers.task, len(answers.questions), answers.points)
+            for answers in answers_of(record)
         ] == every_task
     questions = list(chain(*(answers.questions for answers in answers_of(run.dense))))
     parts = set(chain(*(task.parts for task in BUILTIN_TASKS.values())))
     assert {question.part for question in questions} == parts
     for question in questions:
         expected = f"{question.context} {question.target}"
-        n = len(loaded.tokens(expected)) - len(prompt := loaded.tokens(question.context))
+        n = len(loaded.tokens(expected)) - len(
+            prompt := loaded.tokens(question.context)
+        )
         ((written,),) = write_greedily(
             loaded,
             [nullcontext],
@@ -62,13 +65,17 @@ def test_every_model_answers_them_once_and_what_is_right_is_what_it_writes_greed
         )
         assert question.right == (written.strip() == question.target)
         # A token may be half a character.
-        assert question.text in ("�", question.target) or written.strip().startswith(question.text)
+        assert question.text in ("�", question.target) or written.strip().startswith(
+            question.text
+        )
     steps.clear()
     assert ran(task_settings, store, steps.append).answers == run.answers
     assert not [step for step in steps if step.stage == "answer"]
 
 
-def test_a_task_that_the_dense_model_cannot_do_is_left_out_with_a_reason(task_settings, store):
+def test_a_task_that_the_dense_model_cannot_do_is_left_out_with_a_reason(
+    task_settings, store
+):
     variant = replace(
         task_settings,
         evaluation=replace(

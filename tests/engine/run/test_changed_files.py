@@ -21,14 +21,19 @@ def overwrite(file, content):
     with file.open("r+b") as opened:
         opened.write(content)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (
+        before.st_size,
+        before.st_mtime_ns,
+    )
 
 
 @pytest.fixture
 def files(tmp_path, model_folder):
     """One of each kind by name, and what it is changed to."""
     weights = shutil.copytree(model_folder, tmp_path / "model") / "model.safetensors"
-    other_weights = (save_tiny(tmp_path / "other", seed=5) / "model.safetensors").read_bytes()
+    other_weights = (
+        save_tiny(tmp_path / "other", seed=5) / "model.safetensors"
+    ).read_bytes()
     text = write_jsonl(tmp_path / "a.jsonl", passages(12))
     write_task(
         tmp_path,
@@ -40,7 +45,9 @@ def files(tmp_path, model_folder):
     data = (tmp_path / "mine.jsonl").rename(tmp_path / "questions" / "mine.jsonl")
     task = tmp_path / "mine.yaml"
     task.write_text(task.read_text().replace("mine.jsonl", "questions/mine.jsonl"))
-    changed = {file: file.read_bytes().replace(b"lamp", b"boat") for file in (text, data, task)}
+    changed = {
+        file: file.read_bytes().replace(b"lamp", b"boat") for file in (text, data, task)
+    }
     return {"weights": (weights, other_weights)} | {
         name: (file, changed[file])
         for name, file in (("text", text), ("data", data), ("yaml", task))

@@ -13,7 +13,10 @@ import sparsedash
 from sparsedash.catalog.model_sizes import active_count
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import expert_pruning
-from sparsedash.engine.calibration.expert_pruning import best_of_each_group, prune_experts
+from sparsedash.engine.calibration.expert_pruning import (
+    best_of_each_group,
+    prune_experts,
+)
 from sparsedash.engine.calibration.statistics import WalkCheckpoint
 from sparsedash.engine.models.model_inspection import inspect_model
 from sparsedash.engine.models.structure_proof import tiny_random_model
@@ -38,7 +41,8 @@ from tests.engine.run.small_runs import (
 from tests.engine.tiny import IDS, as_loaded, seeded, small_run, tiny_tokenizer
 
 EXPERTS, REAP, FREQUENCY, RANDOM = (
-    method_named(name) for name in ("experts", "reap", "expert-frequency", "random-experts")
+    method_named(name)
+    for name in ("experts", "reap", "expert-frequency", "random-experts")
 )
 CHANNELS = replace(method_named("expert-channels"), width_multiple=8)
 TYPES = ("qwen3_moe", "mixtral", "glm4_moe")
@@ -82,8 +86,12 @@ def store(tmp_path):
 
 def kept_by(loaded, method, n_kept, store):
     """What `prune_experts` keeps of each block."""
-    checkpoint = WalkCheckpoint(StageCheckpoint(store, "tiny"), "key", lambda index: True)
-    counts = [n_kept if index in loaded.experts else 0 for index in range(len(loaded.blocks))]
+    checkpoint = WalkCheckpoint(
+        StageCheckpoint(store, "tiny"), "key", lambda index: True
+    )
+    counts = [
+        n_kept if index in loaded.experts else 0 for index in range(len(loaded.blocks))
+    ]
     walk = prune_experts(loaded, TEXT, [(method, counts)], ignore_steps, checkpoint)
     return {index: narrow for index, (narrow,) in walk}
 
@@ -116,7 +124,9 @@ def reap_by_hand(model, loaded, sequences):
 
 
 @pytest.mark.parametrize("model_type", TYPES)
-def test_reap_keeps_the_experts_of_its_published_formula(model_type, store, monkeypatch):
+def test_reap_keeps_the_experts_of_its_published_formula(
+    model_type, store, monkeypatch
+):
     loaded = as_loaded(tiny_mixture(model_type))
     computed = {}
     score = expert_pruning._scores
@@ -144,7 +154,9 @@ def test_of_each_group_as_many_are_kept():
 
 
 @pytest.mark.parametrize("model_type", [*TYPES, "gpt_oss"])
-def test_a_refit_takes_most_of_the_loss_and_nothing_is_left_to_gain(model_type, store, monkeypatch):
+def test_a_refit_takes_most_of_the_loss_and_nothing_is_left_to_gain(
+    model_type, store, monkeypatch
+):
     monkeypatch.setattr(expert_pruning, "MIN_REFIT_TOKENS_PER_CHANNEL", 1)
     monkeypatch.setattr(expert_pruning, "EXPERT_PASSES", 60)
     loaded = as_loaded(tiny_mixture(model_type))
@@ -153,10 +165,14 @@ def test_a_refit_takes_most_of_the_loss_and_nothing_is_left_to_gain(model_type, 
     for index in loaded.experts:
         assert kept[index].lost < 0.6 * kept[index].lost_without
         assert kept[index].n_few_tokens == 0
-    assert torch.equal(loaded.model(IDS).logits, dense), "the loaded model stays the dense one"
+    assert torch.equal(loaded.model(IDS).logits, dense), (
+        "the loaded model stays the dense one"
+    )
     # All together solved at once can be no better than one by one.
     index = max(loaded.experts)
-    assert kept[index].lost == pytest.approx(lost_together(loaded, index, kept[index]), rel=0.05)
+    assert kept[index].lost == pytest.approx(
+        lost_together(loaded, index, kept[index]), rel=0.05
+    )
 
 
 def lost_together(loaded, index, narrow):
@@ -220,23 +236,41 @@ def test_too_few_tokens_leave_an_expert_as_it_is(store, monkeypatch):
         assert sum(same) == narrow.n_few_tokens
 
 
-def test_a_run_counts_its_experts_and_is_the_same_streamed(mixture_settings, store, tmp_path):
+def test_a_run_counts_its_experts_and_is_the_same_streamed(
+    mixture_settings, store, tmp_path
+):
     run = ran(mixture_settings, store)
     sparse = records(store, run)[1:]
     assert [record.pruned.kept.experts for record in sparse[:2]] == [(6,) * 4, (4,) * 4]
-    assert [record.pruned.expert_widths for record in sparse[2:]] == [(24,) * 4, (16,) * 4]
+    assert [record.pruned.expert_widths for record in sparse[2:]] == [
+        (24,) * 4,
+        (16,) * 4,
+    ]
     # The weights of so many channels are gone, and of half as many multiply-adds for each.
-    assert sparse[3].pruned.reached.channels == 0.5 and sparse[3].pruned.reached.macs > 0.2
-    for numbers, use in zip(sparse[0].pruned.experts, sparse[0].pruned.expert_use, strict=True):
-        assert len(numbers) == 6 and len(use) == 8 and sum(use) == pytest.approx(1, abs=1e-3)
+    assert (
+        sparse[3].pruned.reached.channels == 0.5 and sparse[3].pruned.reached.macs > 0.2
+    )
+    for numbers, use in zip(
+        sparse[0].pruned.experts, sparse[0].pruned.expert_use, strict=True
+    ):
+        assert (
+            len(numbers) == 6
+            and len(use) == 8
+            and sum(use) == pytest.approx(1, abs=1e-3)
+        )
     shape = inspect_model(AutoConfig.from_pretrained(mixture_settings.model), "tiny")
-    assert active_count(shape, shape.whole) == shape.n_parameters - 4 * 6 * shape.per_expert
+    assert (
+        active_count(shape, shape.whole)
+        == shape.n_parameters - 4 * 6 * shape.per_expert
+    )
     reached = sparse[1].pruned.reached
     assert (reached.channels, reached.macs, reached.kv_cache) == (0.5, 0, 0)
     assert reached.bytes == pytest.approx(4 * 4 * shape.per_expert / shape.n_parameters)
     assert any("not refitted" in warning for warning in run.warnings)
     elsewhere = Store(tmp_path / "streamed")
-    streamed = records(elsewhere, ran(replace(mixture_settings, residency="streamed"), elsewhere))
+    streamed = records(
+        elsewhere, ran(replace(mixture_settings, residency="streamed"), elsewhere)
+    )
     for record, twin in zip(sparse, streamed[1:], strict=True):
         assert (record.outcomes, record.pruned) == (twin.outcomes, twin.pruned)
     elsewhere.close()
@@ -248,11 +282,15 @@ def test_one_walk_makes_all_models_of_a_run(mixture_settings, store, monkeypatch
     assert len(run.sparse) == 4 and len(walks) == 1
 
 
-def test_experts_lose_less_by_their_channels_than_by_their_number(mixture_settings, store):
+def test_experts_lose_less_by_their_channels_than_by_their_number(
+    mixture_settings, store
+):
     sparse = records(store, ran(mixture_settings, store))[1:]
     for fewer, narrower in zip(sparse[:2], sparse[2:], strict=True):
         assert sum(narrower.pruned.layer_errors) < 0.6 * sum(fewer.pruned.layer_errors)
-        assert sum(narrower.pruned.layer_errors) < sum(narrower.pruned.uncompensated_errors)
+        assert sum(narrower.pruned.layer_errors) < sum(
+            narrower.pruned.uncompensated_errors
+        )
 
 
 @pytest.mark.parametrize(("number", "n_experts", "width"), [(1, 4, 32), (3, 8, 16)])
@@ -281,7 +319,9 @@ def test_an_export_has_fewer_or_narrower_experts_and_answers_as_the_sparse_model
         ("deepseek_v3", CHANNELS, (), (0, 16, 16, 16)),
     ],
 )
-def test_the_api_gives_a_model_that_saves_and_loads(model_type, method, experts, widths, tmp_path):
+def test_the_api_gives_a_model_that_saves_and_loads(
+    model_type, method, experts, widths, tmp_path
+):
     sparse = sparsedash.prune(
         tiny_mixture(model_type),
         tiny_tokenizer(),
@@ -294,7 +334,9 @@ def test_the_api_gives_a_model_that_saves_and_loads(model_type, method, experts,
     assert (kept.experts, kept.expert_widths) == (experts, widths)
     assert sparse.forms == ("uniform",)
     sparse.model.save_pretrained(tmp_path / "saved")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", trust_remote_code=False)
+    again = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "saved", trust_remote_code=False
+    )
     assert torch.allclose(again(IDS).logits, sparse.model(IDS).logits, atol=1e-5)
 
 
@@ -302,17 +344,25 @@ def test_the_api_gives_a_model_that_saves_and_loads(model_type, method, experts,
     ("changes", "reason"),
     [
         ({"methods": (method_named("least-squares"),)}, "channels of MLPs alone"),
-        ({"methods": (replace(REAP, budget="macs"),)}, "frees nothing of the multiply-adds"),
+        (
+            {"methods": (replace(REAP, budget="macs"),)},
+            "frees nothing of the multiply-adds",
+        ),
         (
             {"methods": (EXPERTS,), "heal_steps": (4,)},
             "narrower experts cannot be healed here",
         ),
         ({"quantise": ("q8_0",)}, "narrower experts cannot be quantised here"),
         ({"methods": (replace(CHANNELS, width_multiple=4),)}, "a multiple of 8"),
-        ({"methods": (replace(CHANNELS, width_multiple=32),)}, "less than the 32 channels"),
+        (
+            {"methods": (replace(CHANNELS, width_multiple=32),)},
+            "less than the 32 channels",
+        ),
     ],
 )
-def test_what_a_mixture_cannot_lose_is_refused(mixture_settings, store, changes, reason):
+def test_what_a_mixture_cannot_lose_is_refused(
+    mixture_settings, store, changes, reason
+):
     with pytest.raises(SettingsError, match=reason):
         ran(replace(mixture_settings, **changes), store)
 
@@ -346,7 +396,10 @@ def test_a_run_that_was_killed_resumes_to_the_same_records(
 
 def test_never_fewer_are_left_than_the_router_chooses(mixture_settings, store):
     run = ran(
-        replace(mixture_settings, methods=(RANDOM, FREQUENCY), sparsities_permille=(750,)), store
+        replace(
+            mixture_settings, methods=(RANDOM, FREQUENCY), sparsities_permille=(750,)
+        ),
+        store,
     )
     for key in run.sparse:
         assert store.get(Record, key).pruned.kept.experts == (2,) * 4

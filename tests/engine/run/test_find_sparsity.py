@@ -44,8 +44,12 @@ def within(monkeypatch):
             (record,) = evaluate(run, models, stop)
             if record.pruned is None:
                 return [record]
-            decision = "within" if record.pruned.sparsity_permille <= permille else otherwise
-            decided = replace(record, stopping=replace(record.stopping, decision=decision))
+            decision = (
+                "within" if record.pruned.sparsity_permille <= permille else otherwise
+            )
+            decided = replace(
+                record, stopping=replace(record.stopping, decision=decision)
+            )
             run.store.put(record.key, decided)
             return [decided]
 
@@ -75,14 +79,21 @@ def test_it_ends_at_neighbours_one_width_multiple_apart_and_its_run_has_every_tr
     assert store.get(FindResult, result.key) == result
     assert run.finished and run.find == search
     assert run.settings.sparsities_permille == (167, 250, 333, 417)
-    assert [store.get(Record, key).pruned.widths[0] for key in run.sparse] == [80, 72, 64, 56]
+    assert [store.get(Record, key).pruned.widths[0] for key in run.sparse] == [
+        80,
+        72,
+        64,
+        56,
+    ]
 
 
 def test_every_trial_of_a_search_among_healed_models_is_healed(search, store, within):
     within(300)
     result = find_sparsity(search.healed(1), store)
     assert result.answer == 250
-    assert {store.get(Record, trial.record).pruned.healed.steps for trial in result.trials} == {1}
+    assert {
+        store.get(Record, trial.record).pruned.healed.steps for trial in result.trials
+    } == {1}
 
 
 @pytest.mark.parametrize(
@@ -118,7 +129,9 @@ def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not
 
     within(300)
     monkeypatch.setattr(TaskAnswers, "answer", answer)
-    with_task = replace(search, evaluation=replace(search.evaluation, tasks=("builtin:copying",)))
+    with_task = replace(
+        search, evaluation=replace(search.evaluation, tasks=("builtin:copying",))
+    )
     result = find_sparsity(with_task, store)
     assert (result.answer, result.next_step) == (167, 250)
     run = store.get(Run, result.key)
@@ -146,7 +159,9 @@ def test_a_finished_search_is_repeated_from_the_store_and_shown_whole_meanwhile(
     assert not {"calibrate", "prune", "evaluate"} & set(stages)
     store.drop_entry("records", f"record/{first.trials[0].record}")
     find_sparsity(
-        search, store, lambda step: shown.append(store.get(FindResult, first.key).finished)
+        search,
+        store,
+        lambda step: shown.append(store.get(FindResult, first.key).finished),
     )
     assert all(shown)
 
@@ -160,7 +175,9 @@ def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(
     def stops(step):
         run = store.get(Run, key_of(search, store))
         if run is not None and step.stage == "evaluate" and step.point is not None:
-            seen.append((step.point, len(run.sparse), len(run.settings.sparsities_permille)))
+            seen.append(
+                (step.point, len(run.sparse), len(run.settings.sparsities_permille))
+            )
         if step.stage == "evaluate" and step.point == 2:
             raise Cancelled
 
@@ -171,13 +188,21 @@ def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(
     run = store.get(Run, key_of(search, store))
     so_far = store.get(FindResult, key_of(search, store))
     assert not run.finished and not so_far.finished
-    assert tried(so_far) == [417, 167] and run.settings.sparsities_permille == (417, 167, 250)
+    assert tried(so_far) == [417, 167] and run.settings.sparsities_permille == (
+        417,
+        167,
+        250,
+    )
     monkeypatch.setattr(StoredStatistics, "reach", must_not_run)
     points = []
     result = find_sparsity(
-        search, store, lambda step: points.append(step.point) if step.stage == "prune" else None
+        search,
+        store,
+        lambda step: points.append(step.point) if step.stage == "prune" else None,
     )
-    assert result.answer == 250 and {point for point in points if point is not None} == {2, 3}
+    assert result.answer == 250 and {
+        point for point in points if point is not None
+    } == {2, 3}
     # What the first attempt has done took none of the seconds that are noted.
     assert RESUMED in store.get(Run, key_of(search, store)).cached
 

@@ -52,9 +52,13 @@ def healing_settings(settings):
     )
 
 
-def test_a_healed_model_is_a_point_of_its_own_and_says_what_healing_did(healing_settings, store):
+def test_a_healed_model_is_a_point_of_its_own_and_says_what_healing_did(
+    healing_settings, store
+):
     run, stages = stages_of(healing_settings, store)
-    _, plain, healed, bare, bare_healed = (record.pruned for record in records(store, run))
+    _, plain, healed, bare, bare_healed = (
+        record.pruned for record in records(store, run)
+    )
     assert "heal" in stages and run.seconds["heal"] > 0
     assert plain.healed is None is bare.healed
     for before, after in ((plain, healed), (bare, bare_healed)):
@@ -64,7 +68,10 @@ def test_a_healed_model_is_a_point_of_its_own_and_says_what_healing_did(healing_
             and 0 < done.after < done.before
             and done.n_tokens > 0
         )
-        assert (after.widths, after.layer_errors) == (before.widths, before.layer_errors)
+        assert (after.widths, after.layer_errors) == (
+            before.widths,
+            before.layer_errors,
+        )
     assert len({record.outcomes for record in records(store, run)}) == 5
 
 
@@ -92,7 +99,10 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
                 with model.active() as active:
                     assert torch.equal(active.model(IDS).logits, expected)
         again = ran(replace(healing_settings, evaluation=few), store)
-        figures = [store.get(Record, key).pruned.healed for key in (again.sparse[1], healed_key)]
+        figures = [
+            store.get(Record, key).pruned.healed
+            for key in (again.sparse[1], healed_key)
+        ]
         assert figures[0] == figures[1]
         # Also where the memory has become too small.
         patch.setattr(run_context, "memory_bytes", lambda: 1)
@@ -108,7 +118,9 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(
             store.drop_entry("artefacts", entry.name)
         with pytest.raises(JobError, match="healed weights of this result are gone"):
             rebuilt_model(healed_key, store)
-    assert torch.equal(logits_of(healed_key, store)[0], logits), "healed anew, to the same weights"
+    assert torch.equal(logits_of(healed_key, store)[0], logits), (
+        "healed anew, to the same weights"
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,7 +140,9 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
     """
     monkeypatch.setattr(healing, "CHECK_EVERY", 1)
     monkeypatch.setattr("sparsedash.storage.checkpoint.CHECKPOINT_INTERVAL_S", 0.0)
-    one = replace(healing_settings, methods=healing_settings.methods[:1], heal_steps=(4,))
+    one = replace(
+        healing_settings, methods=healing_settings.methods[:1], heal_steps=(4,)
+    )
     put = Store.put_artefact
     seen = []
 
@@ -155,7 +169,10 @@ def test_a_run_that_is_killed_as_it_heals_leaves_what_may_be_evicted_and_ends_wi
     assert set(tags().values()) == {"unfinished"}
     assert (
         records(
-            store, ran(one, store, lambda step: step.stage == "heal" and seen.append(step.done))
+            store,
+            ran(
+                one, store, lambda step: step.stage == "heal" and seen.append(step.done)
+            ),
         )
         == whole
     )
@@ -172,7 +189,9 @@ def test_what_cannot_be_healed_is_refused_before_anything_is_computed(
     assert evaluated == [] and list(store.keys(Record)) == []
 
 
-def test_a_method_that_needs_no_statistics_is_healed_without_any(healing_settings, store):
+def test_a_method_that_needs_no_statistics_is_healed_without_any(
+    healing_settings, store
+):
     magnitude = replace(method_named("magnitude"), width_multiple=8)
     healed = replace(
         healing_settings,

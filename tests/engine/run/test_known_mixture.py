@@ -55,17 +55,22 @@ def as_mixture(dense):
     model = AutoModelForCausalLM.from_config(
         mixture_config, dtype=torch.float32, trust_remote_code=False
     )
-    state = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    state = {
+        name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()
+    }
     weights = dense.state_dict()
     state |= {name: tensor for name, tensor in weights.items() if ".mlp." not in name}
     for index in range(config.num_hidden_layers):
         mlp = f"model.layers.{index}.mlp"
         gate, up, down = (
-            weights[f"{mlp}.{name}_proj.weight"].float() for name in ("gate", "up", "down")
+            weights[f"{mlp}.{name}_proj.weight"].float()
+            for name in ("gate", "up", "down")
         )
         for part in range(N_PARTS):
             channels = slice(part * width, (part + 1) * width)
-            state[f"{mlp}.experts.gate_up_proj"][part] = torch.cat([gate[channels], up[channels]])
+            state[f"{mlp}.experts.gate_up_proj"][part] = torch.cat(
+                [gate[channels], up[channels]]
+            )
             state[f"{mlp}.experts.down_proj"][part] = down[:, channels]
         state[f"{mlp}.gate.e_score_correction_bias"][N_PARTS] = -1.0
     model.load_state_dict(state)
@@ -113,7 +118,8 @@ def test_the_built_in_model_as_a_mixture_answers_as_itself(dense, mixture, ids):
 def test_its_last_words_are_those_of_the_built_in_model(dense, mixture):
     texts = read_texts(BUILTIN_CLOZE).texts[:40]
     answers = [
-        sparsedash.evaluate(model, dense.tokenizer, texts) for model in (dense.model, mixture)
+        sparsedash.evaluate(model, dense.tokenizer, texts)
+        for model in (dense.model, mixture)
     ]
     assert answers[0].last_word == answers[1].last_word
     for before, after in zip(answers[0].outcomes, answers[1].outcomes, strict=True):
@@ -129,7 +135,13 @@ def differs(first, second):
 def test_the_expert_that_adds_nothing_is_the_first_to_go(mixture, dense, ids):
     method = method_named("experts")
     sparse = sparsedash.prune(
-        mixture, dense.tokenizer, passages(40), method=method, share=0.112, n_samples=40, length=32
+        mixture,
+        dense.tokenizer,
+        passages(40),
+        method=method,
+        share=0.112,
+        n_samples=40,
+        length=32,
     )
     assert all(len(numbers) == N_PARTS for numbers in sparse.pruned.experts)
     assert all(N_PARTS not in numbers for numbers in sparse.pruned.experts)

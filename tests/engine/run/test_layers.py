@@ -34,7 +34,14 @@ from tests.engine.run.small_runs import (
     ran,
     records,
 )
-from tests.engine.tiny import CONFIGS, IDS, seeded, tiny_loaded, tiny_model, tiny_tokenizer
+from tests.engine.tiny import (
+    CONFIGS,
+    IDS,
+    seeded,
+    tiny_loaded,
+    tiny_model,
+    tiny_tokenizer,
+)
 
 LAYERS, SLEB, SHORTGPT = (method_named(name) for name in ("layers", "sleb", "shortgpt"))
 TEXT = torch.randint(
@@ -73,7 +80,9 @@ def without_by_hand(loaded, gone):
     ids=str,
 )
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
-def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(model_type, gone):
+def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(
+    model_type, gone
+):
     loaded = tiny_loaded(model_type)
     dense = loaded.model(IDS).logits
     by_hand = without_by_hand(loaded, gone)
@@ -99,7 +108,9 @@ def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(mode
 
 @torch.no_grad()
 @pytest.mark.parametrize("saliency", ["divergence", "perplexity"])
-def test_each_time_the_layer_goes_without_which_the_loss_is_least(saliency, monkeypatch):
+def test_each_time_the_layer_goes_without_which_the_loss_is_least(
+    saliency, monkeypatch
+):
     monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 10_000)
     loaded = tiny_loaded("llama", num_hidden_layers=5)
     method = replace(SLEB, saliency=saliency)
@@ -124,7 +135,9 @@ def test_each_time_the_layer_goes_without_which_the_loss_is_least(saliency, monk
     for _ in range(3):
         order += next(removed)
         losses = {
-            index: loss({*order[:-1], index}) for index in range(5) if index not in order[:-1]
+            index: loss({*order[:-1], index})
+            for index in range(5)
+            if index not in order[:-1]
         }
         assert order[-1] == min(losses, key=losses.__getitem__)
 
@@ -143,7 +156,8 @@ def test_influence_is_how_much_a_block_turns_the_stream_and_chance_is_drawn_by_t
     states = [*states[:-1], hooked[0][0] if isinstance(hooked[0], tuple) else hooked[0]]
     pairs = pairwise(states)
     turned = [
-        1 - float(torch.cosine_similarity(before, after, dim=-1).mean()) for before, after in pairs
+        1 - float(torch.cosine_similarity(before, after, dim=-1).mean())
+        for before, after in pairs
     ]
     (order,) = layer_order(
         loaded,
@@ -166,7 +180,9 @@ def test_influence_is_how_much_a_block_turns_the_stream_and_chance_is_drawn_by_t
         )
         for seed in (1, 2)
     ]
-    assert sorted(drawn[0]) == sorted(drawn[1]) == list(range(5)) and drawn[0] != drawn[1]
+    assert (
+        sorted(drawn[0]) == sorted(drawn[1]) == list(range(5)) and drawn[0] != drawn[1]
+    )
 
 
 @pytest.fixture
@@ -187,7 +203,9 @@ def test_a_run_says_which_layers_went_and_the_second_sparsity_finds_the_order(
     monkeypatch.setattr(
         calibration,
         "layer_order",
-        lambda *given: (tried.append(record) or record for record in find_order(*given)),
+        lambda *given: (
+            tried.append(record) or record for record in find_order(*given)
+        ),
     )
     run = ran(layer_settings, store)
     dense, *sparse = records(store, run)
@@ -252,7 +270,9 @@ def test_its_neighbours_bring_the_stream_nearer_to_dense():
     )
     dense = model(ids).logits.log_softmax(-1)
     near, far = (
-        float((dense.exp() * (dense - m.model(ids).logits.log_softmax(-1))).sum(-1).mean())
+        float(
+            (dense.exp() * (dense - m.model(ids).logits.log_softmax(-1))).sum(-1).mean()
+        )
         for m in models
     )
     assert near < 0.8 * far
@@ -283,7 +303,9 @@ def test_from_python_the_model_has_fewer_layers_and_is_saved_and_loaded_as_such(
         min_new_tokens=3,
     ).shape == (2, 15)
     sparse.model.save_pretrained(tmp_path / "saved")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", trust_remote_code=False)
+    again = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "saved", trust_remote_code=False
+    )
     assert again.config.num_hidden_layers == 2 and torch.equal(
         again(IDS).logits, sparse.model(IDS).logits
     )
@@ -303,9 +325,16 @@ def test_it_is_healed_exported_and_timed_as_a_model_that_is_really_smaller(
     _, plain, healed = (record.pruned for record in records(store, run))
     assert healed.healed.after < healed.healed.before and healed.widths == plain.widths
     for number in range(2):
-        done = exported((store, MODEL_CACHE, run), number, "uniform", tmp_path / str(number))
-        assert done.proof.holds and done.layout == "2 of 3 layers, 96 channels in every block"
-    with ModelPairCache(MODEL_CACHE).models([run.dense, run.sparse[0]], store, ignore_steps) as (
+        done = exported(
+            (store, MODEL_CACHE, run), number, "uniform", tmp_path / str(number)
+        )
+        assert (
+            done.proof.holds
+            and done.layout == "2 of 3 layers, 96 channels in every block"
+        )
+    with ModelPairCache(MODEL_CACHE).models(
+        [run.dense, run.sparse[0]], store, ignore_steps
+    ) as (
         dense,
         sparse,
     ):
@@ -334,7 +363,8 @@ def test_a_search_tries_numbers_of_layers(layer_settings, store):
     result = find_sparsity(search, store)
     assert result.steps == (333, 667) and result.trials
     widths_of_trials = [
-        store.get(Record, key).pruned.widths for key in store.get(Run, result.key).sparse
+        store.get(Record, key).pruned.widths
+        for key in store.get(Run, result.key).sparse
     ]
     assert all(0 in widths for widths in widths_of_trials)
 
@@ -349,7 +379,9 @@ def test_removed_layers_free_their_share_of_the_kv_cache(layer_settings, store):
         ),
         store,
     )
-    assert store.get(Record, run.sparse[0]).pruned.reached["kv-cache"] == pytest.approx(1 / 3)
+    assert store.get(Record, run.sparse[0]).pruned.reached["kv-cache"] == pytest.approx(
+        1 / 3
+    )
 
 
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
@@ -367,14 +399,22 @@ def test_every_budget_counts_what_a_layer_takes(model_type):
     weights = []
     for block in loaded.projections("decoder"):
         weights.append(sum(module.weight.numel() for module in block.values()))
-    assert share_reached.weights == pytest.approx(weights[0] / sum(weights)) == pytest.approx(1 / 3)
+    assert (
+        share_reached.weights
+        == pytest.approx(weights[0] / sum(weights))
+        == pytest.approx(1 / 3)
+    )
     assert share_reached.macs == pytest.approx(weights[0] / shape.n_matmul)
-    assert {budget: share_reached[budget] > 0 for budget in BUDGETS} == dict.fromkeys(BUDGETS, True)
+    assert {budget: share_reached[budget] > 0 for budget in BUDGETS} == dict.fromkeys(
+        BUDGETS, True
+    )
 
 
 def test_layers_of_a_model_that_counts_them_in_its_attention_are_refused():
     model = tiny_model("gpt2", scale_attn_by_inverse_layer_idx=True)
-    with pytest.raises(SettingsError, match="Whole layers of this model cannot be removed"):
+    with pytest.raises(
+        SettingsError, match="Whole layers of this model cannot be removed"
+    ):
         sparsedash.prune(
             model,
             tiny_tokenizer(),

@@ -19,7 +19,9 @@ from tests.engine.run.small_runs import MODEL_CACHE, ran, records
 from tests.engine.run.test_experts import tiny_mixture
 from tests.engine.tiny import IDS, small_run, tiny_tokenizer
 
-METHODS = tuple(map(method_named, ("experts", "reap", "expert-frequency", "random-experts")))
+METHODS = tuple(
+    map(method_named, ("experts", "reap", "expert-frequency", "random-experts"))
+)
 IDLE = 3
 """The expert that the router never chooses."""
 
@@ -39,7 +41,9 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def settings(folder, passage_file):
     text = f"file:{passage_file}"
-    return small_run(folder, text, f"{text}[20:]", methods=METHODS, sparsities_permille=(250,))
+    return small_run(
+        folder, text, f"{text}[20:]", methods=METHODS, sparsities_permille=(250,)
+    )
 
 
 @pytest.fixture
@@ -49,13 +53,17 @@ def store(tmp_path):
     opened.close()
 
 
-def test_an_expert_that_no_token_reaches_goes_first_on_a_single_passage(settings, store):
+def test_an_expert_that_no_token_reaches_goes_first_on_a_single_passage(
+    settings, store
+):
     evaluation = replace(settings.evaluation, n_passages=1)
     run = ran(replace(settings, evaluation=evaluation), store)
     by_output, by_reap, by_frequency, _ = records(store, run)[1:]
     for record in (by_output, by_reap, by_frequency):
         assert len(record.outcomes) == 1
-        for kept, use in zip(record.pruned.experts[1:], record.pruned.expert_use[1:], strict=True):
+        for kept, use in zip(
+            record.pruned.experts[1:], record.pruned.expert_use[1:], strict=True
+        ):
             assert IDLE not in kept and use[IDLE] == 0
         assert record.pruned.kept_of_dense == ((0, 0), (6, 8), (6, 8), (6, 8))
 
@@ -64,7 +72,9 @@ def test_more_than_the_router_can_do_without_is_refused_before_anything_is_compu
     settings, store
 ):
     settings = replace(settings, sparsities_permille=(900,))
-    with pytest.raises(SettingsError, match=r"at most 75 % of the experts.*as the router chooses"):
+    with pytest.raises(
+        SettingsError, match=r"at most 75 % of the experts.*as the router chooses"
+    ):
         ran(settings, store)
     assert store.keys(Run) == []
 
@@ -106,7 +116,9 @@ def pruned_by_api(model, method, share=0.25):
 def test_experts_that_the_product_of_all_at_once_refuses_are_computed_one_by_one(
     dtype, width, tmp_path
 ):
-    tiny_mixture("qwen3_moe", moe_intermediate_size=width).save_pretrained(tmp_path / "dense")
+    tiny_mixture("qwen3_moe", moe_intermediate_size=width).save_pretrained(
+        tmp_path / "dense"
+    )
     model = AutoModelForCausalLM.from_pretrained(
         tmp_path / "dense", dtype=dtype, trust_remote_code=False
     )
@@ -121,7 +133,10 @@ def test_experts_that_the_product_of_all_at_once_refuses_are_computed_one_by_one
         )
     assert proof.n_logits > 0
     narrower = replace(method_named("expert-channels"), width_multiple=8)
-    assert pruned_by_api(model, narrower).pruned.kept.expert_widths in ((24,) * 4, (8,) * 4)
+    assert pruned_by_api(model, narrower).pruned.kept.expert_widths in (
+        (24,) * 4,
+        (8,) * 4,
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -148,7 +163,9 @@ def test_a_mixture_that_can_lose_no_expert_is_refused_in_a_sentence(
 @pytest.mark.parametrize("method", ["experts", "best", None])
 def test_fewer_experts_than_a_token_is_routed_to_are_refused_by_the_config(method):
     model = tiny_mixture("qwen3_moe", num_experts=2, num_experts_per_tok=4)
-    with pytest.raises(ModelError, match="num_experts_per_tok = 4 of 2 experts; possible: 1 to 2"):
+    with pytest.raises(
+        ModelError, match="num_experts_per_tok = 4 of 2 experts; possible: 1 to 2"
+    ):
         pruned_by_api(model, method)
 
 
@@ -156,7 +173,12 @@ def test_fewer_experts_than_a_token_is_routed_to_are_refused_by_the_config(metho
 def test_in_python_a_mixture_is_not_healed_in_the_words_of_shell_and_form(method):
     with pytest.raises(SettingsError, match="narrower experts cannot be healed here"):
         sparsedash.prune(
-            tiny_mixture("qwen3_moe"), tiny_tokenizer(), [], method=method, share=0.5, heal_steps=8
+            tiny_mixture("qwen3_moe"),
+            tiny_tokenizer(),
+            [],
+            method=method,
+            share=0.5,
+            heal_steps=8,
         )
 
 
@@ -196,5 +218,7 @@ def test_in_python_experts_is_the_usual_method_of_a_mixture_and_the_verdict_is_p
     sparse = pruned_by_api(model, None)
     assert sparse.pruned.method == METHODS[0]
     with pytest.warns(UserWarning, match="last words right"):
-        comparison = sparsedash.compare(model, sparse.model, tiny_tokenizer(), passages(40))
+        comparison = sparsedash.compare(
+            model, sparse.model, tiny_tokenizer(), passages(40)
+        )
     assert "The second model" in comparison.sentence

@@ -39,8 +39,14 @@ def serve_piqa(hub, folder, first):
     ]
     for split in ("train", "validation"):
         folder.mkdir(parents=True, exist_ok=True)
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{split}.parquet")
-    write_card(folder, "default", {"train": "train.parquet", "validation": "validation.parquet"})
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_pylist(rows), folder / f"{split}.parquet"
+        )
+    write_card(
+        folder,
+        "default",
+        {"train": "train.parquet", "validation": "validation.parquet"},
+    )
     return hub.add("datasets", "baber/piqa", folder).refs["main"]
 
 
@@ -67,7 +73,14 @@ def shell(client, tmp_path, passage_file):
                 "--calibration",
                 f"file:{passage_file}",
             ),
-            *("--passages", "8", "--calibration-samples", "40", "--calibration-length", "32"),
+            *(
+                "--passages",
+                "8",
+                "--calibration-samples",
+                "40",
+                "--calibration-length",
+                "32",
+            ),
             *(
                 "--method",
                 "wanda-channels",
@@ -96,7 +109,9 @@ def test_a_task_whose_data_set_moved_is_answered_anew_and_one_that_is_pinned_is_
     first = serve_piqa(hub, tmp_path / "first", ["the boat went", "the lamp went"])
     before = shell(*task_flags)
     assert before["revisions"][QUESTIONS] == first
-    second = serve_piqa(hub, tmp_path / "second", ["the letter went home", "the lamp went"])
+    second = serve_piqa(
+        hub, tmp_path / "second", ["the letter went home", "the lamp went"]
+    )
     assert shell(*task_flags)["key"] == before["key"]
     after = shell(*task_flags, later=[QUESTIONS])
     assert after["revisions"][QUESTIONS] == second
@@ -117,10 +132,14 @@ def test_a_model_is_made_again_of_the_commit_that_its_record_read(
         record = replace(record, model_identity=f"{record.model}@{commit}")
     located = []
     source = replace(
-        source_of(Path(record.model)), reference=record.model, identity=record.model_identity
+        source_of(Path(record.model)),
+        reference=record.model,
+        identity=record.model_identity,
     )
     monkeypatch.setattr(
-        run_context, "locate_model", lambda *arguments: located.append(arguments) or source
+        run_context,
+        "locate_model",
+        lambda *arguments: located.append(arguments) or source,
     )
     rebuild_model(record, store, ignore_steps, ModelCache())
     assert [arguments[-1] for arguments in located] == [commit]

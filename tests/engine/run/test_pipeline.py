@@ -82,12 +82,16 @@ def test_a_run_keeps_the_dense_record_and_one_for_every_sparsity(settings, known
     assert known.get(Run, settings.key(file_hashes_of(settings, known))) == run
     assert [record.pruned.widths for record in sparse] == [(72, 72, 72), (48, 48, 48)]
     assert [record.pruned.reached.channels for record in sparse] == [0.25, 0.5]
-    assert all(0 < record.pruned.reached.macs < record.pruned.reached.channels for record in sparse)
+    assert all(
+        0 < record.pruned.reached.macs < record.pruned.reached.channels
+        for record in sparse
+    )
     assert [outcome.index for outcome in dense.outcomes] == list(range(10))
     assert known.get(Passages, dense.passages_key).indices == tuple(range(10))
     assert {"load", "text", "calibrate", "prune", "evaluate"} <= set(known.stages)
     assert (
-        10**8 < run.peak_bytes < 10**11 and 0 < run.disk_bytes <= folder_size(known.folder).n_bytes
+        10**8 < run.peak_bytes < 10**11
+        and 0 < run.disk_bytes <= folder_size(known.folder).n_bytes
     )
     again, stages = stages_of(settings, known, run_key="again")
     assert (again.dense, again.sparse) == (run.dense, run.sparse)
@@ -105,7 +109,9 @@ def test_a_second_sparsity_runs_no_calibration_and_repeats_its_warning(
     assert "calibration" in run.cached and run.warnings == known.first.warnings
 
 
-def test_zero_percent_is_the_dense_model_and_reads_no_calibration(settings, known, no_calibration):
+def test_zero_percent_is_the_dense_model_and_reads_no_calibration(
+    settings, known, no_calibration
+):
     no_calibration()
     run = ran(one(settings, 0), known)
     assert (run.dense, run.sparse) == (known.first.dense, ())
@@ -126,11 +132,15 @@ def test_a_share_of_any_budget_is_reached_and_more_than_can_go_is_refused(
         and pruned_model.reached.channels > 0.15
     )
     monkeypatch.setattr(pipeline, "dense_record", must_not_run)
-    with pytest.raises(SettingsError, match=r"Sparsity must be at most .* % of the .*, not '90 %'"):
+    with pytest.raises(
+        SettingsError, match=r"Sparsity must be at most .* % of the .*, not '90 %'"
+    ):
         ran(one(settings, 900, methods=(method,)), known)
 
 
-def test_a_sweep_of_eight_sparsities_costs_one_elimination_a_block(settings, known, monkeypatch):
+def test_a_sweep_of_eight_sparsities_costs_one_elimination_a_block(
+    settings, known, monkeypatch
+):
     calls = count_calls(monkeypatch, saliency, "elimination_order")
     obs = MethodSettings(saliency="obs", width_multiple=8)
     run = ran(
@@ -182,7 +192,9 @@ def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(
         assert [before != after for before, after in pairs] == [True] * 3, name
 
 
-def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, known, monkeypatch):
+def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(
+    settings, known, monkeypatch
+):
     rounds = replace(FISHER, allocation="global", rounds=3)
     variant = replace(settings, methods=(rounds,))
     chosen = []
@@ -193,14 +205,16 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
         lambda *given: chosen.append(choose(*given)) or chosen[-1],
     )
     assert [
-        pruned_model.sparsity_permille for pruned_model in pruned(known, ran(variant, known))
+        pruned_model.sparsity_permille
+        for pruned_model in pruned(known, ran(variant, known))
     ] == [250, 500]
     # Of 288 channels, after one and after two thirds of the way: 1 - 0.75 ** (1/3) = 9.1 %, and so
     # on.
     assert [sum(map(len, kept)) for kept in chosen] == [262, 238, 229, 181]
     monkeypatch.setattr(calibration, "mask_gradients", must_not_run)
     assert ran(
-        replace(variant, methods=(replace(rounds, compensation="least-squares"),)), known
+        replace(variant, methods=(replace(rounds, compensation="least-squares"),)),
+        known,
     ).finished
 
 
@@ -252,7 +266,9 @@ def test_methods_without_calibration_text_never_ask_for_it(
     [{"corpus": "file:/nowhere.txt"}, {"n_samples": 1}],
     ids=["missing", "short"],
 )
-def test_a_text_that_no_method_reads_may_be_missing_or_short(calibration, settings, store):
+def test_a_text_that_no_method_reads_may_be_missing_or_short(
+    calibration, settings, store
+):
     variant = replace(
         settings,
         methods=(RANDOM,),
@@ -282,7 +298,9 @@ def test_results_of_a_method_without_text_stay_once_another_has_read_it(
 # Interrupted and growing runs.
 
 
-def test_a_growing_run_can_be_read_while_it_runs_and_steps_name_their_model(settings, known):
+def test_a_growing_run_can_be_read_while_it_runs_and_steps_name_their_model(
+    settings, known
+):
     seen = {}
 
     def watch(step):
@@ -316,7 +334,10 @@ def test_a_run_that_may_stop_early_has_the_whole_dense_record_and_says_how_the_o
     settings, known
 ):
     whole = known.first
-    run = ran(replace(settings, evaluation=replace(settings.evaluation, stop_early=True)), known)
+    run = ran(
+        replace(settings, evaluation=replace(settings.evaluation, stop_early=True)),
+        known,
+    )
     assert run.dense == whole.dense
     assert not set(run.sparse) & set(whole.sparse)
     for early, plain in zip(
@@ -408,7 +429,10 @@ def test_only_methods_that_fit_to_text_are_told_that_it_is_little(settings, know
         ).warnings
         for name in ("wanda-channels", "shortgpt")
     ]
-    assert ["too few to refit" in " ".join(lines) for lines in warnings] == [True, False]
+    assert ["too few to refit" in " ".join(lines) for lines in warnings] == [
+        True,
+        False,
+    ]
 
 
 def test_widths_that_rounding_left_whole_are_told_when_they_are_made_and_when_they_are_known(
@@ -417,7 +441,8 @@ def test_widths_that_rounding_left_whole_are_told_when_they_are_made_and_when_th
     variant = replace(settings, sparsities_permille=(10,))
     for run in (ran(variant, store), ran(variant, store)):
         assert (
-            "Nothing was removed at 1 %: kept widths are multiples of 8 channels." in run.warnings
+            "Nothing was removed at 1 %: kept widths are multiples of 8 channels."
+            in run.warnings
         )
 
 
@@ -455,8 +480,12 @@ def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_wa
         ),
     )
     run = ran(settings, store)
-    assert "Evaluated: 6 of 500 passages, which are all that the text has." in run.warnings
-    assert "Left out, since they repeat an earlier one: 2 of 8 passages." in run.warnings
+    assert (
+        "Evaluated: 6 of 500 passages, which are all that the text has." in run.warnings
+    )
+    assert (
+        "Left out, since they repeat an earlier one: 2 of 8 passages." in run.warnings
+    )
     assert any(
         line.startswith("3 of 6 passages also occur in the calibration text")
         for line in run.warnings
@@ -480,11 +509,17 @@ def test_a_dense_model_that_answers_nothing_is_warned_of(settings, store, passag
 def test_generated_text_is_kept_and_the_same_for_the_same_seed(
     settings, store, tmp_path, monkeypatch
 ):
-    by_model = replace(settings, calibration=CalibrationSettings(n_samples=40, length=24))
+    by_model = replace(
+        settings, calibration=CalibrationSettings(n_samples=40, length=24)
+    )
     second_store = Store(tmp_path / "other")
     for data_store in (store, second_store):
         assert ran(by_model, data_store).corpora["calibration"].startswith("self:")
-    (key,) = [entry.name for entry in store.entries("artefacts") if entry.tag.startswith("text ")]
+    (key,) = [
+        entry.name
+        for entry in store.entries("artefacts")
+        if entry.tag.startswith("text ")
+    ]
     assert store.get_artefact(key) == second_store.get_artefact(key)
     second_store.close()
     monkeypatch.setattr(run_context, "generate_texts", must_not_run)

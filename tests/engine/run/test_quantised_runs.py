@@ -57,7 +57,9 @@ def test_dense_and_every_sparse_model_are_also_points_of_each_type(
     run = ran(quantised_settings, store)
     dense, dense_8, dense_4, plain, sparse_8, sparse_4 = records(store, run)
     assert dense.pruned is None and plain.pruned.quantised is None
-    quantised = [record.pruned.quantised for record in (dense_8, dense_4, sparse_8, sparse_4)]
+    quantised = [
+        record.pruned.quantised for record in (dense_8, dense_4, sparse_8, sparse_4)
+    ]
     for record, figures in zip(
         (dense_8, dense_4, sparse_8, sparse_4),
         quantised,
@@ -67,12 +69,20 @@ def test_dense_and_every_sparse_model_are_also_points_of_each_type(
             1 - figures.n_bytes / figures.dense_bytes
         )
         assert figures.n_tokens > 0
-    assert 0 < quantised[0].divergence < quantised[1].divergence < quantised[2].divergence
+    assert (
+        0 < quantised[0].divergence < quantised[1].divergence < quantised[2].divergence
+    )
     assert sparse_8.pruned.widths == plain.pruned.widths == (512, 512, 512)
     assert quantised[3].n_bytes < quantised[2].n_bytes < quantised[0].n_bytes
     types = sparse_4.pruned.quantised.tensors
-    assert types["Q4_K"] and types["Q6_K"] and set(types) <= {"F32", "Q4_K", "Q6_K", "Q5_0", "Q8_0"}
-    assert 0 < sparse_4.pruned.quantised.full_bytes < dense_4.pruned.quantised.full_bytes
+    assert (
+        types["Q4_K"]
+        and types["Q6_K"]
+        and set(types) <= {"F32", "Q4_K", "Q6_K", "Q5_0", "Q8_0"}
+    )
+    assert (
+        0 < sparse_4.pruned.quantised.full_bytes < dense_4.pruned.quantised.full_bytes
+    )
     assert [file.name for file in tmp_path.glob("**/*.gguf")] == ["wide.gguf"]
     assert not list(store.folder.glob("**/*.gguf"))
 
@@ -93,7 +103,8 @@ def test_a_method_of_any_budget_is_also_quantised_and_dense_once_whatever_the_ca
     of_dense, *others = records(store, ran(variant, store))[1:]
     assert [record.pruned.spec.quantise for record in others] == ["", "q8_0"]
     more = replace(
-        variant, calibration=replace(variant.calibration, seed=variant.calibration.seed + 1)
+        variant,
+        calibration=replace(variant.calibration, seed=variant.calibration.seed + 1),
     )
     again, *reseeded = records(store, ran(more, store))[1:]
     assert again.key == of_dense.key and not {record.key for record in others} & {
@@ -110,7 +121,9 @@ def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(
     dense = rebuilt.loaded.model(IDS).logits
     head = model.get_output_embeddings().weight.clone()
     with rebuilt.sparse.applied():
-        assert len(rebuilt.loaded.mlps[0].inner[0].weight[0, :32].unique()) <= 16, "4 bits"
+        assert len(rebuilt.loaded.mlps[0].inner[0].weight[0, :32].unique()) <= 16, (
+            "4 bits"
+        )
         rounded = model.get_output_embeddings().weight
         assert 0 < (rounded - head).norm() < 0.1 * head.norm()
         assert not torch.equal(model(IDS).logits, dense)
@@ -148,7 +161,9 @@ def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
         model=str(write_tiny_gguf(tmp_path / "q.gguf", family="qwen3")),
         methods=(BIASED,),
     )
-    with pytest.raises(SettingsError, match=why if missing else "graph of qwen3 has no place"):
+    with pytest.raises(
+        SettingsError, match=why if missing else "graph of qwen3 has no place"
+    ):
         ran(replace(biased, quantise=("q8_0",)), store)
     with pytest.raises(SettingsError, match="nothing with pattern 2:4"):
         SparseSpec(

@@ -7,7 +7,10 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.engine.comparison.model_pair import ModelPairCache
-from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
+from sparsedash.engine.comparison.text_comparison import (
+    continue_prompt,
+    measure_divergence,
+)
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.run import calibration_texts, pipeline, run_context
 from sparsedash.engine.run.run_context import RunContext
@@ -15,13 +18,25 @@ from sparsedash.engine.texts import corpora
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import ignore_steps
-from sparsedash.schema.settings import BUILTIN_MIXED, BUILTIN_TEXT, SELF, CalibrationSettings
+from sparsedash.schema.settings import (
+    BUILTIN_MIXED,
+    BUILTIN_TEXT,
+    SELF,
+    CalibrationSettings,
+)
 from sparsedash.schema.sparse_spec import SparseSpec
 from sparsedash.schema.store_keys import mix_share
 from sparsedash.service import preflight
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages, write_jsonl
-from tests.engine.run.small_runs import CHANNELS, MODEL_CACHE, RANDOM, count_calls, ran, records
+from tests.engine.run.small_runs import (
+    CHANNELS,
+    MODEL_CACHE,
+    RANDOM,
+    count_calls,
+    ran,
+    records,
+)
 from tests.engine.tiny import save_tiny
 
 HALF = replace(CHANNELS, mix=0.5)
@@ -62,38 +77,56 @@ def test_as_many_tokens_of_which_a_share_is_the_mix(mixed, store):
     assert all(ids not in calibration_ids for ids in mix)
 
 
-def test_as_many_tokens_where_samples_are_longer_than_the_model_reads(mixed, store, monkeypatch):
+def test_as_many_tokens_where_samples_are_longer_than_the_model_reads(
+    mixed, store, monkeypatch
+):
     run = context_of(mixed, store)
     length = mixed.calibration.length
     monkeypatch.setattr(type(run.loaded), "max_length", length // 2)
-    n_own, n_half = (sum(map(len, run.calibration_texts.sequences(share))) for share in (0.0, 0.5))
+    n_own, n_half = (
+        sum(map(len, run.calibration_texts.sequences(share))) for share in (0.0, 0.5)
+    )
     assert abs(n_own - n_half) <= length
 
 
 def test_a_text_of_single_tokens_is_refused_in_words(mixed, store, monkeypatch):
     monkeypatch.setattr(
-        run_context, "read_texts", lambda *_: corpora.Texts(texts=("the",), identity="o" * 64)
+        run_context,
+        "read_texts",
+        lambda *_: corpora.Texts(texts=("the",), identity="o" * 64),
     )
     with pytest.raises(CorpusError, match="no sample of two tokens or more"):
         context_of(mixed, store).calibration_texts.sequences(0.0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_text_to_heal_goes_on_where_that_of_the_calibration_ends(share, mixed, store, monkeypatch):
+def test_text_to_heal_goes_on_where_that_of_the_calibration_ends(
+    share, mixed, store, monkeypatch
+):
     monkeypatch.setattr("sparsedash.catalog.resources.HEAL_BATCH_TOKENS", 120)
     method = replace(CHANNELS, mix=share)
     length = mixed.calibration.length
     run = context_of(mixed, store)
     calibration_ids = run.calibration_texts.sequences(share)
-    (few, more) = [run.calibration_texts.to_heal(SparseSpec(method, 1, n)) for n in (5, 8)]
-    assert run.calibration_texts.to_heal(SparseSpec(method, 1, 1)) == [] and more[: len(few)] == few
+    (few, more) = [
+        run.calibration_texts.to_heal(SparseSpec(method, 1, n)) for n in (5, 8)
+    ]
+    assert (
+        run.calibration_texts.to_heal(SparseSpec(method, 1, 1)) == []
+        and more[: len(few)] == few
+    )
     assert sum(map(len, [*calibration_ids, *few])) == pytest.approx(600, abs=length)
     assert not {tuple(ids) for ids in calibration_ids} & {tuple(ids) for ids in more}
     written = replace(mixed, calibration=replace(mixed.calibration, corpus=SELF))
-    assert context_of(written, store).calibration_texts.to_heal(SparseSpec(method, 1, 8)) == []
+    assert (
+        context_of(written, store).calibration_texts.to_heal(SparseSpec(method, 1, 8))
+        == []
+    )
 
 
-def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, monkeypatch):
+def test_a_run_gives_each_method_the_calibration_that_it_asks_for(
+    mixed, store, monkeypatch
+):
     cuts = count_calls(monkeypatch, calibration_texts, "calibration_sequences")
     both = ran(mixed, store)
     # That of the usual method, and half of the other's; passages are looked for in single
@@ -118,7 +151,9 @@ def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, 
     ],
 )
 def test_the_mix_is_added_to_any_text_but_itself(method, corpus, share):
-    assert mix_share(SparseSpec(method, 100), CalibrationSettings(corpus=corpus)) == share
+    assert (
+        mix_share(SparseSpec(method, 100), CalibrationSettings(corpus=corpus)) == share
+    )
 
 
 PROMPT = "the lamp and the boat and"
@@ -173,7 +208,9 @@ def token_results(settings, folder, template):
     )
 
 
-def test_an_appended_token_changes_nothing_and_a_prepended_one_stays(settings, tmp_path):
+def test_an_appended_token_changes_nothing_and_a_prepended_one_stays(
+    settings, tmp_path
+):
     bos, both = (
         token_results(settings, tmp_path / name, f"<|end|> $A{after}")
         for name, after in (("a", ""), ("b", " <|end|>"))

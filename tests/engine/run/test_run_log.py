@@ -14,7 +14,9 @@ def log_under(loads, monkeypatch):
     return log
 
 
-def test_a_run_is_busy_once_any_of_its_stages_ended_on_an_overloaded_machine(monkeypatch):
+def test_a_run_is_busy_once_any_of_its_stages_ended_on_an_overloaded_machine(
+    monkeypatch,
+):
     assert not log_under([False, False], monkeypatch).busy
     assert log_under([False, True], monkeypatch).busy
     log = log_under([True], monkeypatch)

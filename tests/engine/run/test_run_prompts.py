@@ -41,7 +41,9 @@ def test_every_model_writes_what_it_writes_on_request_and_a_stored_text_is_not_w
         others=run.sparse[1:],
         prompt=PROMPTS[1],
     )
-    in_run = joined_continuation(request, lambda each: store.get(Continuation, each.key()))
+    in_run = joined_continuation(
+        request, lambda each: store.get(Continuation, each.key())
+    )
     assert continue_prompt(request, store, ModelPairCache(ModelCache())) == in_run
     monkeypatch.setattr(pipeline, "continue_prompts", must_not_run)
     ran(asking, store)
@@ -86,6 +88,6 @@ def test_the_first_sparse_text_comes_before_the_dense_models_answers_and_is_ther
 
 def test_a_streamed_run_says_why_it_continues_nothing(asking, store):
     run = ran(replace(asking, residency="streamed"), store)
-    assert any("prompts were not continued" in line for line in run.warnings) and not list(
-        store.keys(Continuation)
-    )
+    assert any(
+        "prompts were not continued" in line for line in run.warnings
+    ) and not list(store.keys(Continuation))

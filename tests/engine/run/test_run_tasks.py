@@ -110,10 +110,15 @@ def test_a_run_that_is_broken_off_keeps_the_tasks_that_are_answered(
     answered = count_calls(monkeypatch, task_answering, "_answer")
     run = ran(task_settings, store)
     assert run.answers[run.dense][0] == kept
-    assert [task.name for _, task, _, _ in answered] == ["written", *["choice", "written"] * 2]
+    assert [task.name for _, task, _, _ in answered] == [
+        "written",
+        *["choice", "written"] * 2,
+    ]
 
 
-def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(task_settings, store, monkeypatch):
+def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(
+    task_settings, store, monkeypatch
+):
     real = task_answering._answer
 
     def fail(run, task, models, keys):
@@ -129,7 +134,9 @@ def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(task_settings, stor
     # Not even a model that gives every answer of dense is within on tasks that nobody could answer.
     assert run.unanswered == ("choice",)
     assert all(is_unanswered(run, record, judged) for record in run.sparse)
-    results = run_results(StoredResults(store), run, Tolerance(ratio=10.0, points=100.0))
+    results = run_results(
+        StoredResults(store), run, Tolerance(ratio=10.0, points=100.0)
+    )
     assert {result.verdict.verdict for result in results.sparse_models} == {"undecided"}
 
 
@@ -159,7 +166,9 @@ def test_rules_of_writing_that_are_not_heeded_are_said(task_settings, store, tmp
     )
 
 
-def test_more_written_tokens_than_the_model_has_end_a_run_at_once(task_settings, store, tmp_path):
+def test_more_written_tokens_than_the_model_has_end_a_run_at_once(
+    task_settings, store, tmp_path
+):
     task = write_task(
         tmp_path,
         "long",
@@ -168,7 +177,10 @@ def test_more_written_tokens_than_the_model_has_end_a_run_at_once(task_settings,
     )
     with pytest.raises(CorpusError, match="long asks for 1,000,000 written tokens"):
         ran(
-            replace(task_settings, evaluation=replace(task_settings.evaluation, tasks=(task,))),
+            replace(
+                task_settings,
+                evaluation=replace(task_settings.evaluation, tasks=(task,)),
+            ),
             store,
         )
 

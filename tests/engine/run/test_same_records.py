@@ -12,9 +12,17 @@ import torch
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.presets import METHODS, method_named
-from sparsedash.engine.calibration import curves, gradients, sequential_refit, statistics
+from sparsedash.engine.calibration import (
+    curves,
+    gradients,
+    sequential_refit,
+    statistics,
+)
 from sparsedash.engine.comparison.model_pair import ModelPairCache
-from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
+from sparsedash.engine.comparison.text_comparison import (
+    continue_prompt,
+    measure_divergence,
+)
 from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.models.loading import ModelCache
 from sparsedash.engine.pruning import channel_pruning, compensation, weight_pruning
@@ -26,9 +34,23 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings
 from sparsedash.storage.store import Store
-from tests.engine.run.small_runs import N_BLOCKS, count_calls, fresh_records, ran, records
+from tests.engine.run.small_runs import (
+    N_BLOCKS,
+    count_calls,
+    fresh_records,
+    ran,
+    records,
+)
 
-PARTS = ("/batch/", "/change/", "/hidden", "/chosen/", "/masked/", "/answers", "/written/")
+PARTS = (
+    "/batch/",
+    "/change/",
+    "/hidden",
+    "/chosen/",
+    "/masked/",
+    "/answers",
+    "/written/",
+)
 N_TEXTS = 20
 N_PASSAGES = 12
 PASSAGES_IN_BATCH = 128 // 12
@@ -36,7 +58,10 @@ ROUND = N_BLOCKS + 1
 """Steps of the evaluation, and of the backward pass, of one batch."""
 ONE_PASS = "sparsegpt on dense activations"
 """Compensated as well, and none of the presets."""
-ALL = (*(method.name for method in METHODS if not method.settings.prunes_experts), ONE_PASS)
+ALL = (
+    *(method.name for method in METHODS if not method.settings.prunes_experts),
+    ONE_PASS,
+)
 LOCAL = ("least-squares", "wanda-channels", "wanda", ONE_PASS)
 """None of them looks back."""
 
@@ -94,7 +119,9 @@ ROWS: dict[str, Row] = {
     "channels": Row(("obs",), Kill("prune", 4, REFITTED, 2 * N_BLOCKS, (5,))),
     "masks, refitted": Row((ONE_PASS,), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     # In the second block before it is pruned; or in the first, behind that, and in the last.
-    "masks in sequence": Row(("sparsegpt",), Kill("refit", 3, MASKED, N_BLOCKS, (1, 4, 5))),
+    "masks in sequence": Row(
+        ("sparsegpt",), Kill("refit", 3, MASKED, N_BLOCKS, (1, 4, 5))
+    ),
     "masks": Row(("wanda",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     "curves": Row(("obs-by-curves",), Kill("prune", 2, JUDGED, N_BLOCKS + 1, (1,))),
     "gradients": Row(
@@ -208,7 +235,9 @@ def whole(settings, tmp_path_factory):
         store,
         model_cache=model_cache,
     )
-    yield Made(store, model_cache, run, {record.key: record for record in records(store, run)})
+    yield Made(
+        store, model_cache, run, {record.key: record for record in records(store, run)}
+    )
     store.close()
 
 
@@ -240,7 +269,9 @@ def resumed(settings, folder, kill):
     store.close()
     store = Store(folder)
     again = []
-    resumed_records = records(store, ran(settings, store, killed_at(kill.stage, None, again)))
+    resumed_records = records(
+        store, ran(settings, store, killed_at(kill.stage, None, again))
+    )
     names = [entry.name for entry in store.entries("artefacts")]
     leftovers = list(filter(re.compile("|".join(PARTS)).search, names))
     store.close()
@@ -293,7 +324,9 @@ def test_a_single_pass_without_text_gives_the_same_records(settings, store, tmp_
     )
 
 
-def test_text_that_the_model_writes_goes_on_where_it_was(settings, tmp_path, monkeypatch):
+def test_text_that_the_model_writes_goes_on_where_it_was(
+    settings, tmp_path, monkeypatch
+):
     variant = settings_of(settings, ("wanda-channels",), "resident")
     variant = replace(
         variant,
@@ -317,7 +350,9 @@ def generated(store, model_cache, run):
         others=run.sparse[2:4],
         prompt="the lamp",
     )
-    return continue_prompt(replace(request, n_tokens=8), store, ModelPairCache(model_cache))
+    return continue_prompt(
+        replace(request, n_tokens=8), store, ModelPairCache(model_cache)
+    )
 
 
 def diverged(store, model_cache, run):

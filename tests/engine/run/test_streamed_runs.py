@@ -18,7 +18,13 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import PartSettings
 from sparsedash.storage.store import Store
-from tests.engine.run.small_runs import MODEL_CACHE, N_BLOCKS, fresh_records, ran, records
+from tests.engine.run.small_runs import (
+    MODEL_CACHE,
+    N_BLOCKS,
+    fresh_records,
+    ran,
+    records,
+)
 
 TWO = tuple(map(method_named, ("wanda-channels", "least-squares")))
 
@@ -94,7 +100,9 @@ def test_the_share_of_a_stage_never_falls_and_moves_within_a_block(passed):
 
 def test_a_single_pass_reads_a_block_once_for_all_of_it(passed):
     _, _, steps, read = passed
-    answered = next(n_read for step, n_read in steps if step.stage == "evaluate" and step.done)
+    answered = next(
+        n_read for step, n_read in steps if step.stage == "evaluate" and step.done
+    )
     assert read[:answered] == list(range(N_BLOCKS))
 
 
@@ -125,8 +133,12 @@ def test_a_second_pass_does_not_calibrate_again_and_lists_only_earlier_records_a
     store, first, *_ = passed
     steps = []
     run = ran(replace(streamed, sparsities_permille=(100, 400)), store, steps.append)
-    assert {"calibration", "evaluation, dense", "evaluation, 40 % sparse"} == set(run.cached)
-    assert {step.message for step in steps if step.stage == "walk"} == {"pruning and evaluating"}
+    assert {"calibration", "evaluation, dense", "evaluation, 40 % sparse"} == set(
+        run.cached
+    )
+    assert {step.message for step in steps if step.stage == "walk"} == {
+        "pruning and evaluating"
+    }
     assert set(first.sparse) < set(run.sparse) and len(run.sparse) == 4
 
 
@@ -187,7 +199,9 @@ def test_a_cancelled_pass_is_not_begun_again_one_by_one(streamed, store, togethe
     assert together == [len(TWO) + 1]
 
 
-def test_an_error_of_one_model_is_left_to_its_own_turn(streamed, store, expected, monkeypatch):
+def test_an_error_of_one_model_is_left_to_its_own_turn(
+    streamed, store, expected, monkeypatch
+):
     sparse_model = model_making.sparse_model
     calls = []
     steps = []
@@ -276,14 +290,17 @@ def test_what_does_not_fit_into_memory_is_neither_rounded_on_export_nor_timed(
 
 
 @pytest.mark.parametrize(
-    ("memory", "way", "streams"), [(2**40, None, False), (1, None, True), (1, "resident", False)]
+    ("memory", "way", "streams"),
+    [(2**40, None, False), (1, None, True), (1, "resident", False)],
 )
 def test_memory_decides_by_default_and_what_is_left_of_it_is_for_widened_weights(
     memory, way, streams, settings, store, monkeypatch
 ):
     messages = []
     rooms = []
-    monkeypatch.setattr(run_context, "keep_fp32_copies", lambda _, room: rooms.append(room))
+    monkeypatch.setattr(
+        run_context, "keep_fp32_copies", lambda _, room: rooms.append(room)
+    )
     monkeypatch.setattr(run_context, "memory_bytes", lambda: memory)
     variant = replace(settings, residency=way or settings.residency)
     run = run_context.RunContext(

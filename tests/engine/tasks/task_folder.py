@@ -45,7 +45,9 @@ def write_task(folder, name, passages=(), **config):
         for i, text in enumerate(passages)
     ]
     if rows:
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
     data = {
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": f"{name}.jsonl"}},

@@ -37,7 +37,9 @@ class Guesser(LM):
         return [self.scored(*request.args) for request in requests]
 
     def scored(self, context, continuation):
-        draw = random.Random(zlib.crc32(f"{self.seed} {context} {continuation}".encode()))
+        draw = random.Random(
+            zlib.crc32(f"{self.seed} {context} {continuation}".encode())
+        )
         # Whole and half nats, so that there are ties.
         log_likelihood = -draw.randint(0, 8) / 2 - len(continuation) // 4
         return log_likelihood, draw.random() < 0.2
@@ -53,7 +55,8 @@ def rows(draw):
     for i in range(N_QUESTIONS):
         n_choices = draw.randint(2, 5)
         choices = [
-            draw.choice(SPACES) + draw.choice(WORDS) + draw.choice(SPACES) for _ in range(n_choices)
+            draw.choice(SPACES) + draw.choice(WORDS) + draw.choice(SPACES)
+            for _ in range(n_choices)
         ]
         yield {
             "question": f"Question {i}:",
@@ -109,17 +112,23 @@ def scored_by_harness(task, lm, measure):
             for place in places
             if task.process_results(doc | {"label": place}, results)[measure] == 1
         ]
-        answers.append((choices_taken, task.process_results(doc, results)[measure] == 1))
+        answers.append(
+            (choices_taken, task.process_results(doc, results)[measure] == 1)
+        )
     return answers
 
 
 def counted(dense, sparse):
     """How many answers broke, were fixed and moved, by what the harness takes."""
     broke = fixed = moved = 0
-    for (dense_taken, dense_right), (sparse_taken, sparse_right) in zip(dense, sparse, strict=True):
+    for (dense_taken, dense_right), (sparse_taken, sparse_right) in zip(
+        dense, sparse, strict=True
+    ):
         broke += dense_right and not sparse_right
         fixed += sparse_right and not dense_right
-        moved += not dense_right and not sparse_right and dense_taken[:1] != sparse_taken[:1]
+        moved += (
+            not dense_right and not sparse_right and dense_taken[:1] != sparse_taken[:1]
+        )
     return broke, fixed, moved
 
 
@@ -146,7 +155,9 @@ def samples_file(folder, task, lm):
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_chosen_right_broke_fixed_and_moved_are_the_harness_s_own(measure, write_choices, tmp_path):
+def test_chosen_right_broke_fixed_and_moved_are_the_harness_s_own(
+    measure, write_choices, tmp_path
+):
     (task,) = load_tasks(
         [write_choices(measure)],
         limit=None,
@@ -155,7 +166,9 @@ def test_chosen_right_broke_fixed_and_moved_are_the_harness_s_own(measure, write
     models = [Guesser(1), Guesser(2)]
     expected = [scored_by_harness(task.task, lm, measure) for lm in models]
     of_run = [task.answer_with(lm) for lm in models]
-    folders = [samples_file(tmp_path / f"model {lm.seed}", task.task, lm) for lm in models]
+    folders = [
+        samples_file(tmp_path / f"model {lm.seed}", task.task, lm) for lm in models
+    ]
     of_files = [read_answers(folder)[0] for folder in folders]
     assert any(choices_taken for choices_taken, _ in expected[0]) and any(
         right for _, right in expected[0]
@@ -163,7 +176,9 @@ def test_chosen_right_broke_fixed_and_moved_are_the_harness_s_own(measure, write
     for sets in (of_run, of_files):
         for answers, of_harness in zip(sets, expected, strict=True):
             assert (answers.measure, len(answers.questions)) == (measure, N_QUESTIONS)
-            for question, (choices_taken, right) in zip(answers.questions, of_harness, strict=True):
+            for question, (choices_taken, right) in zip(
+                answers.questions, of_harness, strict=True
+            ):
                 assert question.right == right
                 # Several can be a first choice, as one that begins with another; the right one is
                 # shown, if any.

@@ -74,7 +74,9 @@ def test_answers_are_those_of_the_harness_s_own_model(kind, loaded, tmp_path):
         )
 
 
-def test_a_folder_is_all_its_tasks_and_an_identity_changes_with_what_is_asked_alone(tmp_path):
+def test_a_folder_is_all_its_tasks_and_an_identity_changes_with_what_is_asked_alone(
+    tmp_path,
+):
     write_task(
         tmp_path,
         "first",
@@ -119,7 +121,9 @@ def test_a_folder_is_all_its_tasks_and_an_identity_changes_with_what_is_asked_al
 
 def test_what_a_task_draws_is_alike_for_all_models(tmp_path):
     (task,) = load_written(tmp_path, "drawn", 4, **MULTIPLE_CHOICE)
-    task.task.config.doc_to_text = lambda doc: str((random.random(), numpy.random.rand()))
+    task.task.config.doc_to_text = lambda doc: str(
+        (random.random(), numpy.random.rand())
+    )
     one, two = (task.answer_with(Nobody(str)).questions for _ in range(2))
     assert one == two and len({question.context for question in one}) == 4
 
@@ -155,7 +159,9 @@ def test_parts_that_cannot_be_judged_together_are_refused_before_any_work(tmp_pa
             **WRITTEN,
         )
     ]
-    with pytest.raises(CorpusError, match="parts of mmlu are judged by different measures"):
+    with pytest.raises(
+        CorpusError, match="parts of mmlu are judged by different measures"
+    ):
         load_tasks(parts, None, None)
 
 
@@ -178,7 +184,10 @@ BESIDE = {"data_files": {"test": "../secret.jsonl"}}
         ({"unsafe_code": True}, "could run code: unsafe_code"),
         ({"dataset_path": "somebody/set"}, "names no data in its folder"),
         ({"dataset_kwargs": BESIDE}, "no file in its folder"),
-        ({"metric_list": [{"metric": "exact_match", "hf_evaluate": True}]}, "downloaded as code"),
+        (
+            {"metric_list": [{"metric": "exact_match", "hf_evaluate": True}]},
+            "downloaded as code",
+        ),
         ({"metric_list": [{"metric": "no_such_metric"}]}, "downloaded as code"),
         ({"doc_to_text": "{{ question.__class__.__mro__ }}"}, "unsafe"),
         ({"doc_to_text": "{{ missing }}"}, "missing"),
@@ -217,23 +226,31 @@ def test_a_task_that_would_run_code_or_cannot_be_had_is_refused_in_a_sentence(
         )
 
 
-def test_a_measure_of_shares_is_refused_where_it_is_neither_right_nor_wrong(tmp_path, monkeypatch):
+def test_a_measure_of_shares_is_refused_where_it_is_neither_right_nor_wrong(
+    tmp_path, monkeypatch
+):
     def share(self, doc, results):
         words = set(results[0].split())
         return {"share": len(words & {doc["choices"][0]}) / max(1, len(words))}
 
     monkeypatch.setattr(ConfigurableTask, "process_results", share)
-    with pytest.raises(CorpusError, match="no measure by which every answer is right or wrong"):
+    with pytest.raises(
+        CorpusError, match="no measure by which every answer is right or wrong"
+    ):
         load_written(tmp_path, "shares", 3, **WRITTEN)
 
 
 def test_pictures_in_a_parquet_file_are_refused_before_they_are_opened(tmp_path):
     schema = datasets.Features({"question": datasets.Image()}).arrow_schema
     rows = pyarrow.table(
-        {"question": [{"bytes": None, "path": "http://localhost:1/x.png"}]}, schema=schema
+        {"question": [{"bytes": None, "path": "http://localhost:1/x.png"}]},
+        schema=schema,
     )
     pyarrow.parquet.write_table(rows, tmp_path / "own.parquet")
-    data = {"dataset_path": "parquet", "dataset_kwargs": {"data_files": {"test": "own.parquet"}}}
+    data = {
+        "dataset_path": "parquet",
+        "dataset_kwargs": {"data_files": {"test": "own.parquet"}},
+    }
     with pytest.raises(CorpusError, match=r"own\.parquet, which holds pictures"):
         load_tasks([write_task(tmp_path, "own", **WRITTEN | data)], None, None)
 
@@ -244,11 +261,14 @@ def test_prompts_that_lose_their_beginning_are_counted(loaded):
     assert answers.n_cut == 1
 
 
-def test_after_a_prompt_without_tokens_the_model_writes_as_after_its_first_token(loaded):
+def test_after_a_prompt_without_tokens_the_model_writes_as_after_its_first_token(
+    loaded,
+):
     answers = SharedAnswers(loaded, [nullcontext], lambda n: None)
     front = loaded.tokenizer.decode([5])
     together, alone, named = (
-        answers.texts(prompts, 4, [], 5) for prompts in (["", "the lamp"], [""], [front])
+        answers.texts(prompts, 4, [], 5)
+        for prompts in (["", "the lamp"], [""], [front])
     )
     assert together[0][0] == alone[0][0] == named[0][0]
 
@@ -262,14 +282,20 @@ def test_data_whose_names_are_copied_into_their_place_are_refused_since_a_change
         passages(4),
         **MULTIPLE_CHOICE,
     )
-    lines = ["task: copied", "dataset_path: json", "dataset_kwargs: {<<: {data_files: own.jsonl}}"]
+    lines = [
+        "task: copied",
+        "dataset_path: json",
+        "dataset_kwargs: {<<: {data_files: own.jsonl}}",
+    ]
     (tmp_path / "copied.yaml").write_text("\n".join(lines))
     with pytest.raises(CorpusError, match="names its data files indirectly"):
         load_tasks([f"file:{tmp_path}/copied.yaml"], None, None)
 
 
 @pytest.mark.parametrize(("here", "refused"), [("a" * 40, False), ("b" * 40, True)])
-def test_a_data_set_that_is_pinned_is_loaded_in_its_revision_or_refused(here, refused, monkeypatch):
+def test_a_data_set_that_is_pinned_is_loaded_in_its_revision_or_refused(
+    here, refused, monkeypatch
+):
     loaded = []
 
     def load(path, **options):
@@ -319,7 +345,9 @@ def test_every_name_in_the_harness_s_own_index_is_found_in_its_files():
 
 def test_without_the_library_the_error_names_the_file_to_install(monkeypatch):
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
-    with pytest.raises(CorpusError, match=r"need lm-evaluation-harness.*requirements-tasks\.txt"):
+    with pytest.raises(
+        CorpusError, match=r"need lm-evaluation-harness.*requirements-tasks\.txt"
+    ):
         load_tasks(["piqa"], None, None)
 
 

@@ -28,7 +28,9 @@ from tests.engine.tasks.task_folder import MULTIPLE_CHOICE, WRITTEN, write_task
 LIMITS = "takes more than 20 s or 2 GB before its first question"
 FILES = {
     **{
-        name: lambda folder, config=config: write_task(folder, "bad", passages(3), **config)
+        name: lambda folder, config=config: write_task(
+            folder, "bad", passages(3), **config
+        )
         for name, config in TOO_MUCH.items()
     },
     **{
@@ -63,7 +65,9 @@ def test_what_is_no_plain_yaml_of_a_task_is_refused_in_a_sentence(text, why, tmp
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
-    with pytest.raises(CorpusError, match=r"bad\.yaml is not a regular file of at most 1 MB"):
+    with pytest.raises(
+        CorpusError, match=r"bad\.yaml is not a regular file of at most 1 MB"
+    ):
         load_tasks([in_place_of_yaml(tmp_path)], None, None)
 
 
@@ -90,11 +94,14 @@ def test_targets_by_number_by_text_and_of_several_are_accepted(tmp_path):
         assert load_tasks([reference], None, None)[0].n_questions == 3
 
 
-def test_the_process_says_what_is_refused_and_nothing_of_what_is_not(fresh_process, tmp_path):
+def test_the_process_says_what_is_refused_and_nothing_of_what_is_not(
+    fresh_process, tmp_path
+):
     (task,) = load_written(tmp_path, "good", 3, **MULTIPLE_CHOICE)
     assert task.n_questions == 3
     with pytest.raises(
-        CorpusError, match=r"^bad\.yaml: num_fewshot must be a whole number, 0 to 100, not -1\.$"
+        CorpusError,
+        match=r"^bad\.yaml: num_fewshot must be a whole number, 0 to 100, not -1\.$",
     ):
         load_written(tmp_path, "bad", 3, **WRITTEN | {"num_fewshot": -1})
 
@@ -119,7 +126,9 @@ def test_a_template_without_end_stops_at_the_limits_and_what_it_leaves_is_delete
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", FILES)
-def test_no_file_takes_more_than_its_limits_or_touches_this_process(name, fresh_process, tmp_path):
+def test_no_file_takes_more_than_its_limits_or_touches_this_process(
+    name, fresh_process, tmp_path
+):
     reference = FILES[name](tmp_path)
     before = peak_memory_bytes()
     started = time.monotonic()

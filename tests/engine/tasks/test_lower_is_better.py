@@ -21,7 +21,9 @@ from sparsedash.schema.errors import CorpusError
 
 HARNESS = Path(lm_eval.tasks.__file__).parent
 METHODOLOGY = Path(__file__).parents[3] / "docs" / "methodology.md"
-DECLARES = re.compile(r"^[^#\n]*higher_is_better:\s*false", re.IGNORECASE | re.MULTILINE)
+DECLARES = re.compile(
+    r"^[^#\n]*higher_is_better:\s*false", re.IGNORECASE | re.MULTILINE
+)
 N_MEASURES_SHOWN = 3
 
 TEXT = "The lamp stood by the window and gave a warm light"
@@ -75,9 +77,15 @@ REFUSALS = {
 def documented_rows():
     """The rows of the table, by folder."""
     section = (
-        METHODOLOGY.read_text().partition("\n### Where lower is better\n")[2].partition("\n### ")[0]
+        METHODOLOGY.read_text()
+        .partition("\n### Where lower is better\n")[2]
+        .partition("\n### ")[0]
     )
-    return {line.split("`")[1]: line for line in section.splitlines() if line.startswith("| `")}
+    return {
+        line.split("`")[1]: line
+        for line in section.splitlines()
+        if line.startswith("| `")
+    }
 
 
 def lower_measures(config):
@@ -101,18 +109,22 @@ def fill(folder, monkeypatch):
         include_defaults=False,
     )
     documents = datasets.Dataset.from_list(DOCUMENTS[folder] * 10)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: defaultdict(lambda: documents))
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, **__: defaultdict(lambda: documents)
+    )
     monkeypatch.setattr(
         harness, "_of_the_harness", lambda name: dict(manager.load([name])["tasks"])
     )
     monkeypatch.delenv("PERSPECTIVE_API_KEY", raising=False)
     names = defaultdict(list)
     for name, entry in sorted(manager.task_index.items()):
-        config = load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else {}
+        config = (
+            load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else {}
+        )
         if measures := lower_measures(config):
-            names[measures, config.get("output_type"), str(config.get("process_results"))].append(
-                name
-            )
+            names[
+                measures, config.get("output_type"), str(config.get("process_results"))
+            ].append(name)
     return names
 
 
@@ -122,7 +134,9 @@ def outcome(name):
         tasks = load_tasks([name], limit=None, n_shots=None)
     except CorpusError as error:
         return next(words for cause, words in REFUSALS.items() if cause in str(error))
-    (words,) = {judged(task.answer_with(Nobody(task.task.doc_to_target))) for task in tasks}
+    (words,) = {
+        judged(task.answer_with(Nobody(task.task.doc_to_target))) for task in tasks
+    }
     return words
 
 

@@ -17,7 +17,9 @@ from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT
 from sparsedash.storage.text_files import Uploads
 
-FIRST_PASSAGES = "sha256:1feb799f53783ced0feb97519a67952d9cd147f95da02e31ef82f6500aabb067"
+FIRST_PASSAGES = (
+    "sha256:1feb799f53783ced0feb97519a67952d9cd147f95da02e31ef82f6500aabb067"
+)
 
 
 def test_every_corpus_of_the_catalog_can_be_read_by_name():
@@ -49,18 +51,25 @@ def test_the_text_by_the_built_in_model_follows_many_short_openings():
     openings = story_openings()
     assert len(texts) == len(set(texts)) == 64
     assert all(text.startswith(openings) for text in texts)
-    assert len(openings) >= 64 and all(3 <= len(opening.split()) <= 25 for opening in openings)
+    assert len(openings) >= 64 and all(
+        3 <= len(opening.split()) <= 25 for opening in openings
+    )
 
 
 def test_json_lines_text_and_parquet_give_their_texts(tmp_path):
     texts = ["one two three", "fünf — sechs \u2028 sieben"]
-    jsonl, parquet, txt = (tmp_path / f"x.{kind}" for kind in ("jsonl", "parquet", "txt"))
+    jsonl, parquet, txt = (
+        tmp_path / f"x.{kind}" for kind in ("jsonl", "parquet", "txt")
+    )
     jsonl.write_text(
-        "\n".join(json.dumps({"text": t}, ensure_ascii=False) for t in texts) + "\n\n", "utf-8"
+        "\n".join(json.dumps({"text": t}, ensure_ascii=False) for t in texts) + "\n\n",
+        "utf-8",
     )
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), parquet)
     txt.write_text("\n\n".join(texts), "utf-8")
-    lines, table, running = (read_texts(f"file:{file}") for file in (jsonl, parquet, txt))
+    lines, table, running = (
+        read_texts(f"file:{file}") for file in (jsonl, parquet, txt)
+    )
     assert lines.texts == table.texts == running.texts == tuple(texts)
     assert running.running
     assert read_texts(f"file:{jsonl}[:1]").texts == tuple(texts[:1])
@@ -68,7 +77,9 @@ def test_json_lines_text_and_parquet_give_their_texts(tmp_path):
 
 
 def test_an_upload_is_read_from_the_data_folder_it_lies_in(tmp_path):
-    content = "".join(json.dumps({"text": text}) + "\n" for text in ("one", "two", "three"))
+    content = "".join(
+        json.dumps({"text": text}) + "\n" for text in ("one", "two", "three")
+    )
     reference = Uploads(tmp_path).keep("mine.jsonl", content.encode())
     assert read_texts(reference, tmp_path).texts == ("one", "two", "three")
     assert read_texts(f"{reference}[1:]", tmp_path).texts == ("two", "three")

@@ -38,11 +38,16 @@ def sampled_without_a_cache(loaded, opening, uniform, n_new):
         logits[0] = float("-inf")
         sums = list(accumulate(logits.double().softmax(-1).tolist()))
         threshold = uniform[number] * sums[-1]
-        ids = [*ids, next(token for token, total in enumerate(sums) if total > threshold)]
+        ids = [
+            *ids,
+            next(token for token, total in enumerate(sums) if total > threshold),
+        ]
     return loaded.tokenizer.decode(ids, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("model_type", ["bloom", "falcon", "gemma3_text", "gpt2", "llama"])
+@pytest.mark.parametrize(
+    "model_type", ["bloom", "falcon", "gemma3_text", "gpt2", "llama"]
+)
 def test_prompts_are_continued_together_as_each_alone_up_to_its_end(model_type):
     loaded = loaded_of(model_type)
     together = continue_prompts(loaded, OPENINGS, 12, ignore_steps)
@@ -54,7 +59,9 @@ def test_prompts_are_continued_together_as_each_alone_up_to_its_end(model_type):
             do_sample=False,
             pad_token_id=0,
         )
-        alone = loaded.tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True)
+        alone = loaded.tokenizer.decode(
+            generated[0, ids.shape[1] :], skip_special_tokens=True
+        )
         assert text == alone.rstrip("\ufffd")
 
 
@@ -67,7 +74,9 @@ def test_texts_sampled_together_are_those_sampled_alone_from_the_seed_alone(mode
         LENGTH,
         generator=seeded(5),
     ).tolist()
-    n_new = LENGTH - min(len(loaded.tokenizer(opening).input_ids) for opening in OPENINGS)
+    n_new = LENGTH - min(
+        len(loaded.tokenizer(opening).input_ids) for opening in OPENINGS
+    )
     alone = []
     for opening, draws in zip(OPENINGS, uniform, strict=True):
         alone.append(sampled_without_a_cache(loaded, opening, draws, n_new))

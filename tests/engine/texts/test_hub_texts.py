@@ -6,7 +6,13 @@ import re
 import pytest
 
 from sparsedash.catalog.choices import HUB_TEXTS
-from tests.engine.hub_texts import json_lines, serve_parquet, serve_pile, write_card, write_parquet
+from tests.engine.hub_texts import (
+    json_lines,
+    serve_parquet,
+    serve_pile,
+    write_card,
+    write_parquet,
+)
 
 SPLITS = ("train", "validation", "test")
 
@@ -40,7 +46,9 @@ def test_the_pile_is_streamed_from_its_compressed_files(hub, client, tmp_path):
     assert (texts[0], texts[-1]) == ("document 0 0", "document 1 3999")
 
 
-def test_c4_is_streamed_once_and_is_there_without_the_hub_afterwards(hub, client, tmp_path):
+def test_c4_is_streamed_once_and_is_there_without_the_hub_afterwards(
+    hub, client, tmp_path
+):
     pages = [f"page {i}" for i in range(10_001)]
     serve_c4(hub, tmp_path, "allenai/c4", pages)
     answer = client.ask(texts="c4")
@@ -62,16 +70,27 @@ def serve_c4(hub, folder, path, texts):
 
 # Words that do not compress, so that the breaking point lies in the middle of the documents.
 DOCUMENTS = [
-    f"document {pow(7, i, 10**40 + 7):x} {pow(11, i, 10**40 + 9):x}" for i in range(1, 4000)
+    f"document {pow(7, i, 10**40 + 7):x} {pow(11, i, 10**40 + 9):x}"
+    for i in range(1, 4000)
 ]
 STREAMS = {"zst": "train/00.jsonl.zst", "gz": "en/c4-train.00000-of-01024.json.gz"}
 
 
 HARMS = {
-    "breaks, zst": ("zst", DOCUMENTS, "breaks", r"ended after [\d,]+ of 3,900 texts: .+"),
+    "breaks, zst": (
+        "zst",
+        DOCUMENTS,
+        "breaks",
+        r"ended after [\d,]+ of 3,900 texts: .+",
+    ),
     "breaks, gz": ("gz", DOCUMENTS, "breaks", r"ended after [\d,]+ of 3,900 texts: .+"),
     "cut off on the hub": ("gz", DOCUMENTS, "cut", "ended after"),
-    "too short": ("gz", ["a page"] * 3, "", "ended after 3 of 3,900 texts: there were no more"),
+    "too short": (
+        "gz",
+        ["a page"] * 3,
+        "",
+        "ended after 3 of 3,900 texts: there were no more",
+    ),
 }
 
 
@@ -97,7 +116,9 @@ def test_a_stream_that_ends_midway_is_told_keeps_nothing_and_can_be_started_agai
         stored.write_bytes(whole[: len(whole) // 2])
     broken = client.ask(texts=path, row=row)
     assert re.search(f"{path} {message}", broken["error"])
-    assert broken["advice"] == "Nothing of it was kept. Start again when the hub answers."
+    assert (
+        broken["advice"] == "Nothing of it was kept. Start again when the hub answers."
+    )
     kept = f"*{path.replace('/', '--')}*.jsonl*"
     assert not list(client.home.rglob(kept))
     if what == "breaks":
@@ -136,7 +157,10 @@ def test_a_text_set_whose_download_breaks_is_told_and_once_read_is_there_without
                 texts=f"never{len(more)}",
                 row=row | {"path": f"owner/never{len(more)}"} | more,
             )
-            assert "not in the local cache, and the hub cannot be reached" in never["error"]
+            assert (
+                "not in the local cache, and the hub cannot be reached"
+                in never["error"]
+            )
             assert "builtin:cloze" in never["advice"]
     finally:
         hub.start()
@@ -145,7 +169,10 @@ def test_a_text_set_whose_download_breaks_is_told_and_once_read_is_there_without
 def test_a_text_set_that_the_hub_refuses_is_told_in_words(hub, client, tmp_path):
     write_parquet(tmp_path / "data" / "0000.parquet", ["a text"])
     hub.add("datasets", "owner/gated-texts", tmp_path).gated = True
-    for path, message in (("owner/gated-texts", "gated"), ("owner/no-texts", "doesn't exist")):
+    for path, message in (
+        ("owner/gated-texts", "gated"),
+        ("owner/no-texts", "doesn't exist"),
+    ):
         refused = client.ask(
             texts=path,
             row={"path": path, "split": "train"},

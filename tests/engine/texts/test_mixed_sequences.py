@@ -75,9 +75,7 @@ def test_instructions_stand_in_the_model_s_own_chat_template(loaded, monkeypatch
     )
     monkeypatch.setattr(mixed_text, "SOURCES", (only,))
     plain = mixed_sequences(loaded, SETTINGS)
-    template = (
-        "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}{{ strftime_now('%Y') }}"
-    )
+    template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}{{ strftime_now('%Y') }}"
     monkeypatch.setattr(loaded.tokenizer, "chat_template", template)
     assert mixed_sequences(loaded, SETTINGS) != plain
     failing = "{{ raise_exception('no system role') }}"
@@ -104,4 +102,7 @@ def test_no_eight_tokens_in_a_row_are_of_the_mix_and_of_a_built_in_task(builtin)
 
 def _rows(loaded, text):
     ids = loaded.tokens(text)
-    return {tuple(ids[start : start + N_IN_A_ROW]) for start in range(len(ids) - N_IN_A_ROW + 1)}
+    return {
+        tuple(ids[start : start + N_IN_A_ROW])
+        for start in range(len(ids) - N_IN_A_ROW + 1)
+    }

@@ -22,9 +22,16 @@ def test_every_layer_has_its_loss_on_each_text_in_percent():
 def test_curves_are_told_apart_by_mark_and_dash_and_carry_their_labels():
     figure = drawn(bar_charts.layers_chart(MADE))
     curves = [t for t in figure["data"] if t["type"] == "scatter"]
-    assert len({t["line"]["dash"] for t in curves}) == len({t["marker"]["symbol"] for t in curves})
+    assert len({t["line"]["dash"] for t in curves}) == len(
+        {t["marker"]["symbol"] for t in curves}
+    )
     text = " ".join(labels(figure)).replace("<br>", " ")
-    for label in ("● calibration", "○ held-out text", "◆ the passages", "× uncompensated"):
+    for label in (
+        "● calibration",
+        "○ held-out text",
+        "◆ the passages",
+        "× uncompensated",
+    ):
         assert label in text
 
 
@@ -44,7 +51,10 @@ def test_what_was_not_measured_is_left_out():
         alone=(0.0, 0.0),
     )
     figure = drawn(bar_charts.layers_chart(nothing))
-    assert figure["layout"]["yaxis"]["range"][1] > 0 and trace(figure, "y3")["y"] == [0, 0]
+    assert figure["layout"]["yaxis"]["range"][1] > 0 and trace(figure, "y3")["y"] == [
+        0,
+        0,
+    ]
     figure = drawn(bar_charts.layers_chart(replace(MADE, alone=(), passage_errors=())))
     assert {t["name"] for t in figure["data"]} == {
         "calibration",
@@ -89,4 +99,10 @@ def test_a_click_names_a_bar_or_none():
         [{"point_index": 3}],
         [{"point_index": 2}],
     ]
-    assert [bar_charts.clicked_bar(points, 3) for points in clicks] == [None, None, None, None, 2]
+    assert [bar_charts.clicked_bar(points, 3) for points in clicks] == [
+        None,
+        None,
+        None,
+        None,
+        2,
+    ]

@@ -20,7 +20,9 @@ from sparsedash.ui import frame
 
 STYLE = frame._STYLE.read_text(encoding="utf-8")
 TOKENS = dict(
-    re.findall(r"^\s+--([\w-]+): light-dark\((#\w{6}, #\w{6})\);", STYLE, flags=re.MULTILINE)
+    re.findall(
+        r"^\s+--([\w-]+): light-dark\((#\w{6}, #\w{6})\);", STYLE, flags=re.MULTILINE
+    )
 )
 TEXT_TOKENS = ("dense", "sparse-text", "broke", "fixed", "muted", "bar")
 GROUNDS = ("ground", "panel")
@@ -78,9 +80,17 @@ SEEN = {
 
 def oklab(colour: str, seen: str) -> tuple[float, ...]:
     light = [min(1.0, max(0.0, dot(row, linear(colour)))) for row in SEEN[seen]]
-    cones = ((0.4122, 0.5363, 0.0514), (0.2119, 0.6807, 0.1074), (0.0883, 0.2817, 0.6300))
+    cones = (
+        (0.4122, 0.5363, 0.0514),
+        (0.2119, 0.6807, 0.1074),
+        (0.0883, 0.2817, 0.6300),
+    )
     roots = [dot(row, light) ** (1 / 3) for row in cones]
-    opponents = ((0.2105, 0.7936, -0.0041), (1.9780, -2.4286, 0.4506), (0.0259, 0.7828, -0.8087))
+    opponents = (
+        (0.2105, 0.7936, -0.0041),
+        (1.9780, -2.4286, 0.4506),
+        (0.0259, 0.7828, -0.8087),
+    )
     return tuple(dot(row, roots) for row in opponents)
 
 
@@ -92,7 +102,10 @@ def oklab(colour: str, seen: str) -> tuple[float, ...]:
 @pytest.mark.parametrize("seen", SEEN)
 def test_the_first_six_lines_and_dense_stay_apart_for_everybody(palette, seen):
     places = [oklab(colour, seen) for colour in (palette.dense, *palette.lines[:6])]
-    assert min(dist(one, another) for one, another in itertools.combinations(places, 2)) > 0.075
+    assert (
+        min(dist(one, another) for one, another in itertools.combinations(places, 2))
+        > 0.075
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,12 +151,17 @@ def test_no_colour_of_a_theme_means_two_things():
             for name, colour in palette._asdict().items()
             if name not in ("band", "allowed", "lines")
         ]
-        assert len({*colours, *palette.lines[1:]}) == len(colours) + len(palette.lines) - 1
+        assert (
+            len({*colours, *palette.lines[1:]}) == len(colours) + len(palette.lines) - 1
+        )
 
 
 def test_a_drawn_chart_is_repainted_from_either_theme_to_the_other():
     both = "light-dark(#2F5D9B, #8DB4E8)"
-    assert f'[style*="fill: rgb(47, 93, 155)"] {{ fill: {both} !important }}' in theme_switch_css()
+    assert (
+        f'[style*="fill: rgb(47, 93, 155)"] {{ fill: {both} !important }}'
+        in theme_switch_css()
+    )
     assert (
         f'[style*="stroke: rgb(141, 180, 232)"] {{ stroke: {both} !important }}'
         in theme_switch_css()
@@ -159,7 +177,11 @@ def test_a_drawn_chart_is_repainted_from_either_theme_to_the_other():
         ("retrain-free (published)", "■ ", ["■ retrain-free", "(published)"]),
         ("least-squares-by-curves", "", ["least-squares-", "by-curves"]),
         ("incomprehensibilities", "", ["incomprehensibilities"]),
-        ("obs + bias (multiples of 64)", "■ ", ["■ obs + bias", "(multiples", "of 64)"]),
+        (
+            "obs + bias (multiples of 64)",
+            "■ ",
+            ["■ obs + bias", "(multiples", "of 64)"],
+        ),
     ],
 )
 def test_a_long_label_is_cut_where_all_lines_are_short(text, sign, lines):

@@ -12,7 +12,9 @@ from tests.factories import MIXTURE
 def test_each_layer_begins_with_its_most_chosen_expert_and_removed_ones_are_drawn_apart():
     figure = experts_chart(MIXTURE, expert_uses(MIXTURE))
     kept, removed = figure.data
-    assert list(kept.z[0]) == list(removed.z[0]) == [None] * 4, "the first layer has no experts"
+    assert list(kept.z[0]) == list(removed.z[0]) == [None] * 4, (
+        "the first layer has no experts"
+    )
     # Powers of two of 0.5 and 0.4 times four experts; 0.1 and 0 are of removed ones.
     assert list(kept.z[1]) == [1.0, 0.68, None, None]
     assert list(removed.z[1]) == [None, None, -1.32, -3.0]

@@ -99,8 +99,12 @@ def test_accuracy_is_drawn_as_points_more_or_fewer_than_dense_with_the_interval_
     marks = figure["layout"]["yaxis"]
     assert change["y"] == [pytest.approx(-5.0), pytest.approx(-25.0)]
     (alone,) = judge_all([record_losses(DENSE, THIRTY)], Tolerance())
-    assert change["error_y"]["arrayminus"][-1] == pytest.approx(100 * alone.accuracy.high - 25)
-    assert change["error_y"]["array"][-1] == pytest.approx(25 - 100 * alone.accuracy.low)
+    assert change["error_y"]["arrayminus"][-1] == pytest.approx(
+        100 * alone.accuracy.high - 25
+    )
+    assert change["error_y"]["array"][-1] == pytest.approx(
+        25 - 100 * alone.accuracy.low
+    )
     assert dict(
         zip(
             marks["tickvals"],
@@ -143,7 +147,10 @@ def test_methods_differ_by_mark_dash_and_colour_as_their_labels_show_and_the_lea
     first, second = sparse_traces(figure)
     first_line, second_line = (t["line"] for t in figure["data"] if t["name"] == "line")
     assert first["marker"]["symbol"] != second["marker"]["symbol"]
-    assert first_line["dash"] != second_line["dash"] and second_line["width"] > first_line["width"]
+    assert (
+        first_line["dash"] != second_line["dash"]
+        and second_line["width"] > first_line["width"]
+    )
     inks = [note["font"]["color"] for note in figure["layout"]["annotations"]]
     assert (
         inks
@@ -185,14 +192,20 @@ def test_a_leader_line_leads_from_a_line_that_ends_early_to_its_label():
     end = 100 * TEN.pruned.reached.channels
     right = early["layout"]["xaxis"]["range"][1]
     assert (across["xref"], across["x0"], across["x1"]) == ("x", end, right)
-    assert gutter["y0"] == gutter["y1"] == across["y0"] == pytest.approx(labels(early)["sparse"])
+    assert (
+        gutter["y0"]
+        == gutter["y1"]
+        == across["y0"]
+        == pytest.approx(labels(early)["sparse"])
+    )
     assert "shapes" not in chart()["layout"] or chart()["layout"]["shapes"] == []
 
 
 def test_nothing_moves_while_a_run_fills_the_chart():
     permilles = (100, 300)
     half, empty = (
-        chart(tradeoff_data(DENSE, lines, planned=permilles)) for lines in ({"sparse": [TEN]}, {})
+        chart(tradeoff_data(DENSE, lines, planned=permilles))
+        for lines in ({"sparse": [TEN]}, {})
     )
     assert half["layout"]["xaxis"]["range"][1] == pytest.approx(31.8)
     assert empty["layout"]["xaxis"] == half["layout"]["xaxis"]
@@ -205,7 +218,8 @@ def test_nothing_moves_while_a_run_fills_the_chart():
     before = chart(coming)
     after = chart(live)
     assert all(
-        before["layout"][key] == after["layout"][key] for key in ("margin", "height", "xaxis")
+        before["layout"][key] == after["layout"][key]
+        for key in ("margin", "height", "xaxis")
     )
     assert set(labels(after)) - set(labels(before)) == {"◆ a-much-<br>longer-name"}
 
@@ -245,8 +259,14 @@ def test_perplexity_is_the_change_of_the_log_likelihood_with_the_interval_of_its
     (reading,) = read(PERPLEXITY, DENSE, TEN)
     (alone,) = judge_all([record_losses(DENSE, TEN)], Tolerance())
     lost = alone.perplexity
-    assert (reading.low, reading.value, reading.high) == (-lost.high, -lost.value, -lost.low)
-    assert exp(-reading.value) == pytest.approx(TEN.word_perplexity / DENSE.word_perplexity)
+    assert (reading.low, reading.value, reading.high) == (
+        -lost.high,
+        -lost.value,
+        -lost.low,
+    )
+    assert exp(-reading.value) == pytest.approx(
+        TEN.word_perplexity / DENSE.word_perplexity
+    )
     assert trace(chart(measure=PERPLEXITY), "sparse")["y"][0] == reading.value
     # One passage has no bar, which would be as high as the chart.
     (reading,) = read(
@@ -312,9 +332,10 @@ def test_broken_answers_stand_below_zero_and_fixed_ones_above_with_their_interva
     assert (broke["y"], trace(figure, "fixed")["y"]) == ([-10], [5])
     assert set(labels(figure)) == {"dense", "broke", "fixed"}
     low, high = (100 * bound for bound in share_interval(12, 120, anytime=True))
-    assert (broke["error_y"]["array"][0], broke["error_y"]["arrayminus"][0]) == pytest.approx(
-        (10 - low, high - 10)
-    )
+    assert (
+        broke["error_y"]["array"][0],
+        broke["error_y"]["arrayminus"][0],
+    ) == pytest.approx((10 - low, high - 10))
 
 
 def test_the_live_point_stands_at_the_sparsity_asked_for_and_moves_as_answers_come():
@@ -324,7 +345,11 @@ def test_the_live_point_stands_at_the_sparsity_asked_for_and_moves_as_answers_co
         live_point(200, right=30, done=80),
     )
     point = trace(chart(race), "live")
-    assert (point["x"], point["y"], clicked_record([{"customdata": point["customdata"][0]}])) == (
+    assert (
+        point["x"],
+        point["y"],
+        clicked_record([{"customdata": point["customdata"][0]}]),
+    ) == (
         [20.0],
         [37.5],
         "",
@@ -385,7 +410,11 @@ def test_verdicts_stand_in_rows_under_the_axis_by_shape_and_colour():
     ]
     ink = {note["text"]: note["font"]["color"] for note in below}
     colours = PALETTES["light"]
-    assert (ink["✓"], ink["✕"], ink["?"]) == (colours.fixed, colours.broke, colours.muted)
+    assert (ink["✓"], ink["✕"], ink["?"]) == (
+        colours.fixed,
+        colours.broke,
+        colours.muted,
+    )
     assert len({note["x"] for note in below if note["text"] in "✓✕?"}) == 2
     assert verdict_signs(chart(data, "flips")) == []
     alone = judged(RACE, sparse=("within", "beyond"))
@@ -394,16 +423,20 @@ def test_verdicts_stand_in_rows_under_the_axis_by_shape_and_colour():
     # Their signs keep clear of each other where points are near.
     first, second = sorted(alone.lines["sparse"], key=lambda point: point.sparsity)
     near = replace(second, sparsity=first.sparsity + 0.5)
-    notes = chart(replace(alone, lines={"sparse": [first, near]}), PERPLEXITY)["layout"][
-        "annotations"
-    ]
+    notes = chart(replace(alone, lines={"sparse": [first, near]}), PERPLEXITY)[
+        "layout"
+    ]["annotations"]
     first, second = (note["x"] for note in notes if note["text"] in ("✓", "✕"))
-    assert second - first > 0.5 and (first + second) / 2 == pytest.approx(near.sparsity - 0.25)
+    assert second - first > 0.5 and (first + second) / 2 == pytest.approx(
+        near.sparsity - 0.25
+    )
     # Each measure marks by its own verdict.
     assert verdict_signs(chart(alone, "accuracy")) == [["verdict", "?", "?"]]
 
 
-def far_point(key: str, permille: int, nats: float, spread: float = 0.1, **more) -> Point:
+def far_point(
+    key: str, permille: int, nats: float, spread: float = 0.1, **more
+) -> Point:
     """A model that lost this much; upwards is better."""
     words = f"{nats_as_factor(nats)} that of dense"
     one = Reading(
@@ -494,9 +527,9 @@ def test_far_points_stand_at_the_edge_with_an_arrow_and_the_axis_follows_the_lea
     assert "1,097 × that of dense" in tradeoff_words(FAR_RACE)
     assert "farther down" in far_words(FAR_RACE, PERPLEXITY)
     lines = [t for t in figure["data"] if t["name"] == "line"]
-    assert sorted(min(t["y"]) for t in lines) == pytest.approx([-13.8155106, -7.0, -0.8]), (
-        "cut off by the plot"
-    )
+    assert sorted(min(t["y"]) for t in lines) == pytest.approx(
+        [-13.8155106, -7.0, -0.8]
+    ), "cut off by the plot"
     assert n_arrows(chart(FAR_RACE, "accuracy")) == 0, "which has bounds"
     gains = {
         p.key: Reading(
@@ -558,7 +591,13 @@ def test_far_points_stand_at_the_edge_with_an_arrow_and_the_axis_follows_the_lea
         far_race(good=FAR),
         far_race(good=GOOD),
     ],
-    ids=["undecided", "others-leave-room", "twelve-tolerances", "all-hopeless", "none-far"],
+    ids=[
+        "undecided",
+        "others-leave-room",
+        "twelve-tolerances",
+        "all-hopeless",
+        "none-far",
+    ],
 )
 def test_other_points_stay_where_they_belong(tradeoff):
     low, _ = loss_axis(tradeoff, PERPLEXITY).range
@@ -592,8 +631,14 @@ OPT_RACE = tradeoff_data(
 def test_a_published_row_of_the_same_model_passages_and_format_is_a_grey_diamond_within_the_axes():
     (row,) = ROWS
     (half,) = published_beside(replace(OPT, dtype="bfloat16"))
-    assert (row.model, row.dtype, half.dense) == ("facebook/opt-1.3b", "float32", 0.5629)
-    assert published_beside(replace(OPT, model="huggyllama/llama-7b"))[0].dense == 0.7361
+    assert (row.model, row.dtype, half.dense) == (
+        "facebook/opt-1.3b",
+        "float32",
+        0.5629,
+    )
+    assert (
+        published_beside(replace(OPT, model="huggyllama/llama-7b"))[0].dense == 0.7361
+    )
     assert (
         published_beside(replace(OPT, corpus="lambada"))
         == ()
@@ -639,7 +684,9 @@ def test_known_gains_stand_at_what_they_win_with_both_intervals(tradeoff):
     one = trace(figure, "one")
     assert one["x"] == [1.1, 0.9] and figure["layout"]["xaxis"]["range"][0] < 0.9
     assert one["error_x"]["array"] == pytest.approx([0.05, 0])
-    assert one["y"] == [point.readings["accuracy"][0].value for point in tradeoff.lines["one"]]
+    assert one["y"] == [
+        point.readings["accuracy"][0].value for point in tradeoff.lines["one"]
+    ]
     assert [data[1] for data in one["customdata"]] == [first, second]
     assert "other" not in [t["name"] for t in figure["data"]]
     assert (
@@ -706,4 +753,7 @@ def test_the_line_joins_dense_and_those_that_nobody_beats(tradeoff):
     assert "on the Pareto front" not in gain_words(over, gained, "tasks")
     figure = drawn(gain_chart(over, gained, "tasks"))
     assert "unbeaten" not in [drawn["name"] for drawn in figure["data"]]
-    assert sum(note["text"].endswith(" %") for note in figure["layout"]["annotations"]) == 3
+    assert (
+        sum(note["text"].endswith(" %") for note in figure["layout"]["annotations"])
+        == 3
+    )

@@ -32,7 +32,9 @@ def test_choices_are_read_with_the_one_that_the_measure_takes(tmp_path):
     assert (question.doc_hash, question.context) == ("d", "What is red?")
     assert question.fields == {"subject": "colours"}
     # As the compare page names its own.
-    file = samples(tmp_path, CHOICE).rename(tmp_path / "gpt-2-left-samples_passages.jsonl")
+    file = samples(tmp_path, CHOICE).rename(
+        tmp_path / "gpt-2-left-samples_passages.jsonl"
+    )
     assert read_answers(file)[0].task == "passages"
 
 
@@ -75,7 +77,10 @@ def test_a_file_of_an_old_version_gets_the_hashes_that_newer_ones_write(tmp_path
 
 def test_samples_in_memory_give_the_same_set_as_their_file(tmp_path):
     choice = CHOICE | {
-        "arguments": [("What is red?", " a field of long grass"), ("What is red?", " rust")],
+        "arguments": [
+            ("What is red?", " a field of long grass"),
+            ("What is red?", " rust"),
+        ],
         "resps": [((-12.0, False),), ((-6.0, False),)],
         "filtered_resps": [(-12.0, False), (-6.0, False)],
     }
@@ -91,7 +96,9 @@ def test_samples_in_memory_give_the_same_set_as_their_file(tmp_path):
         assert [samples_set("gpt", "colours", [sample], {})] == from_file
 
 
-def test_a_folder_gives_the_newest_file_of_each_task_and_pools_the_parts_of_one(tmp_path):
+def test_a_folder_gives_the_newest_file_of_each_task_and_pools_the_parts_of_one(
+    tmp_path,
+):
     samples(tmp_path / "gpt", CHOICE, task="mmlu_law")
     samples(
         tmp_path / "gpt",
@@ -106,7 +113,11 @@ def test_a_folder_gives_the_newest_file_of_each_task_and_pools_the_parts_of_one(
         '{"versions": {"sums": 3.0}, "loss": NaN}'
     )
     mmlu, sums = read_answers(tmp_path)
-    assert [question.fields["part"] for question in mmlu.questions] == ["art", "law", "law"]
+    assert [question.fields["part"] for question in mmlu.questions] == [
+        "art",
+        "law",
+        "law",
+    ]
     assert (mmlu.task, sums.task, sums.version) == ("mmlu", "sums", "3.0")
 
 
@@ -125,7 +136,9 @@ def test_only_parts_of_one_form_of_a_task_are_pooled(tmp_path, name, task, part)
     assert (answers.task, answers.questions[0].part) == (task, part)
 
 
-def test_tasks_named_after_a_group_with_a_score_are_its_parts_where_they_are_judged_alike(tmp_path):
+def test_tasks_named_after_a_group_with_a_score_are_its_parts_where_they_are_judged_alike(
+    tmp_path,
+):
     samples(tmp_path / "gpt", CHOICE, task="ask_law")
     art = CHOICE | {"doc_hash": "e"}
     samples(tmp_path / "gpt", art, task="ask_art")
@@ -140,14 +153,25 @@ def test_tasks_named_after_a_group_with_a_score_are_its_parts_where_they_are_jud
         "ask",
         ["art", "law"],
     )
-    file.write_text(json.dumps(results | {"groups": {"all": {}}, "versions": {"ask_law": 2}}))
-    assert [answers.task for answers in read_answers(tmp_path)] == ["ask_art", "ask_law"]
+    file.write_text(
+        json.dumps(results | {"groups": {"all": {}}, "versions": {"ask_law": 2}})
+    )
+    assert [answers.task for answers in read_answers(tmp_path)] == [
+        "ask_art",
+        "ask_law",
+    ]
     # Different tasks: a verdict on one may not hide behind another's.
     file.write_text(json.dumps(results | {"groups": {"all": {}}}))
-    assert [answers.task for answers in read_answers(tmp_path)] == ["ask_art", "ask_law"]
+    assert [answers.task for answers in read_answers(tmp_path)] == [
+        "ask_art",
+        "ask_law",
+    ]
     file.write_text(json.dumps(results))
     samples(tmp_path / "gpt", CHOICE, task="ask_art", date="2026-01-02T03-04-05.6")
-    assert [answers.task for answers in read_answers(tmp_path)] == ["ask_art", "ask_law"]
+    assert [answers.task for answers in read_answers(tmp_path)] == [
+        "ask_art",
+        "ask_law",
+    ]
 
 
 def test_parts_with_the_same_documents_or_judged_differently_are_refused(tmp_path):
@@ -183,13 +207,22 @@ def results(file, **values):
 
 
 def test_where_lower_is_better_an_answer_is_right_where_the_measure_is_0(tmp_path):
-    file = samples(tmp_path, STEREOTYPE, STEREOTYPE | {"doc_hash": "e", "pct_stereotype": 1.0})
-    results(file, higher_is_better={"colours": {"likelihood_diff": False, "pct_stereotype": False}})
+    file = samples(
+        tmp_path, STEREOTYPE, STEREOTYPE | {"doc_hash": "e", "pct_stereotype": 1.0}
+    )
+    results(
+        file,
+        higher_is_better={
+            "colours": {"likelihood_diff": False, "pct_stereotype": False}
+        },
+    )
     (answers,) = read_answers(file)
     assert [question.right for question in answers.questions] == [True, False]
     assert (answers.measure, answers.higher_is_better) == ("pct_stereotype", False)
     assert answers.measure_label == "pct_stereotype (lower is better, inverted)"
-    assert [question.target for question in answers.questions] == ["not a field of long grass"] * 2
+    assert [question.target for question in answers.questions] == [
+        "not a field of long grass"
+    ] * 2
     results(file, higher_is_better={"colours": {"pct_stereotype": True}})
     (upward,) = read_answers(file)
     assert [question.right for question in upward.questions] == [False, True]
@@ -203,14 +236,17 @@ def test_a_measure_whose_direction_is_unknown_is_refused_by_name(directions, tmp
     file = samples(tmp_path, STEREOTYPE)
     results(file, higher_is_better=directions)
     with pytest.raises(
-        CorpusError, match="higher or lower is better of pct_stereotype, by which colours is judged"
+        CorpusError,
+        match="higher or lower is better of pct_stereotype, by which colours is judged",
     ):
         read_answers(file)
 
 
 @pytest.mark.parametrize("measure", ["acc", "acc_norm", "acc_bytes", "exact_match"])
 def test_more_of_the_usual_measures_is_better_where_nothing_says_so(measure, tmp_path):
-    line = {name: value for name, value in STEREOTYPE.items() if name != "pct_stereotype"}
+    line = {
+        name: value for name, value in STEREOTYPE.items() if name != "pct_stereotype"
+    }
     file = samples(tmp_path, line | {"metrics": [measure], measure: 1.0})
     (answers,) = read_answers(file)
     assert (answers.measure, answers.higher_is_better) == (measure, True)
@@ -223,7 +259,9 @@ def test_more_of_the_usual_measures_is_better_where_nothing_says_so(measure, tmp
 def test_a_folder_of_several_models_is_refused_by_their_names(tmp_path):
     samples(tmp_path / "a", CHOICE)
     samples(tmp_path / "b", CHOICE)
-    with pytest.raises(CorpusError, match=r"several models: a, b\. Name the folder of one"):
+    with pytest.raises(
+        CorpusError, match=r"several models: a, b\. Name the folder of one"
+    ):
         read_answers(tmp_path)
     details(tmp_path / "c")
     samples(tmp_path / "c", CHOICE)
@@ -238,9 +276,15 @@ def test_a_folder_of_several_models_is_refused_by_their_names(tmp_path):
         ("{", "Expecting property name"),
         (CHOICE | {"resps": [[["nan", "False"]], [["-6", "False"]]]}, "<= 0.0"),
         (CHOICE | {"resps": [[["-inf", "False"]], [["-6", "False"]]]}, "infinite"),
-        (CHOICE | {"resps": [[[-2e9, "False"]], [["-6", "False"]]]}, "below -1,000,000,000"),
+        (
+            CHOICE | {"resps": [[[-2e9, "False"]], [["-6", "False"]]]},
+            "below -1,000,000,000",
+        ),
         (CHOICE | {"resps": [[[-(10**400), "False"]], [["-6", "False"]]]}, "too large"),
-        (ROLLING | {"bits_per_byte": [-20.5, 10**30]}, "Expected `int` <= 9007199254740992"),
+        (
+            ROLLING | {"bits_per_byte": [-20.5, 10**30]},
+            "Expected `int` <= 9007199254740992",
+        ),
         (CHOICE | {"resps": []}, "read: resps is empty"),
         (ROLLING | {"resps": [[]]}, "read: resps is empty"),
         (CHOICE | {"resps": 5}, "read: resps is no list"),
@@ -252,7 +296,9 @@ def test_a_folder_of_several_models_is_refused_by_their_names(tmp_path):
         ("x" * 3000, "longer than"),
     ],
 )
-def test_a_line_that_cannot_be_read_is_named_by_its_number(tmp_path, monkeypatch, bad, reason):
+def test_a_line_that_cannot_be_read_is_named_by_its_number(
+    tmp_path, monkeypatch, bad, reason
+):
     monkeypatch.setattr(parsed_answers, "MAX_LINE_BYTES", 2000)
     with pytest.raises(
         CorpusError, match=r"Line 3 of samples_colours.* is no answer that can be read"
@@ -274,7 +320,9 @@ def test_what_is_too_large_or_nothing_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_task_without_right_or_wrong_is_refused(tmp_path):
-    with pytest.raises(CorpusError, match="no measure by which every answer is right or wrong"):
+    with pytest.raises(
+        CorpusError, match="no measure by which every answer is right or wrong"
+    ):
         read_answers(samples(tmp_path, CHOICE, CHOICE | {"acc": 0.5, "acc_norm": 0.5}))
 
 
@@ -316,19 +364,31 @@ def test_lighteval_s_results_say_which_end_of_a_measure_is_better(task, tmp_path
         logprobs=None,
         text=["rust"],
     ) | {"metric": {"toxic": 1, "em": None}}
-    details(tmp_path / "details" / "org" / "gpt" / "2026", row, task="lighteval|gsm8k|0")
+    details(
+        tmp_path / "details" / "org" / "gpt" / "2026", row, task="lighteval|gsm8k|0"
+    )
     with pytest.raises(CorpusError, match="higher or lower is better of toxic"):
         read_answers(tmp_path)
     folder = tmp_path / "results" / "org" / "gpt"
     folder.mkdir(parents=True)
     metrics = [
-        {"metric_name": ["em", "toxic"], "higher_is_better": {"em": True, "toxic": False}},
+        {
+            "metric_name": ["em", "toxic"],
+            "higher_is_better": {"em": True, "toxic": False},
+        },
         {"metric_name": "f1", "higher_is_better": True},
     ]
-    written = {"config_tasks": {task: {"metrics": metrics}}, "versions": {"lighteval|gsm8k|0": 3}}
+    written = {
+        "config_tasks": {task: {"metrics": metrics}},
+        "versions": {"lighteval|gsm8k|0": 3},
+    }
     (folder / "results_2026-01-02T03-04-05.json").write_text(json.dumps(written))
     (answers,) = read_answers(tmp_path)
-    assert (answers.measure, answers.version, answers.questions[0].right) == ("toxic", "3", False)
+    assert (answers.measure, answers.version, answers.questions[0].right) == (
+        "toxic",
+        "3",
+        False,
+    )
 
 
 def test_details_of_what_was_written_are_read_and_other_tables_refused(tmp_path):

@@ -44,7 +44,10 @@ def test_log_probabilities_are_read_a_few_positions_at_a_time(files, monkeypatch
     read = np.concatenate([row.base for row in rows]).reshape(3, 31, 101)
     near = expected > expected.max(axis=-1, keepdims=True) - 15.9
     assert np.abs(read - expected)[near].max() < 2e-4
-    assert np.concatenate([row.targets for row in rows]).tolist() == tokens[:, 33:].ravel().tolist()
+    assert (
+        np.concatenate([row.targets for row in rows]).tolist()
+        == tokens[:, 33:].ravel().tolist()
+    )
 
 
 def test_files_of_other_texts_or_vocabularies_are_refused(files, tmp_path):
@@ -68,7 +71,10 @@ def test_files_of_other_texts_or_vocabularies_are_refused(files, tmp_path):
         (lambda content: content[:19], "no base file"),
         (lambda content: b"_other__" + content[8:], "no base file"),
         (lambda content: content[:8] + b"\xff" * 12 + content[20:], "cut off"),
-        (lambda content: content[:20] + b"\xff" * 4 + content[24:], "not in its vocabulary"),
+        (
+            lambda content: content[:20] + b"\xff" * 4 + content[24:],
+            "not in its vocabulary",
+        ),
     ],
 )
 def test_a_damaged_file_is_refused(files, damage, reason):
@@ -108,7 +114,9 @@ def program_blocks():
     for rows in paired_rows(base, base):
         start = rows.chunk * n_rows
         blocks.append(
-            token_divergences(rows.base, log_probabilities[start : start + n_rows], rows.targets)
+            token_divergences(
+                rows.base, log_probabilities[start : start + n_rows], rows.targets
+            )
         )
     return blocks
 
@@ -122,8 +130,12 @@ def test_figures_equal_those_that_llama_cpp_printed_in_every_digit():
     share = 0.51e-5
     assert figures.kl.value == pytest.approx(printed.kl.value, abs=nats)
     assert figures.kl_max == pytest.approx(printed.kl_max, abs=nats)
-    assert figures.kl_quantiles[0.5] == pytest.approx(printed.kl_quantiles[0.5], abs=nats)
-    assert figures.kl_quantiles[0.9] == pytest.approx(printed.kl_quantiles[0.9], abs=nats)
+    assert figures.kl_quantiles[0.5] == pytest.approx(
+        printed.kl_quantiles[0.5], abs=nats
+    )
+    assert figures.kl_quantiles[0.9] == pytest.approx(
+        printed.kl_quantiles[0.9], abs=nats
+    )
     assert figures.delta.value == pytest.approx(printed.delta.value, abs=share)
     assert figures.delta_rms.value == pytest.approx(printed.delta_rms.value, abs=share)
     assert figures.same_top.value == pytest.approx(printed.same_top.value, abs=share)

@@ -40,11 +40,17 @@ def test_logs_of_inspect_are_read_zipped_or_not():
     assert (sums.measure, sums.kind, len(sums.questions)) == ("match", "generation", 40)
     assert sum(question.right for question in sums.questions) == 38
     question = sums.questions[3]
-    assert (question.context, question.target, question.answer) == ("What is 3 + 4?", "7", "7")
+    assert (question.context, question.target, question.answer) == (
+        "What is 3 + 4?",
+        "7",
+        "7",
+    )
     assert question.fields == {"size": "small"}
     assert (colours.measure, len(colours.questions)) == ("choice", 10)
     assert "B) green" in colours.questions[0].context
-    (pair, _), notes = pair_tasks([sums, colours], read_answers(FILES / "inspect" / "small"))
+    (pair, _), notes = pair_tasks(
+        [sums, colours], read_answers(FILES / "inspect" / "small")
+    )
     assert len(pair.questions) == 40
     assert notes == []
 
@@ -81,7 +87,9 @@ def test_errors_later_epochs_and_what_was_not_reached_are_counted(tmp_path):
     (whole,) = read_answers(logs("dense", "colours"))
     _, notes = pair_tasks([whole], [answers])
     assert notes[0] == "Questions of colours left out: 9, answered by one model only."
-    assert notes[1] == ("Questions of colours left out: 1 of the other model, of later epochs.")
+    assert notes[1] == (
+        "Questions of colours left out: 1 of the other model, of later epochs."
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +137,11 @@ def test_results_of_promptfoo_are_read_and_their_errors_counted(tmp_path):
     assert (answers.model, answers.task, answers.measure) == ("echo", "sums", "success")
     assert sum(question.right for question in answers.questions) == 33
     question = answers.questions[3]
-    assert (question.context, question.target, question.text) == ("What is 3 + 4?", "7", "none")
+    assert (question.context, question.target, question.text) == (
+        "What is 3 + 4?",
+        "7",
+        "none",
+    )
     assert question.fields["size"] == "small"
     document = json.loads((FILES / "promptfoo" / "small.json").read_text())
     document["results"]["results"][5]["failureReason"] = 2
@@ -143,7 +155,9 @@ def test_results_of_promptfoo_are_read_and_their_errors_counted(tmp_path):
 def test_several_providers_of_one_file_are_several_models(tmp_path):
     document = json.loads((FILES / "promptfoo" / "small.json").read_text())
     results = document["results"]["results"]
-    second = [result | {"provider": {"id": "echo", "label": "second"}} for result in results]
+    second = [
+        result | {"provider": {"id": "echo", "label": "second"}} for result in results
+    ]
     document["results"]["results"] = results + second
     file = tmp_path / "both.json"
     file.write_text(json.dumps(document))
@@ -156,10 +170,18 @@ def test_several_providers_of_one_file_are_several_models(tmp_path):
 def test_results_of_opencompass_are_read_with_details_and_without(task):
     file = FILES / "opencompass" / "small" / f"{task}.json"
     (answers,) = read_answers(file)
-    assert (answers.model, answers.measure, len(answers.questions)) == ("small", "accuracy", 40)
+    assert (answers.model, answers.measure, len(answers.questions)) == (
+        "small",
+        "accuracy",
+        40,
+    )
     assert sum(question.right for question in answers.questions) == 33
     question = answers.questions[3]
-    assert (question.context, question.target, question.text) == ("What is 3 + 4?", "7", "none")
+    assert (question.context, question.target, question.text) == (
+        "What is 3 + 4?",
+        "7",
+        "none",
+    )
     (pair,), notes = pair_tasks(
         read_answers(FILES / "opencompass" / "dense" / file.name), [answers]
     )
@@ -175,7 +197,9 @@ def test_a_folder_of_opencompass_holds_a_task_a_file():
 
 
 def altered_compass(folder, task, change):
-    document = json.loads((FILES / "opencompass" / "small" / f"{task}.json").read_text())
+    document = json.loads(
+        (FILES / "opencompass" / "small" / f"{task}.json").read_text()
+    )
     change(document)
     return written(folder / f"{task}.json", document)
 
@@ -207,7 +231,12 @@ def test_later_runs_of_opencompass_are_counted(tmp_path):
 
 
 TABLE = [
-    {"id": f"q{i}", "correct": i % 9 != 0, "question": f"Sum {i}?", "topic": "ab"[i % 2]}
+    {
+        "id": f"q{i}",
+        "correct": i % 9 != 0,
+        "question": f"Sum {i}?",
+        "topic": "ab"[i % 2],
+    }
     for i in range(40)
 ]
 
@@ -226,7 +255,11 @@ def table(file, rows=TABLE):
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_plain_tables_are_read_by_the_names_of_their_columns(suffix, tmp_path):
     (answers,) = read_answers(table(tmp_path / f"mine{suffix}"))
-    assert (answers.model, answers.task, answers.measure) == ("mine", "questions", "right")
+    assert (answers.model, answers.task, answers.measure) == (
+        "mine",
+        "questions",
+        "right",
+    )
     assert [question.right for question in answers.questions[:3]] == [False, True, True]
     assert answers.questions[1].context == "Sum 1?"
     assert answers.questions[1].fields == {"topic": "b"}
@@ -249,7 +282,10 @@ def test_a_question_without_a_prompt_is_named_by_its_id(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("id,correct\n1,1\n2,maybe", "Row 2 of t.csv .* 'maybe' is neither right nor wrong"),
+        (
+            "id,correct\n1,1\n2,maybe",
+            "Row 2 of t.csv .* 'maybe' is neither right nor wrong",
+        ),
         ("id,correct\n1,1\n2", "Row 2 of t.csv .* it has 1 cells, and the header 2"),
         ("id,id,correct\n1,1,1", "two columns have the same name"),
         ("id,answer\n1,1", "no column for right"),
@@ -283,11 +319,19 @@ def test_tables_beside_logs_are_of_other_things_and_other_files_are_refused(tmp_
 def harness(folder, rows=None):
     lines = [
         json.dumps(
-            WRITTEN | {"doc_id": i, "doc_hash": f"{i}", "prompt_hash": f"p{i}", "exact_match": 1.0}
+            WRITTEN
+            | {
+                "doc_id": i,
+                "doc_hash": f"{i}",
+                "prompt_hash": f"p{i}",
+                "exact_match": 1.0,
+            }
         )
         for i in range(40)
     ]
-    return samples(folder, *(lines if rows is None else map(json.dumps, rows)), task="sums")
+    return samples(
+        folder, *(lines if rows is None else map(json.dumps, rows)), task="sums"
+    )
 
 
 def lighteval(folder, rows=None):
@@ -328,7 +372,9 @@ def promptfoo(folder, rows=None):
 
 
 def opencompass(folder, rows=None):
-    document = json.loads((FILES / "opencompass" / "dense" / "sums_detailed.json").read_text())
+    document = json.loads(
+        (FILES / "opencompass" / "dense" / "sums_detailed.json").read_text()
+    )
     if rows is not None:
         document["details"] = rows
     return written(folder / "sums.json", document)
@@ -373,7 +419,9 @@ def rows_of(file):
     if "details" in document:
         details = document["details"]
         return details if isinstance(details, list) else list(details.values())[1:]
-    return document["samples"] if "samples" in document else document["results"]["results"]
+    return (
+        document["samples"] if "samples" in document else document["results"]["results"]
+    )
 
 
 def mutate_rows(rows, chance):
@@ -396,7 +444,19 @@ def mutate_rows(rows, chance):
             holder = holder[name]
             source = source.get(name) or {}
             name = chance.choice(list(holder))
-        odd = [None, "", 7, -1.5, True, [], {}, "x" * 300, float("nan"), "\u2028", 10**30]
+        odd = [
+            None,
+            "",
+            7,
+            -1.5,
+            True,
+            [],
+            {},
+            "x" * 300,
+            float("nan"),
+            "\u2028",
+            10**30,
+        ]
         if kind == 3:
             del holder[name]
         elif kind == 4:
@@ -412,7 +472,11 @@ def mutate_bytes(content, chance):
     k = min(len(content), i + chance.choice((1, 1, 3, 40, 400)))
     match chance.randrange(4):
         case 0:
-            return content[:i] + bytes(chance.randrange(256) for _ in range(k - i)) + content[k:]
+            return (
+                content[:i]
+                + bytes(chance.randrange(256) for _ in range(k - i))
+                + content[k:]
+            )
         case 1:
             return content[:i] + content[k:]
         case 2:
@@ -478,7 +542,13 @@ def require_all_counted(dense, sparse, pairs, notes):
     counts = Counter()
     for note in notes:
         count, about = re.search(r"left out: ([\d,]+)(.*)", note).groups()
-        kind = "repeats" if "repeats" in about else "alone" if "one model" in about else "omitted"
+        kind = (
+            "repeats"
+            if "repeats" in about
+            else "alone"
+            if "one model" in about
+            else "omitted"
+        )
         counts[kind] += int(count.replace(",", ""))
     paired = []
     for pair in pairs:
@@ -491,7 +561,9 @@ def require_all_counted(dense, sparse, pairs, notes):
     assert counts["omitted"] == n_omitted(sparse)
 
 
-def test_a_zip_that_holds_too_much_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+def test_a_zip_that_holds_too_much_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch
+):
     archive = tmp_path / "bomb.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
         for name in ("a.jsonl", "b.jsonl"):

@@ -32,7 +32,10 @@ def test_each_measure_takes_its_own_choice(measure, place):
 
 
 def test_of_two_first_choices_the_one_is_shown_that_agrees_with_being_right_or_wrong():
-    assert [chosen_place("exact_match", SPACED, right) for right in (True, False)] == [2, 0]
+    assert [chosen_place("exact_match", SPACED, right) for right in (True, False)] == [
+        2,
+        0,
+    ]
     none = ScoredChoices(
         texts=["a", "b"],
         log_likelihoods=[-1.0, -2.0],
@@ -50,6 +53,8 @@ def test_a_choice_without_a_letter_is_taken_as_numpy_takes_it():
 @pytest.mark.parametrize("measure", ["acc_norm", "acc_bytes", "acc_mutual_info"])
 def test_where_the_measure_s_inputs_are_not_known_no_choice_is_shown(measure):
     assert (
-        chosen_place(measure, ScoredChoices(texts=None, log_likelihoods=[-1.0, -2.0]), right=True)
+        chosen_place(
+            measure, ScoredChoices(texts=None, log_likelihoods=[-1.0, -2.0]), right=True
+        )
         is None
     )

@@ -38,7 +38,9 @@ def ask_inspect(folder: Path, wrong: set[int]) -> None:
     for i in range(N_QUESTIONS):
         size = "small" if i < 5 else "large"
         question = f"What is {i} + {i + 1}?"
-        sums.append(Sample(input=question, target=str(2 * i + 1), metadata={"size": size}))
+        sums.append(
+            Sample(input=question, target=str(2 * i + 1), metadata={"size": size})
+        )
         answers.append("none" if i in wrong else str(2 * i + 1))
     task = Task(
         dataset=sums,
@@ -52,10 +54,17 @@ def ask_inspect(folder: Path, wrong: set[int]) -> None:
     letters = []
     for i in range(N_COLOURS):
         colours.append(
-            Sample(input=f"Thing {i} is?", choices=COLOURS, target="ABC"[i % 3], id=f"thing {i}")
+            Sample(
+                input=f"Thing {i} is?",
+                choices=COLOURS,
+                target="ABC"[i % 3],
+                id=f"thing {i}",
+            )
         )
         letters.append(f"ANSWER: {'ABC'[(i + (i in wrong)) % 3]}")
-    task = Task(dataset=colours, solver=[multiple_choice()], scorer=choice(), name="colours")
+    task = Task(
+        dataset=colours, solver=[multiple_choice()], scorer=choice(), name="colours"
+    )
     ask(task, letters, folder, "json")
 
 

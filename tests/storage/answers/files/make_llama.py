@@ -22,14 +22,25 @@ import numpy as np
 from tests.engine.tiny_gguf import tiny_gguf_model, write_tiny_gguf
 
 N_VOCAB = 284
-TEXT = Path(__file__).parents[4] / "sparsedash" / "catalog" / "texts" / "smollm2-text.jsonl"
+TEXT = (
+    Path(__file__).parents[4]
+    / "sparsedash"
+    / "catalog"
+    / "texts"
+    / "smollm2-text.jsonl"
+)
 N_LETTERS = 2_000
 
 
 def main():
     folder = Path(sys.argv[1])
     program = sys.argv[2]
-    head = 3 * tiny_gguf_model("llama", vocab_size=N_VOCAB).state_dict()["lm_head.weight"].numpy()
+    head = (
+        3
+        * tiny_gguf_model("llama", vocab_size=N_VOCAB)
+        .state_dict()["lm_head.weight"]
+        .numpy()
+    )
     noise = np.random.default_rng(65).standard_normal(head.shape)
     heads = {"base": head, "other": head + 0.12 * head.std() * noise}
     base_file = folder / "base.kld"
@@ -43,7 +54,16 @@ def main():
                 tensors={"output.weight": weight},
                 vocab_size=N_VOCAB,
             )
-        options = ["-c", "56", "--chunks", "4", "-t", "1", "--kl-divergence-base", str(base_file)]
+        options = [
+            "-c",
+            "56",
+            "--chunks",
+            "4",
+            "-t",
+            "1",
+            "--kl-divergence-base",
+            str(base_file),
+        ]
         model = Path(scratch) / "base.gguf"
         subprocess.run([program, "-m", model, "-f", text, *options], check=True)
         model = Path(scratch) / "other.gguf"
