@@ -34,13 +34,13 @@ from sparsedash.engine.models.in_memory import (
 from sparsedash.engine.models.loading import LoadedModel, ModelCache
 from sparsedash.engine.models.locating import Source
 from sparsedash.engine.models.matmul import bf16_matmul_in_fp32, default_torch_modes
-from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
+from sparsedash.engine.models.sparse_models import SparseModel
 from sparsedash.engine.models.structure import model_of, set_values_, with_values
 from sparsedash.engine.pruning.experts import sliced_tensors
 from sparsedash.engine.run.model_making import (
-    kept_numbers,
     prune_model,
     pruning_warning,
+    what_was_pruned,
 )
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
@@ -158,10 +158,10 @@ def prune(
 ) -> PrunedModel:
     """The sparse model with this share of a budget removed, fitted to activations on the texts.
 
-    method: a name of docs/choices.md, or choices of one's own, of which budget and width_multiple,
-    where given, take the place; None: the recommended one: `experts` for a mixture, `layers` for
+    method: a name of docs/choices.md, or MethodSettings; budget and width_multiple override its own.
+    None: the recommended one: `experts` for a mixture, `layers` for
     a model without MLPs, `best` for all others. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and
-    4:8. budget: what it is a share of.
+    4:8. budget: the quantity that it is a share of.
     heal_steps: of training by the dense model, 2,048 tokens each. At most n_samples * length tokens
     are read, and by healing as many as its steps need, up to 262,144; no more than `length` of one
     text.
@@ -196,23 +196,8 @@ def prune(
                     in_memory.loaded.structure.blocks,
                     sparse_model.removed_layers,
                 )
-        pruned = Pruned(
-            spec=spec,
-            calibration=replace(calibration, corpus="texts"),
-            widths=sparse_model.kept.widths,
-            dense_widths=run.shape.widths,
-            removed_layers=sparse_model.kept.removed_layers,
-            experts=kept_numbers(sparse_model),
-            expert_widths=sparse_model.kept.expert_widths,
-            dense_expert_widths=run.shape.dense_expert_widths(sparse_model.kept),
-            expert_use=tuple(narrow.use for narrow in sparse_model.experts),
-            reached=sparse_model.reached(),
-            layer_errors=(),
-            held_out_errors=(),
-            healed=sparse_model.healed
-            if isinstance(sparse_model, PrunedChannels)
-            else None,
-        )
+        shown_calibration = replace(calibration, corpus="texts")
+        pruned = what_was_pruned(spec, shown_calibration, sparse_model, run.shape)
         _warn(run.log.warnings)
         _warn(filter(None, [pruning_warning(pruned, run.shape)]))
     return _finished(sparse, pruned, run.shape)

@@ -209,8 +209,7 @@ def main(
     stop = StopFlag()
     signal.signal(signal.SIGTERM, stop.on_signal)
     with suppress(OSError):
-        # When memory runs out, the kernel shall kill this process, and not the server or the
-        # desktop.
+        # When memory runs out, the kernel is to kill this worker before the server or the desktop.
         Path("/proc/self/oom_score_adj").write_text("800")
     if arguments.bound:
         threading.Thread(target=_die_with_parent, name="bound", daemon=True).start()

@@ -107,7 +107,7 @@ class Entry:
 
 
 def leaderboard_entries(runs: Sequence[RunResults]) -> tuple[dict[str, Entry], int]:
-    """The models of these runs by what names each in an address, base by base; and how many are
+    """The models of these runs by their key in an address, grouped by base model, and how many are
     left out.
     """
     entries: dict[str, Entry] = {}
@@ -203,8 +203,7 @@ class Leaderboard:
     notes: Sequence[str]
 
     def verdict(self, key: str) -> Verdict | None:
-        """Beyond where it is on anything, within where it is on passages and tasks; None where
-        nothing was judged.
+        """Beyond if any measure is, within if passages and tasks are; None if nothing was judged.
 
         Undecided where passages are others than the baseline's, so that its tasks alone are within.
         """

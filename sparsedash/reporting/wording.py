@@ -573,7 +573,7 @@ def stored_run_title(run: Run, name: str = "") -> str:
 
 def file_stem(run: Run) -> str:
     """What names of a run's files begin with, "smollm2-135m-10-20-3fa9c1d2": model, sparsities,
-    key. Still foreign.
+    key. Not sanitised: pass it to `file_name`.
     """
     model = run.settings.model.rstrip("/").rpartition("/")[2].rpartition(":")[2][:40]
     shares = [f"{permille / 10:g}" for permille in sorted(run.settings.point_permilles)]

@@ -202,7 +202,10 @@ class Healed:
 
     def __post_init__(self) -> None:
         if self.kept_step > self.steps or self.after > self.before:
-            raise StoreError("It was healed to less than it was.")
+            raise StoreError(
+                "The stored figures of healing contradict each other.",
+                "Heal the model again.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def judge_command(arguments: argparse.Namespace) -> Work:
         return _exit_code(arguments, document["verdict"])
     if arguments.size:
         raise CorpusError(
-            "--size stands beside llama.cpp's figures only, not beside answers."
+            "--size works only with llama.cpp's figures, not with answers."
         )
     models = _answers_by_name(dense, paths, arguments.columns)
     if arguments.cluster:

@@ -202,8 +202,8 @@ def passage_losses(
 def judge_all(
     models: Sequence[Losses], tolerance: Tolerance, n_compared: int = 0
 ) -> list[ToleranceVerdict]:
-    """Verdicts on all models of a sweep together, in their order; each by itself that has its own
-    alpha.
+    """Verdicts on all models of a sweep together, in their order. Models with an alpha of their own
+    are judged separately.
 
     Holm's steps: while k losses are undecided, each interval has level 1 - 0.05 / k; those that it
     decides leave, and the rest is judged again. So the chance that any loss at the tolerance is
@@ -245,7 +245,7 @@ def lost_share_interval(
 ) -> tuple[float, float]:
     """Interval of the share of n right answers that was lost, n fixed before any was seen.
 
-    Either end is that with one more passage that was fixed, or that broke: see `mean_interval`.
+    Each end counts one passage more than was seen, fixed or broken: see `mean_interval`.
     """
     z = NormalDist().inv_cdf(1 - alpha / 2)
     return -paired_interval(broke, fixed + 1, n + 1, z)[1], -paired_interval(

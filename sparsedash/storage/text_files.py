@@ -195,7 +195,7 @@ def _too_large(path: Path) -> CorpusError:
 
 def _unreadable_kind(name: str) -> CorpusError:
     return CorpusError(
-        f"{name} is not of a kind that can be read; possible: {', '.join(TEXT_KINDS)}."
+        f"{name} cannot be read as text; possible: {', '.join(TEXT_KINDS)}."
     )
 
 

@@ -497,7 +497,7 @@ def show_estimate(
 
 
 def _reused_words(stored: Cached) -> str:
-    """What of a run is stored already; empty where nothing is."""
+    """The results that a run finds stored, in words; empty where there are none."""
     reused = []
     if stored.calibration:
         reused.append("calibration")

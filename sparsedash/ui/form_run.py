@@ -442,8 +442,8 @@ def _healing_field() -> tuple[int, int] | None:
         bind=BOUND,
         placeholder="6 min, or 800 steps",
         help="The dense model teaches each one with fewer channels or layers for about so long, on the calibration "
-        "text and more of it. Healed models come next to those before healing. So many steps repeat a healed model "
-        "wherever it runs. Empty: none is healed.",
+        "text and more of it. Healed models come next to those before healing. Given in steps, the same model "
+        "comes out on any machine. Empty: none is healed.",
     )
     entered = (text or "").strip().lower()
     if not entered:

@@ -217,7 +217,7 @@ BAD = {
     "latin.txt": ("fünf".encode("latin-1"), "latin.txt is not text in UTF-8"),
     "no.parquet": (b"PAR1 no", "no.parquet could not be read"),
     "other.parquet": (parquet_bytes(["a"], "words"), "other.parquet could not be read"),
-    "pickle.pkl": (b"\x80\x04.", "pickle.pkl is not of a kind that can be read"),
+    "pickle.pkl": (b"\x80\x04.", "pickle.pkl cannot be read as text"),
 }
 
 

@@ -107,7 +107,10 @@ def _prune_block(
     models: Sequence[tuple[MethodSettings, int]],
     report: Callable[[], None],
 ) -> list[KeptExperts]:
-    """What each model keeps of a block, to whose end the text is taken. models: with their counts."""
+    """What each model keeps of a block, at whose end the walk stands then.
+
+    models: with their counts.
+    """
     before = walk.hidden
 
     def read() -> Iterator[tuple[slice, _Routing]]:
@@ -252,7 +255,7 @@ def _rows(tensor: Tensor, real: Tensor) -> Tensor:
 
 
 def _gathered(parts: Iterable[tuple[slice, _Routing]], n_tokens: int) -> _Routing:
-    """That of all tokens, of which there is never a second copy."""
+    """The routing of all tokens, joined without a second copy."""
     whole = dict[str, Tensor]()
     for tokens, part in parts:
         for name, rows in vars(part).items():

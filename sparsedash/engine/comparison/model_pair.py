@@ -65,8 +65,8 @@ class ResidentModel:
 
     @classmethod
     def with_fewer_experts(cls, sparse: SparseModel) -> "ResidentModel":
-        """The blocks of the loaded model with experts, as a class made of the config that says how
-        many are left has them: without those that are removed, where a run hides them.
+        """The blocks of the loaded model, with the removed experts sliced out as a config with fewer
+        experts makes them; a run hides them instead.
         """
         loaded = sparse.loaded
         values = loaded.structure.experts_values(sparse.kept)

@@ -134,8 +134,8 @@ def block_mlps(model: PreTrainedModel, structure: ModelStructure) -> list[Mlp]:
 
 
 def mlp_kinds(model: PreTrainedModel, structure: ModelStructure) -> list[object]:
-    """What the MLP of each block has in common with others alone that do the same: its projections,
-    and all parameters of its block, by their names.
+    """A key a block, equal where MLPs do the same: the names of its projections, and of all
+    parameters of its block.
     """
     blocks = model.get_submodule(structure.blocks).children()
     kinds: list[object] = []
@@ -323,7 +323,7 @@ def _following(
     value: Any,
     beside: Mapping[str, bool | None],
 ) -> Moved:
-    """What follows the key; empty where that is not one dimension of each tensor.
+    """The dimension of each tensor that follows the key; empty where one has several.
 
     before: shapes. beside: see `ModelStructure.beside_widths`.
     """

@@ -40,7 +40,7 @@ from sparsedash.schema.export_settings import EXPORTS
 from sparsedash.schema.model_shape import ModelShape
 from sparsedash.schema.progress import OnStep, Step, begin_parts
 from sparsedash.schema.records import Healed, Pruned, Quantised, Record, about_artefact
-from sparsedash.schema.settings import RunSettings, commit_of
+from sparsedash.schema.settings import CalibrationSettings, RunSettings, commit_of
 from sparsedash.schema.sparse_spec import (
     DENSE,
     Quantisation,
@@ -168,24 +168,15 @@ class RunModel:
             error for error in self._passage_errors if error is not None
         )
         is_complete = len(passage_errors) == len(self._passage_errors)
-        return Pruned(
-            spec=self.spec,
-            calibration=run.settings.calibration,
-            widths=sparse.kept.widths,
-            dense_widths=run.loaded.shape.widths,
-            removed_layers=sparse.kept.removed_layers,
-            experts=kept_numbers(sparse),
-            expert_widths=sparse.kept.expert_widths,
-            dense_expert_widths=run.loaded.shape.dense_expert_widths(sparse.kept),
-            expert_use=tuple(narrow.use for narrow in sparse.experts),
-            few_tokens=sum(narrow.n_few_tokens for narrow in sparse.experts),
-            reached=sparse.reached(),
+        return replace(
+            what_was_pruned(
+                self.spec, run.settings.calibration, sparse, run.loaded.shape
+            ),
             layer_errors=fitted,
             held_out_errors=held_out,
             uncompensated_errors=uncompensated,
             passage_errors=passage_errors if is_complete else (),
             alone=tuple(sparse.block_losses()),
-            healed=sparse.healed if isinstance(sparse, PrunedChannels) else None,
             quantised=self._quantised_figures(),
             calibration_identity=_text_identity(run, self.spec),
         )
@@ -210,6 +201,31 @@ class RunModel:
             return None
         samples = self._run.passage_activations(self._begun.watched).of(index)
         return None if samples is None else self._begun.passage_error(index, samples)
+
+
+def what_was_pruned(
+    spec: SparseSpec,
+    calibration: CalibrationSettings,
+    sparse: SparseModel,
+    shape: ModelShape,
+) -> Pruned:
+    """What was removed and healed, without errors or losses. shape: of the dense model."""
+    return Pruned(
+        spec=spec,
+        calibration=calibration,
+        widths=sparse.kept.widths,
+        dense_widths=shape.widths,
+        removed_layers=sparse.kept.removed_layers,
+        experts=kept_numbers(sparse),
+        expert_widths=sparse.kept.expert_widths,
+        dense_expert_widths=shape.dense_expert_widths(sparse.kept),
+        expert_use=tuple(narrow.use for narrow in sparse.experts),
+        few_tokens=sum(narrow.n_few_tokens for narrow in sparse.experts),
+        reached=sparse.reached(),
+        layer_errors=(),
+        held_out_errors=(),
+        healed=sparse.healed if isinstance(sparse, PrunedChannels) else None,
+    )
 
 
 def prune_model(run: RunContext, spec: SparseSpec) -> SparseModel:

@@ -85,7 +85,7 @@ def sparse_model(run: RunContext, spec: SparseSpec) -> SparseModel:
         loaded.mlps, data, narrowed, run.energies(calibration), keep_errors
     )
     if method.removes_layers:
-        # What a layer that takes over puts out is meant to be another than dense's.
+        # After a removed layer the next one's output is meant to differ from dense's.
         errors = [BlockErrors()] * len(narrowed)
 
     def block_losses() -> list[float]:
@@ -305,7 +305,7 @@ def _narrowed(
         )
 
     if permille and method.in_sequence:
-        # What leads to a refit is over once that is stored, before the model is evaluated.
+        # The refit's checkpoint goes once its result is stored, before the model is evaluated.
         checkpoint = StageCheckpoint(run.store, run.identity)
         return _in_sequence(
             run, calibration, key, checkpoint, walk, pack_narrowed, unpack

@@ -309,6 +309,8 @@ def test_an_export_has_fewer_or_narrower_experts_and_answers_as_the_sparse_model
     assert again.model.layers[0].mlp.experts.down_proj.shape == (n_experts, 32, width)
 
 
+# A tiny text; the next test looks at the warning.
+@pytest.mark.filterwarnings("ignore:.*not refitted")
 @pytest.mark.parametrize(
     ("model_type", "method", "experts", "widths"),
     [
@@ -338,6 +340,17 @@ def test_the_api_gives_a_model_that_saves_and_loads(
         tmp_path / "saved", trust_remote_code=False
     )
     assert torch.allclose(again(IDS).logits, sparse.model(IDS).logits, atol=1e-5)
+
+
+def test_the_api_warns_of_experts_that_too_few_tokens_reached():
+    with pytest.warns(UserWarning, match="not refitted"):
+        sparsedash.prune(
+            tiny_mixture("qwen3_moe"),
+            tiny_tokenizer(),
+            passages(8),
+            method="experts",
+            share=0.25,
+        )
 
 
 @pytest.mark.parametrize(
