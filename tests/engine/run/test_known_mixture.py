@@ -18,6 +18,8 @@ from sparsedash.storage.store import Store
 from tests.engine.conftest import passages
 from tests.engine.tiny import as_loaded
 
+# Texts so short refit few experts.
+pytestmark = pytest.mark.filterwarnings("ignore:.*not refitted")
 N_PARTS = 8
 """Equal parts of each MLP, an expert each; a ninth is zeros, and has a lower score."""
 EXPERT = 3

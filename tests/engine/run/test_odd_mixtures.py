@@ -19,6 +19,8 @@ from tests.engine.run.small_runs import MODEL_CACHE, ran, records
 from tests.engine.run.test_experts import tiny_mixture
 from tests.engine.tiny import IDS, small_run, tiny_tokenizer
 
+# Texts so short refit few experts.
+pytestmark = pytest.mark.filterwarnings("ignore:.*not refitted")
 METHODS = tuple(
     map(method_named, ("experts", "reap", "expert-frequency", "random-experts"))
 )
