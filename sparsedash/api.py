@@ -159,12 +159,12 @@ def prune(
     """The sparse model with this share of a budget removed, fitted to activations on the texts.
 
     method: a name of docs/choices.md, or MethodSettings; budget and width_multiple override its own.
-    None: the recommended one: `experts` for a mixture, `layers` for
-    a model without MLPs, `best` for all others. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and
-    4:8. budget: the quantity that it is a share of.
-    heal_steps: of training by the dense model, 2,048 tokens each. At most n_samples * length tokens
-    are read, and by healing as many as its steps need, up to 262,144; no more than `length` of one
-    text.
+    None: the recommended one: `experts` for a mixture, `layers` for a model without MLPs, `best` for
+    all others. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and 4:8. budget: the quantity that
+    it is a share of. heal_steps: of training by the dense model, 2,048 tokens each.
+
+    At most n_samples * length tokens are read, and by healing as many as its steps need, up to
+    262,144; no more than `length` of one text.
     """
     with _in_memory(model, tokenizer) as in_memory:
         shape = in_memory.loaded.shape

@@ -1,6 +1,6 @@
 """What to recommend for a model: a method, and as much calibration text as the method needs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sparsedash.catalog.budgets import most_permille
 from sparsedash.catalog.model_sizes import expert_parameters
@@ -47,6 +47,11 @@ def method_meant(name: str, shape: ModelShape | None) -> str:
     of_experts = "expert-channels"
     error = removal_error(method_named(of_experts), shape)
     return name if error else of_experts
+
+
+def methods_meant(names: Iterable[str], shape: ModelShape | None) -> list[str]:
+    """The methods that these names mean for a model, each once: two may mean the same."""
+    return list(dict.fromkeys(method_meant(name, shape) for name in names))
 
 
 def refit_tokens(methods: Sequence[MethodSettings], shape: ModelShape | None) -> int:

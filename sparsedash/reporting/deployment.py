@@ -236,12 +236,7 @@ def savings(
     sizes = None
     if shape is not None and dtype in model_sizes.WEIGHT_BYTES:
         sizes = _file_bytes(shape, pruned, dtype)
-    lines = ["file as large as dense: zeros stay in it"]
-    if sizes is not None and model.method.is_structured:
-        smaller = percent(1 - sizes[1] / sizes[0])
-        lines = [f"file {smaller} smaller: {size(sizes[0])} → {size(sizes[1])}"]
-    elif model.method.is_structured:
-        lines = [f"file {percent(pruned.reached.bytes)} smaller"]
+    lines = [_file_line(model, sizes)]
     if source_bytes := backend.source_bytes(results.run):
         lines.append(_beside_original(sizes, source_bytes))
     if not model.method.is_structured:
@@ -275,6 +270,16 @@ def savings(
         if phase is not None:
             lines.append(f"{title} {factor(phase.ratio.value)} as fast")
     return lines
+
+
+def _file_line(model: ModelResult, sizes: tuple[int, int] | None) -> str:
+    """What a model's file saves beside dense's. sizes: of dense's and its own; None if not known."""
+    if not model.method.is_structured:
+        return "file as large as dense: zeros stay in it"
+    if sizes is None:
+        return f"file {percent(model.pruned.reached.bytes)} smaller"
+    before, after = sizes
+    return f"file {percent(1 - after / before)} smaller: {size(before)} → {size(after)}"
 
 
 def _beside_original(sizes: tuple[int, int] | None, source_bytes: int) -> str:

@@ -97,6 +97,14 @@ class Ruler:
             self.pin if self.pin is not None and self.pin.percent <= self.end else None
         )
 
+    def pin_span(self, pin: LimitEstimate) -> tuple[float, float, float]:
+        """A pin's place and the ends of its range on the ruler, in percent of its length."""
+        high = self.end if pin.high is None else min(self.end, pin.high)
+        place, low, high = (
+            100 * share / self.end for share in (pin.percent, pin.low, high)
+        )
+        return place, low, high
+
     @property
     def axis_words(self) -> str:
         """What the axis is of: "0 to 52 % of the MLP channels removed"."""
@@ -301,9 +309,7 @@ def _track_html(ruler: Ruler) -> Html:
 
 def _pin_html(ruler: Ruler, pin: LimitEstimate) -> Html:
     """The pin over the track, with its range where the intervals meet the limit."""
-    place = 100 * pin.percent / ruler.end
-    low = 100 * pin.low / ruler.end
-    high = 100.0 if pin.high is None else min(100.0, 100 * pin.high / ruler.end)
+    place, low, high = ruler.pin_span(pin)
     return element(
         "div",
         element(
@@ -426,28 +432,41 @@ def _ruler_drawing(ruler: Ruler, lanes: Sequence[int], top: int) -> list[Html]:
     labels = []
     for mark, lane in zip(ruler.marks, lanes, strict=True):
         percent = 100 * mark.place / ruler.end
-        place = _LEFT + span * percent / 100
-        ink = _INKS["muted"] if mark.verdict is None else _MARK_INKS[mark.verdict]
-        label = f"{_sign(mark)} {mark.label}"
-        width = _LETTER_PX * len(label)
-        begin = place - width * _shift(percent, mark.label) / 100
-        row = y + 52 + _LANE * lane
-        drawn.append(_box(place, y + 22, 1.5, 14 + _LANE * lane, _INKS["muted"]))
-        # A stem on its way to a lower row ends above the label and goes on below it.
-        labels.append(_box(begin - 2, row - 14, width + 4, 18, _INKS["ground"]))
-        labels.append(_text(label, begin, row, ink=ink))
+        stem = 14 + _LANE * lane
+        drawn.append(_box(_across(percent), y + 22, 1.5, stem, _INKS["muted"]))
+        labels += _label_drawing(mark, percent, y + 52 + _LANE * lane)
+    # After all stems, since one to a lower row passes behind the labels above it.
     drawn += labels
-    pin = ruler.shown_pin
-    if pin is not None:
-        place = _LEFT + span * pin.percent / ruler.end
-        low = _LEFT + span * pin.low / ruler.end
-        high = float(_LEFT + span)
-        if pin.high is not None:
-            high = min(high, _LEFT + span * pin.high / ruler.end)
-        drawn.append(_box(place, top + 26, 2, 30, _INKS["text"]))
-        drawn.append(_box(low, top + 40, high - low, 1.5, _INKS["text"]))
-        drawn.append(_text(_pin_label(pin), place + 6, top + 36))
+    if ruler.shown_pin is not None:
+        drawn += _pin_drawing(ruler, ruler.shown_pin, top)
     return drawn
+
+
+def _across(percent: float) -> float:
+    """Where a place on a ruler stands in a picture, in pixels. percent: of the ruler's length."""
+    return _LEFT + (_WIDTH - 2 * _LEFT) * percent / 100
+
+
+def _label_drawing(mark: Mark, percent: float, y: float) -> list[Html]:
+    """A mark's label on a ground that hides what is behind it. percent: see `_across`."""
+    label = f"{_sign(mark)} {mark.label}"
+    width = _LETTER_PX * len(label)
+    begin = _across(percent) - width * _shift(percent, mark.label) / 100
+    ink = _INKS["muted"] if mark.verdict is None else _MARK_INKS[mark.verdict]
+    return [
+        _box(begin - 2, y - 14, width + 4, 18, _INKS["ground"]),
+        _text(label, begin, y, ink=ink),
+    ]
+
+
+def _pin_drawing(ruler: Ruler, pin: LimitEstimate, top: int) -> list[Html]:
+    """The pin of a picture, with its range."""
+    place, low, high = map(_across, ruler.pin_span(pin))
+    return [
+        _box(place, top + 26, 2, 30, _INKS["text"]),
+        _box(low, top + 40, high - low, 1.5, _INKS["text"]),
+        _text(_pin_label(pin), place + 6, top + 36),
+    ]
 
 
 def _box(

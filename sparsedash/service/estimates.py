@@ -28,7 +28,8 @@ from sparsedash.schema.records import RESUMED, TASKS_CACHED, Run
 from sparsedash.schema.settings import SELF, RunSettings
 from sparsedash.schema.sparse_spec import DENSE, MAX_HEAL_STEPS, SparseSpec
 from sparsedash.schema.store_keys import mix_share
-from sparsedash.service.run_checks import main_memory, text_count
+from sparsedash.service.run_checks import count_passages, main_memory
+from sparsedash.storage.text_files import named_text_count
 
 START_S = 6.0
 """Seconds to import the engine, which a waiting worker has done already."""
@@ -133,8 +134,10 @@ def run_workload(
     corpus = settings.evaluation.corpus
     n_passages = resources.n_passages(settings)
     passage_tokens: float = resources.passage_tokens(corpus)
-    if count := text_count(corpus, data_dir):
-        n_passages = min(filter(None, (n_passages, count.n_passages)), default=None)
+    if n_in_file := count_passages(corpus, data_dir):
+        n_passages = min(n_passages or n_in_file, n_in_file)
+        count = named_text_count(corpus, data_dir)
+        assert count is not None, "its passages were counted"
         passage_tokens = count.n_characters / count.n_texts / CHARACTERS_A_TOKEN
     return Workload(
         shape=shape,

@@ -25,7 +25,7 @@ from sparsedash.stats.sparsity_search import require_passages
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import TextCount, named_text_count, names_file
+from sparsedash.storage.text_files import named_text_count, names_file
 
 P = ParamSpec("P")
 
@@ -152,23 +152,12 @@ def _most_tokens(settings: RunSettings, data_dir: Path) -> int:
 
 def count_passages(reference: str, data_dir: Path) -> int | None:
     """Passages of a file or an upload, 0 if unusable; None of other texts and of too large files."""
-    if names_file(reference) and reference_problem(
-        "evaluation text", reference, data_dir
-    ):
-        return 0
-    count = text_count(reference, data_dir)
-    return None if count is None else count.n_passages
-
-
-def text_count(reference: str, data_dir: Path) -> TextCount | None:
-    """What a file or an upload gives; None of one that is unusable or too large, and of other
-    texts.
-    """
-    if not names_file(reference) or reference_problem(
-        "evaluation text", reference, data_dir
-    ):
+    if not names_file(reference):
         return None
-    return named_text_count(reference, data_dir)
+    if reference_problem("evaluation text", reference, data_dir):
+        return 0
+    count = named_text_count(reference, data_dir)
+    return None if count is None else count.n_passages
 
 
 def lacks_text(reference: str, store: Store, hub: HubReach) -> bool:

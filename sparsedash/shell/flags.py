@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from sparsedash.catalog import presets
 from sparsedash.catalog.choices import OFFERED, CatalogEntry
 from sparsedash.catalog.usual_settings import (
-    method_meant,
+    methods_meant,
     refit_tokens,
     usual_method,
     usual_samples,
@@ -424,10 +424,7 @@ def _as_recommended(settings: R, shape: ModelShape, arguments: argparse.Namespac
     """
     named = named_flags(arguments)
     reason = "best, as this model has no channels but those of its experts"
-    # Two names may mean the same.
-    names = list(
-        dict.fromkeys(method_meant(name, shape) for name in _split(arguments.method))
-    )
+    names = methods_meant(_split(arguments.method), shape)
     if "--method" not in named:
         reason = "recommended"
         names = [usual_method(shape)]

@@ -30,6 +30,7 @@ from sparsedash.catalog.presets import (
 from sparsedash.catalog.run_rules import removal_error, require_possible
 from sparsedash.catalog.usual_settings import (
     method_meant,
+    methods_meant,
     refit_tokens,
     usual_method,
     usual_samples,
@@ -655,8 +656,7 @@ def _preset_fields(
         "Methods that set single weights to zero", MASKS, usual, shape
     )
     form_fields.show_hint(_MASKS)
-    meant = dict.fromkeys(method_meant(name, shape) for name in names)
-    return tuple(map(method_named, meant))
+    return tuple(map(method_named, methods_meant(names, shape)))
 
 
 def _offered(

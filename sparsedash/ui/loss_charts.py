@@ -64,15 +64,15 @@ _THREADS = {
 _CLICK = "Click a point to compare its answers with the dense model's."
 _BARS_95 = f"Bars: {wording.LEVEL} intervals."
 _BARS = "Bars: confidence intervals behind the verdict."
-_SIGNS = "Here: ✓ within, ✕ beyond, ? undecided."
+_SIGNS = "✓ within, ✕ beyond, ? undecided."
 _NOT_JUDGED = f"Accuracy is not judged: too few answers are right. {_BARS_95}"
 _BAND = "Green band: the acceptable loss."
 _CAPTIONS: dict[Measure, str] = {
     "word perplexity": _SIGNS,
-    "accuracy": _SIGNS,
+    "accuracy": f"Here: {_SIGNS}",
     "flips": _BARS_95,
     "share right": f"Bars and blue band: {wording.LEVEL} intervals of each model by itself.",
-    "tasks": f"A line for each task that is judged. {_SIGNS.removeprefix('Here: ')}",
+    "tasks": f"A line for each task that is judged. {_SIGNS}",
 }
 _HELP: dict[Measure, str] = {
     "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, as a geometric mean over "

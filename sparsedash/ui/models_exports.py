@@ -173,11 +173,8 @@ def request_export(backend: Backend, results: RunResults) -> None:
             bind=address_bar.BOUND,
         )
     widgets.remark(f"{wording.first_upper(FORMS[form])}.")
-    if form in filled_up:
-        saves = ["saves nothing: all blocks are padded to the dense width"]
-    else:
-        models = {model.record.key: model for model in results.sparse_models}
-        saves = savings(backend, results, models[record.key], number_format)
+    is_padded = form in filled_up
+    saves = _saving_words(backend, results, record, number_format, is_padded=is_padded)
     if results.run.source_type and number_format in WEIGHT_BYTES and "gguf" in possible:
         saves.append("quantised GGUF files are smaller")
     if verdict.verdict == "beyond":
@@ -206,6 +203,21 @@ def request_export(backend: Backend, results: RunResults) -> None:
             "Export", lambda: backend.submit(settings()), kind="primary"
         )
         widgets.remark(wording.first_upper(f"{'; '.join(saves)}."))
+
+
+def _saving_words(
+    backend: Backend,
+    results: RunResults,
+    record: Record,
+    number_format: Weights,
+    *,
+    is_padded: bool,
+) -> list[str]:
+    """What an export saves. is_padded: its blocks have the dense width."""
+    if is_padded:
+        return ["saves nothing: all blocks are padded to the dense width"]
+    models = {model.record.key: model for model in results.sparse_models}
+    return savings(backend, results, models[record.key], number_format)
 
 
 def _number_formats(

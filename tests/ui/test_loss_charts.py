@@ -113,7 +113,7 @@ def test_a_caption_says_what_the_signs_are_and_the_rest_is_behind_a_question_mar
     open_page, run
 ):
     app = open_page("overview")
-    assert "Here: ✓ within, ✕ beyond, ? undecided." in words(app)
+    assert "✓ within, ✕ beyond, ? undecided." in words(app)
     popovers = {drawn.proto.popover.label: drawn for drawn in app.get("popover")}
     help_ = popovers["How to read this chart: word perplexity"]
     assert "1.25 × means that" in words(
