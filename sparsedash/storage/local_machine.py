@@ -227,12 +227,13 @@ def memory_bytes() -> int:
 
 
 _CPU = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 
 
 def multiplies_bfloat16(cpu: Path = _CPU) -> bool:
-    """Whether the processor has tiles for products in bfloat16; False where it does not say."""
+    """Whether the processor has instructions for products in bfloat16; False where it does not say."""
     with suppress(OSError, ValueError):
-        return "amx_bf16" in cpu.read_text(encoding="ascii").split()
+        return not _BFLOAT16_FLAGS.isdisjoint(cpu.read_text(encoding="ascii").split())
     return False
 
 

@@ -109,7 +109,7 @@ def test_a_start_is_expected_to_take_as_long_as_the_longest_of_the_last_three_th
 
 
 @pytest.mark.parametrize(
-    ("bfloat16", "has_tiles", "dtype"),
+    ("bfloat16", "multiplies", "dtype"),
     [
         (2e11, False, "bfloat16"),
         (1.2e11, True, "float32"),
@@ -118,12 +118,12 @@ def test_a_start_is_expected_to_take_as_long_as_the_longest_of_the_last_three_th
     ],
 )
 def test_a_first_look_takes_the_format_that_is_clearly_faster(
-    backend, monkeypatch, bfloat16, has_tiles, dtype
+    backend, monkeypatch, bfloat16, multiplies, dtype
 ):
     speeds = bfloat16 and Speeds(float32=1e11, bfloat16=bfloat16)
     monkeypatch.setattr(backend._speed, "known", lambda: speeds)
     monkeypatch.setattr(
-        "sparsedash.service.backend.multiplies_bfloat16", lambda: has_tiles
+        "sparsedash.service.backend.multiplies_bfloat16", lambda: multiplies
     )
     assert backend.fastest_dtype() == dtype
 

@@ -217,11 +217,19 @@ def test_a_machine_is_overloaded_above_five_threads_for_four_processors(
     assert local_machine.is_overloaded() == is_busy
 
 
-def test_a_processor_says_whether_it_has_tiles_for_bfloat16(tmp_path):
+@pytest.mark.parametrize(
+    ("flags", "multiplies"),
+    [
+        ("avx512f amx_bf16 amx_tile", True),
+        ("avx512f avx512_bf16", True),
+        ("avx512f avx512_vnni", False),
+    ],
+)
+def test_a_processor_says_whether_it_multiplies_bfloat16(tmp_path, flags, multiplies):
     cpu = tmp_path / "cpuinfo"
-    cpu.write_text("flags\t: fpu avx512_bf16 amx_bf16 amx_tile\n")
-    assert multiplies_bfloat16(cpu)
-    cpu.write_text("flags\t: fpu avx512_bf16\n")
-    assert not multiplies_bfloat16(cpu) and not multiplies_bfloat16(
-        tmp_path / "nothing"
-    )
+    cpu.write_text(f"flags\t: fpu {flags}\n")
+    assert multiplies_bfloat16(cpu) == multiplies
+
+
+def test_a_processor_that_says_nothing_counts_as_without_bfloat16(tmp_path):
+    assert not multiplies_bfloat16(tmp_path / "nothing")
