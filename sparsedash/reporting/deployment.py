@@ -238,7 +238,7 @@ def savings(
         sizes = _file_bytes(shape, pruned, dtype)
     lines = [_file_line(model, sizes)]
     if source_bytes := backend.source_bytes(results.run):
-        lines.append(_beside_original(sizes, source_bytes))
+        lines.append(_beside_source(sizes, source_bytes))
     if not model.method.is_structured:
         return lines
     if shape is not None and shape.structure.mixtures:
@@ -282,18 +282,18 @@ def _file_line(model: ModelResult, sizes: tuple[int, int] | None) -> str:
     return f"file {percent(1 - after / before)} smaller: {size(before)} → {size(after)}"
 
 
-def _beside_original(sizes: tuple[int, int] | None, source_bytes: int) -> str:
+def _beside_source(sizes: tuple[int, int] | None, source_bytes: int) -> str:
     """How large a model's file is beside the quantised one that dense was unpacked from.
 
     sizes: bytes of dense's file and of the model's; None if not known.
     """
-    original = f"the {size(source_bytes)} original"
+    source_size = size(source_bytes)
     if sizes is None:
-        return f"beside {original}"
+        return f"quantised source: {source_size}"
     ratio = sizes[1] / source_bytes
     if ratio < 1:
-        return f"{percent(1 - ratio)} smaller than {original}"
-    return f"{factor(ratio)} {original}"
+        return f"{percent(1 - ratio)} smaller than the {source_size} source"
+    return f"the quantised source: only {source_size}"
 
 
 def _exact_gain(

@@ -130,7 +130,7 @@ def smallest_file(results: RunResults) -> ModelResult | None:
 
 
 def _judged_by(model: ModelResult) -> str:
-    """ "judged by perplexity; accuracy needs more"."""
+    """ "judged by perplexity; accuracy needs more passages"."""
     verdict = model.verdict
     counted = ["perplexity"]
     if verdict.accuracy is not None and verdict.accuracy.verdict != "undecided":
@@ -139,7 +139,7 @@ def _judged_by(model: ModelResult) -> str:
         counted.append(quantity(len(verdict.tasks), "task"))
     words = f"judged by {and_join(counted)}"
     if verdict.accuracy is not None and verdict.accuracy.verdict == "undecided":
-        words += "; accuracy needs more"
+        words += "; accuracy needs more passages"
     return words
 
 

@@ -163,7 +163,7 @@ def test_the_line_says_what_the_verdict_rests_on_and_what_the_shares_are_of():
     words = run_headline.basis_words(sweep_of(WITHIN, BEYOND))
     assert (
         words
-        == "120 passages · judged by perplexity; accuracy needs more · % of the MLP channels"
+        == "120 passages · judged by perplexity; accuracy needs more passages · % of the MLP channels"
     )
     run, records, result = specimens.search()
     stricter = results_of(run, records, result, tolerance=Tolerance())

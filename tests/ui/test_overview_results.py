@@ -582,8 +582,8 @@ def test_prompts_take_the_whole_width_where_no_answer_broke(open_page, backend):
     ("n_bytes", "line"),
     [
         (None, ""),
-        (100_000_000, " 5.05 × the 100 MB original"),
-        (600_000_000, " 15.9 % smaller than the 600 MB original"),
+        (100_000_000, " the quantised source: only 100 MB"),
+        (600_000_000, " 15.9 % smaller than the 600 MB source"),
     ],
 )
 def test_what_is_saved_stands_beside_the_file_that_the_model_was_unpacked_from(
@@ -596,4 +596,4 @@ def test_what_is_saved_stands_beside_the_file_that_the_model_was_unpacked_from(
     run, records = specimens.run(replace(SETTINGS, model=str(file)))
     backend.add_run((replace(run, source_type="Q4_1"), records))
     text = words(open_page("overview")).replace("\xa0", " ")
-    assert f"538 MB → 505 MB{line}" in text and ("MB original" in text) == bool(line)
+    assert f"538 MB → 505 MB{line}" in text and ("source" in text) == bool(line)

@@ -177,7 +177,7 @@ class GgufModel:
         for number, (name, tensor) in enumerate(self._tensors.items()):
             on_part(number, 2 * len(self._tensors))
             values = quants.dequantize(tensor.data, tensor.tensor_type).astype(
-                np.float32
+                np.float32, copy=False
             )
             for part_name, part in self._parts(name, values, config):
                 own_name = self._known.tensors[general_name(part_name)]

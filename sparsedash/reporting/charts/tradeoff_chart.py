@@ -29,7 +29,7 @@ from sparsedash.stats.sparsity_search import pareto_front
 from sparsedash.stats.tolerance import Verdict
 
 TITLES: dict[Measure, str] = {
-    "word perplexity": "Word perplexity, × dense; lower is worse",
+    "word perplexity": "Word perplexity, × dense; further down is worse",
     "accuracy": "Accuracy, points above or below dense",
     "flips": "Answers fixed and broken, %{of}",
     "share right": "Last words right, %{of}",
@@ -360,7 +360,7 @@ def gain_chart(
     )
     height = max(_GAIN_HEIGHT - _TOP - _BOTTOM, style.room_for(labels))
     title = (
-        "Answers broken, %{of}; lower is worse"
+        "Answers broken, %{of}; further down is worse"
         if measure == "flips"
         else TITLES[measure]
     )
