@@ -103,7 +103,7 @@ class PrunedModel:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Comparison:
-    """What a sparse model lost against a dense one on the same passages.
+    """Losses of a sparse model against a dense one on the same passages.
 
     verdict: "within", "beyond" or "undecided". sentence: the verdict in words. figures: losses and
     their intervals in words. losses: by measure, with numbers.

@@ -65,7 +65,7 @@ def n_layers_gone(shape: ModelShape, method: MethodSettings, permille: int) -> i
 
 
 def _without_experts(shape: ModelShape, method: MethodSettings) -> KeptParts:
-    """What would be left without all experts, or without all of their channels."""
+    """The parts kept without any experts, or without any of their channels."""
     nothing = (0,) * len(shape.widths)
     if method.removes_experts:
         return KeptParts(widths=shape.widths, experts=nothing)

@@ -68,7 +68,7 @@ class BuiltinTask:
         return _drawn(self.name)[:limit]
 
     def n_asked(self, limit: int | None) -> int:
-        """How many questions that is."""
+        """Number of questions."""
         return min(limit or self.n_questions, self.n_questions)
 
     def identity(self, limit: int | None) -> str:
@@ -155,7 +155,7 @@ DECIDING_TASKS = ("builtin:arithmetic", "builtin:copying")
 
 
 def unknown_builtin(references: Sequence[str]) -> str:
-    """What is wrong with a reference to a built-in task that does not exist, or ""."""
+    """Error in a reference to a built-in task that does not exist, or ""."""
     unknown = [
         task
         for task in references

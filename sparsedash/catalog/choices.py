@@ -62,7 +62,7 @@ class CatalogEntry:
 
     @property
     def reading(self) -> str:
-        """How a text set is read; empty of a model."""
+        """The reading of a text set; empty for a model."""
         if self.name == SELF:
             return "generated on this machine, then kept"
         if self.hub is None:

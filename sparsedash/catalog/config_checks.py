@@ -46,7 +46,7 @@ _CAUSAL_VALUES = {"is_causal": True, "use_bidirectional_attention": False}
 
 
 def config_problem(config: Mapping[str, Any], name: object) -> str:
-    """Why a model with this config.json cannot be pruned; empty where nothing speaks against it.
+    """The reason a model with this config.json cannot be pruned; empty if there is none.
     name: of the model.
     """
     says = f"the config of {name} says"
@@ -136,7 +136,7 @@ def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
 
 
 def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
-    """What changes in a config.json, given with all defaults, where only these layers are left."""
+    """Changes to a config.json, given with all defaults, if only these layers are kept."""
     changed: dict[str, Any] = {
         name: len(kept) for name in DEPTH_KEYS if config.get(name)
     }

@@ -582,7 +582,7 @@ Purpose = Literal[
 
 @dataclass(frozen=True)
 class StageCost:
-    """What a stage takes. seconds: for one model, None where that cannot be counted.
+    """Cost of a stage. seconds: for one model, None where that cannot be counted.
 
     memory: bytes beside the weights, by purpose.
     """

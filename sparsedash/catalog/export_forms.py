@@ -60,7 +60,7 @@ def is_gguf(model: str) -> bool:
 
 
 def _no_llama_cpp() -> str:
-    """Why llama.cpp cannot be used, without a final full stop; "" where it is installed."""
+    """The reason llama.cpp cannot be used, without a full stop; "" if it is installed."""
     command = install_command("-r requirements-gguf.txt")
     return (
         ""
@@ -72,7 +72,7 @@ def _no_llama_cpp() -> str:
 def llama_cpp_problem(
     model: str, model_type: str | None = None, methods: Iterable[MethodSettings] = ()
 ) -> str:
-    """Why llama.cpp can neither round nor run this model here; empty where it can.
+    """The reason llama.cpp can neither round nor run this model here; empty if it can.
 
     model_type: None if not known. methods: of its sparse models.
     """
@@ -92,14 +92,14 @@ def llama_cpp_problem(
 
 
 def _bias_problem(method: MethodSettings, model_type: str | None) -> str:
-    """Why llama.cpp cannot run the biases that this method adds to the family, or ""."""
+    """The reason llama.cpp cannot run the biases that this method adds, or ""."""
     if method.compensation != "bias" or model_type in (None, *BIASED_GGUF):
         return ""
     return f"compensation by a bias gives its blocks one, for which llama.cpp's graph of {model_type} has no place"
 
 
 def form_problem(form: Form, made: Pruned, shape: ModelShape | None) -> str:
-    """Why this sparse model cannot be written in this form; empty where it can. shape: of the dense
+    """The reason this sparse model cannot be written in this form; empty if it can. shape: of the dense
     model; None if not known.
 
     Whether a GGUF file can be written depends on the dense model's as well, and is known when that

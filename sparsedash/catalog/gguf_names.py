@@ -134,7 +134,7 @@ _MANY = re.compile(
 
 
 def gguf_problem(values: Mapping[str, Any], tensors: Iterable[str]) -> str:
-    """Why a file with these keys and tensors cannot be read as the model it is, or ""."""
+    """The reason a file with these keys and tensors cannot be read as its model, or ""."""
     architecture = values.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         return f"its architecture is {str(architecture)[:40]!r}; possible: {', '.join(ARCHITECTURES)}"

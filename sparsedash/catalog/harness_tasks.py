@@ -68,7 +68,7 @@ def _names_in(text: str) -> Iterator[str]:
 
 
 def no_such_task(name: str) -> str:
-    """Why the harness cannot be asked for a task of this name, or nothing."""
+    """The reason the harness cannot be asked for a task of this name, or nothing."""
     if name in harness_tasks():
         return ""
     shown = name[:_LONGEST_SHOWN]

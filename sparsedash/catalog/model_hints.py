@@ -1,4 +1,4 @@
-"""What cannot be inferred of some types of models: a line each, with its reason.
+"""Facts about some model types that cannot be inferred: a line each, with its reason.
 
 The keys are values of `model_type` in config.json.
 """

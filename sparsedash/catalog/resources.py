@@ -132,7 +132,7 @@ class RunDisk:
 
 
 def n_passages(settings: RunSettings) -> int | None:
-    """How many passages are evaluated, as far as is known before the text is read."""
+    """Number of passages evaluated, as far as known before the text is read."""
     limit = settings.evaluation.n_passages
     entry = _TEXTS.get(settings.evaluation.corpus)
     n_texts = entry.n_texts if entry else 0
@@ -247,7 +247,7 @@ def unfinished_bytes(shape: ModelShape, dtype: Dtype, *, streamed: bool) -> int:
 
 
 def texts_at_once(n_bytes: int) -> int:
-    """How many texts are written together. n_bytes: of the keys and values of one."""
+    """Number of texts written together. n_bytes: of the keys and values of one."""
     return min(MAX_TEXTS, max(MIN_TEXTS, CACHE_BYTES // max(1, n_bytes)))
 
 

@@ -51,7 +51,7 @@ def _require_samples_for_mix(
 
 
 def removal_error(method: MethodSettings, shape: ModelShape) -> SettingsError | None:
-    """Why this model has nothing that the method removes; None where it has."""
+    """The reason this model has nothing that the method removes; None if it has."""
     structure = shape.structure
     message = ""
     advice = "Choose another method."

@@ -1,4 +1,4 @@
-"""What to recommend for a model: a method, and as much calibration text as the method needs."""
+"""Recommendations for a model: a method, and as much calibration text as it needs."""
 
 from collections.abc import Iterable, Sequence
 

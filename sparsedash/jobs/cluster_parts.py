@@ -196,7 +196,7 @@ class ClusterMachine:
 
     @property
     def problem(self) -> str:
-        """Why it cannot be given a part, in words; empty if it can."""
+        """The reason it cannot be given a part, in words; empty if it can."""
         if self.n_slots < 1:
             return f"It was started without --resources {SLOT}=1."
         return "It has not reported yet." if self.facts is None else self.facts.problem

@@ -1,1 +1,1 @@
-"""What results say: words, tables, charts and files about them. Imports no Streamlit."""
+"""Words, tables, charts and files about results. Imports no Streamlit."""

@@ -1,4 +1,4 @@
-"""What a sparse model brings in use: speed, bytes, shapes, and the runtimes that load its files.
+"""Gains of a sparse model in use: speed, bytes, shapes, and the runtimes that load its files.
 
 Only what was measured, or is exact from the widths, is said.
 """
@@ -273,7 +273,7 @@ def savings(
 
 
 def _file_line(model: ModelResult, sizes: tuple[int, int] | None) -> str:
-    """What a model's file saves beside dense's. sizes: of dense's and its own; None if not known."""
+    """Saving of a model's file beside dense's. sizes: of dense's and its own; None if not known."""
     if not model.method.is_structured:
         return "file as large as dense: zeros stay in it"
     if sizes is None:
@@ -283,7 +283,7 @@ def _file_line(model: ModelResult, sizes: tuple[int, int] | None) -> str:
 
 
 def _beside_source(sizes: tuple[int, int] | None, source_bytes: int) -> str:
-    """How large a model's file is beside the quantised one that dense was unpacked from.
+    """Size of a model's file beside the quantised one that dense was unpacked from.
 
     sizes: bytes of dense's file and of the model's; None if not known.
     """
@@ -389,7 +389,7 @@ def timing_conditions(timing: Timing) -> str:
 
 
 def ceiling_words(timing: Timing) -> str:
-    """What ceilings are, and whether the intervals are as narrow as asked for."""
+    """Meaning of ceilings, and whether the intervals are as narrow as asked for."""
     text = "Ceiling: the speed-up if only multiply-adds (prefill) or bytes (decode, load) took time."
     if any(phase.phase == "load" for phase in timing.phases):
         text += " Loading is from the system's cache."

@@ -49,7 +49,7 @@ class AnswerKind(Enum):
 
 
 class RaceKind(Enum):
-    """How a race of methods ended."""
+    """Outcome of a race of methods."""
 
     TOO_FEW = auto()
     """Too few passages to rank methods."""
@@ -160,7 +160,7 @@ def search_kind(search: FindResult, ends: Sequence[M]) -> AnswerKind:
 
 
 def find_race(results: RunResults) -> Race | None:
-    """How the race of a run's methods ended; None where no two were tested at the same share."""
+    """Outcome of the race of a run's methods; None if no two were tested at the same share."""
     if not results.race:
         return None
     ahead = []
@@ -201,7 +201,7 @@ def find_race(results: RunResults) -> Race | None:
 def estimate_limit(
     results: RunResults, of_method: Sequence[ModelResult] | None = None
 ) -> LimitEstimate | None:
-    """Where a method meets the limit on straight lines from dense through its models.
+    """Estimate of a method's limit, on straight lines from dense through its models.
 
     None where it does not; where the first model over the limit loses _FAR times as much, since
     losses do not grow evenly so far; where it has one layer less than the one before; and where the

@@ -50,7 +50,7 @@ def ranking_sentence(ranking: Ranking) -> str:
 
 
 def ranking_caption(ranking: Ranking) -> str:
-    """How to read the ranking."""
+    """Instructions for reading the ranking."""
     score = "Right: share of right answers"
     if len(ranking.tasks) > 1:
         score = f"Right: mean of {len(ranking.tasks)} tasks, each of which counts alike"

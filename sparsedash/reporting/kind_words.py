@@ -1,4 +1,4 @@
-"""What a sparse model forgot, by kind of text, as a sentence, a table and JSON values."""
+"""A sparse model's losses by kind of text, as a sentence, a table and JSON values."""
 
 from dataclasses import asdict
 from statistics import median

@@ -167,7 +167,7 @@ def _with_unique_names(entries: Mapping[str, Entry]) -> dict[str, Entry]:
 
 
 def _origin(entry: Entry) -> str:
-    """How a model was made, after its name: number format, calibration text, budget."""
+    """Origin of a model, after its name: number format, calibration text, budget."""
     settings = entry.run.run.settings
     parts = [
         settings.dtype,
@@ -220,7 +220,7 @@ class Leaderboard:
 
     @property
     def sentence(self) -> str:
-        """How many models are beyond, within, undecided."""
+        """Numbers of models beyond, within, undecided."""
         judged = [self.verdict(key) for key in self.entries if key != self.baseline]
         beside = self.entries[self.baseline].title
         counts = []

@@ -149,7 +149,7 @@ def named_shares(models: Sequence[M]) -> Shares[M]:
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds(Generic[M]):
-    """Where the limit lies between the models of one method.
+    """Position of the limit between the models of one method.
 
     within: the largest share within that lies below every share beyond. beyond: the smallest share
     beyond. between: the undecided ones between these two. contradicting: those within above
@@ -163,7 +163,7 @@ class Bounds(Generic[M]):
 
 
 def limit_bounds(models: Sequence[M]) -> Bounds[M]:
-    """Where the limit lies between the models of one method, as a search would say."""
+    """Position of the limit between the models of one method, as a search would say."""
     ordered = sorted(models, key=lambda model: model.permille)
     decided = []
     for place, model in enumerate(ordered):

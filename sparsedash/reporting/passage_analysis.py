@@ -168,7 +168,7 @@ def change_ranges(changes: Sequence[float]) -> list[ChangeRange]:
 def count_by_range(
     changes: Sequence[float], ranges: Sequence[ChangeRange]
 ) -> list[int]:
-    """How many of the changes each range holds."""
+    """Number of changes in each range."""
     ends = [change_range.high for change_range in ranges[:-1]]
     counts = Counter(bisect_right(ends, change) for change in changes)
     return [counts[i] for i in range(len(ranges))]

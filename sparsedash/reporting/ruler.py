@@ -107,7 +107,7 @@ class Ruler:
 
     @property
     def axis_words(self) -> str:
-        """What the axis is of: "0 to 52 % of the MLP channels removed"."""
+        """Name of the axis: "0 to 52 % of the MLP channels removed"."""
         return f"0 to {self.end:.2g}{NBSP}% {self.axis}"
 
     @property
@@ -237,7 +237,7 @@ def _sign(mark: Mark) -> str:
 
 
 def _pin_label(pin: LimitEstimate) -> str:
-    """What stands beside a pin."""
+    """Label beside a pin."""
     return f"estimated limit: {pin.percent:.2g}{NBSP}%"
 
 

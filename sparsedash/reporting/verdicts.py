@@ -68,7 +68,7 @@ _TOO_FEW_RIGHT = "too few answers are right to judge accuracy"
 
 
 def flip_words(comparison: PairedComparison) -> str:
-    """How many answers broke and how many were fixed."""
+    """Numbers of answers that broke and that were fixed."""
     return f"{quantity(comparison.broke, 'answer')} broke, {comparison.fixed:,} fixed."
 
 
@@ -86,7 +86,7 @@ def limits_sentence(verdict: ToleranceVerdict, tolerance: Tolerance) -> str:
 
 
 def verdict_words(verdict: ToleranceVerdict, be: str = "is") -> str:
-    """What follows the name of a model: "costs too much: perplexity 1.35 × (limit 1.10 ×)".
+    """Verdict after the name of a model: "costs too much: perplexity 1.35 × (limit 1.10 ×)".
 
     With the measures that decided, and what within leaves open. be: "are" after several undecided
     models.

@@ -321,7 +321,7 @@ def least_memory_words(least: LeastMemory) -> str:
 
 
 def disk_words(takes: RunDisk) -> str:
-    """What a run takes in the data folder."""
+    """Disk space that a run takes in the data folder."""
     words = f"about {size(takes.stays_bytes)}"
     if takes.passing_bytes:
         return f"{words}, and up to {size(takes.passing_bytes)} more while it runs"
@@ -329,7 +329,7 @@ def disk_words(takes: RunDisk) -> str:
 
 
 def streaming_reason(resident_bytes: int | None, there_bytes: int | None) -> str:
-    """Why the weights of a model are read block by block."""
+    """The reason a model's weights are read block by block."""
     words = "The weights are streamed block by block"
     if resident_bytes is None:
         return f"{words}."
@@ -585,7 +585,7 @@ def file_stem(run: Run) -> str:
 
 
 def refit_words(n_needed: int, calibration: CalibrationSettings) -> str:
-    """How many calibration tokens a refit of experts needs, and whether there are so many; nothing
+    """Number of calibration tokens that a refit of experts needs, and whether there are so many; nothing
     where none is refitted.
     """
     if not n_needed:

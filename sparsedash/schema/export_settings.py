@@ -43,7 +43,7 @@ def possible_weights(form: Form) -> tuple[Weights, ...]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WrittenFiles:
-    """What was written. size, base_size: bytes of the weights, sparse and dense. layout: in words.
+    """Files written. size, base_size: bytes of the weights, sparse and dense. layout: in words.
 
     file: the name of a GGUF file.
     """

@@ -67,7 +67,7 @@ class FieldRow:
     starts: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def problem(self, value: Any) -> SettingsError | None:
-        """Why the setting cannot have this value, or None."""
+        """The reason the setting cannot have this value, or None."""
         try:
             self.check(value)
         except SettingsError as error:

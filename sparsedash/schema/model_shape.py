@@ -1,4 +1,4 @@
-"""What is known of a model without its weights: where its MLPs are, and all sizes.
+"""Facts known of a model without its weights: the places of its MLPs, and all sizes.
 
 Found and counted from its config by `engine.models.model_inspection`.
 """
@@ -68,7 +68,7 @@ class ExpertsLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class KeptParts:
-    """What is left of a model.
+    """Parts kept of a model.
 
     widths: inner channels of each block's MLP; 0 where there is none. removed_layers: blocks that
     are gone as a whole, ascending. experts: of each block; empty where all of them stay.
@@ -129,7 +129,7 @@ class ModelStructure:
         return any(self.mlps) and all(layout.out_bias for layout in self.mlps if layout)
 
     def width_values(self, widths: Sequence[int]) -> dict[str, int | list[int]] | None:
-        """What the config must say where the MLPs have these widths, by key; None where it cannot.
+        """Config values for MLPs of these widths, by key; None if the config cannot say them.
 
         widths: one a block, of which those without an MLP count for nothing.
         """
@@ -158,7 +158,7 @@ class ModelStructure:
         return changes
 
     def experts_values(self, kept: KeptParts) -> dict[str, int]:
-        """What the config must say of the experts that are left, by key."""
+        """Config values for the experts that are kept, by key."""
         values = {}
         for index, layout in self.mixtures.items():
             if kept.experts:

@@ -81,7 +81,7 @@ class AnsweredQuestion:
 
     @property
     def kind(self) -> QuestionKind:
-        """How it was answered."""
+        """The kind of answer."""
         return (
             "rolling"
             if self.right is None

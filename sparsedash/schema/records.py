@@ -317,7 +317,7 @@ class Pruned:
 
     @property
     def kept(self) -> KeptParts:
-        """What is left of the dense model."""
+        """Parts kept of the dense model."""
         return KeptParts(
             widths=self.widths,
             removed_layers=self.removed_layers,

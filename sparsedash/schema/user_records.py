@@ -1,4 +1,4 @@
-"""What users keep: prompts, choices, and names and pins of runs."""
+"""Records that users keep: prompts, choices, and names and pins of runs."""
 
 from dataclasses import dataclass
 

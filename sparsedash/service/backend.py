@@ -336,14 +336,14 @@ class Backend:
         return self._results.get(pair_records.Continuation, key)
 
     def why_missing(self, key: str, kind: type[Record] | type[Run] = Record) -> str:
-        """Why there is no such record, or run, as the end of a sentence."""
+        """The reason there is no such record, or run, as the end of a sentence."""
         sees = self._access.sees if kind is Run else self._access.sees_results
         return (
             self._store.why_missing(kind, key) if sees(key) else "is no longer stored"
         )
 
     def written_at(self, key: str) -> float | None:
-        """When the record with this key was written; None where the user sees none."""
+        """Time at which the record with this key was written; None if the user sees none."""
         return (
             self._store.written_at(Record, key)
             if self._access.sees_results(key)
@@ -418,7 +418,7 @@ class Backend:
         return preflight.stored_parts(settings, self._store)
 
     def reference_problem(self, field: ReferenceField, reference: str) -> str:
-        """Why what this field of a form names cannot be used, or nothing."""
+        """The reason a reference in this field of a form cannot be used, or nothing."""
         refused = self._access.reference_problem(field, reference)
         return refused or request_checks.reference_problem(
             field, reference, self.data_dir
@@ -430,7 +430,7 @@ class Backend:
 
     @property
     def request_rules(self) -> RequestRules:
-        """What the user can ask for."""
+        """The rules for the user's requests."""
         return RequestRules(
             lacks=self.lacks_text,
             n_passages=self._count_passages,
@@ -451,7 +451,7 @@ class Backend:
         return *references, *self._access.tasks_problems(settings.evaluation.tasks)
 
     def _request_problems(self, request: RunSettings | FindSettings) -> tuple[str, ...]:
-        """Why a run or a search cannot start, without estimates."""
+        """The reasons a run or a search cannot start, without estimates."""
         settings = planned_run(request)
         return self._refusals(settings) or run_checks.run_problems(
             request, self.data_dir, self.named_model(settings.model)

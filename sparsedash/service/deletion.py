@@ -81,7 +81,7 @@ class Housekeeping:
         self._access = access
 
     def holdings(self) -> Holdings:
-        """What the data folder holds now."""
+        """Contents of the data folder now."""
         cache = self.cache()
         files = holdings.stored_files(self._store, self._exports, self._uploads)
         return holdings.measure_holdings(self._store, self._results, cache, files)
@@ -291,7 +291,7 @@ def _reads(needed: Collection[str], model: str) -> bool:
 
 
 def _why_run_stays(run: Run, live: Iterable[Job], pinned: bool) -> str:
-    """Why a run cannot be deleted while these jobs are live; empty where it can."""
+    """The reason a run cannot be deleted while these jobs are live; empty if it can."""
     if pinned:
         return "it is pinned; unpin it first"
     for job in live:

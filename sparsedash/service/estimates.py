@@ -82,7 +82,7 @@ class Cached:
 
     @property
     def sparse(self) -> int:
-        """How many sparse models' answers are stored."""
+        """Number of sparse models whose answers are stored."""
         return len(self.points)
 
 

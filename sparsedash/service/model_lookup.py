@@ -45,7 +45,7 @@ _READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja")
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
-    """What is known of a model before it is loaded.
+    """Facts known of a model before it is loaded.
 
     family: its model_type. shape: None where it was not looked up yet. problem: why it cannot be
     pruned; empty if it can, as far as is known.
@@ -137,7 +137,7 @@ def look_up(names: Sequence[str], *, with_token: bool) -> dict[str, dict[str, st
 
 
 def gguf_file_problem(path: Path) -> str:
-    """Why this .gguf file cannot be read, by its header; empty if it can."""
+    """The reason this .gguf file cannot be read, by its header; empty if it can."""
     if path_kind(path) != "file":
         return f"{path} is no regular file. Name the .gguf file itself."
     try:
@@ -160,7 +160,7 @@ def _header_problem(path: Path, _stamp: str) -> str:
 
 
 def folder_problem(folder: Path) -> str:
-    """Why the model in this folder cannot be pruned, by its config; empty if it can."""
+    """The reason the model in this folder cannot be pruned, by its config; empty if it can."""
     if path_kind(folder / "config.json") != "file":
         return f"{folder} holds no config.json. Name the folder that save_pretrained() wrote."
     config = model_config(str(folder))

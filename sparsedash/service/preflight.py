@@ -35,7 +35,7 @@ from sparsedash.storage.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """How much memory a run may take.
+    """Memory that a run may take.
 
     measured_bytes: the peak of an earlier run of this model, by whatever methods; None where there
     was none. least: by the model's shape; None where that is not known. resident_bytes: the same

@@ -195,7 +195,7 @@ class Access:
             )
 
     def reference_problem(self, field: ReferenceField, reference: str) -> str:
-        """Why the user may not use what this field names, or nothing. No file is opened for it."""
+        """The reason the user may not use the reference in this field, or nothing. No file is opened for it."""
         if self.rules is None:
             return ""
         if field == "model":
@@ -212,7 +212,7 @@ class Access:
             raise AccessError(problem)
 
     def tasks_problems(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """Why the user may not ask some of these tasks; everybody may ask built-in and listed ones."""
+        """The reasons the user may not ask some of these tasks; everybody may ask built-in and listed ones."""
         problems = []
         for task in tasks:
             if task.startswith(FILE) and not self._may_read(
@@ -275,7 +275,7 @@ class Access:
 
 
 def unusable_tasks(tasks: Sequence[str]) -> str:
-    """Why a run with these tasks cannot start, checked without the harness; empty if it can."""
+    """The reason a run with these tasks cannot start, checked without the harness; empty if it can."""
     if unknown := unknown_builtin(tasks):
         return unknown
     if not BUILTIN_TASKS.keys() >= set(tasks) and find_spec("lm_eval") is None:
@@ -297,7 +297,7 @@ def upload_named(reference: str) -> str:
 
 
 def reference_problem(field: ReferenceField, reference: str, data_dir: Path) -> str:
-    """Why what this field names cannot be used, or nothing. data_dir: where uploads lie."""
+    """The reason a reference in this field cannot be used, or nothing. data_dir: where uploads lie."""
     if field == "model":
         return _named(field, _model_problem(reference))
     if names_file(reference):

@@ -107,7 +107,7 @@ def room_problem(
     shape: ModelShape | None,
     room: int,
 ) -> str:
-    """Why the calibration data of the models that are not stored exceeds the limit; empty if not.
+    """Error if the calibration data of the models that are not stored exceeds the limit, else empty.
 
     room: the limit, in bytes.
     """
@@ -124,7 +124,7 @@ def room_problem(
 
 
 def _refusal(rule: Callable[P, None], *values: P.args, **named: P.kwargs) -> str:
-    """What this rule says against these values; empty where nothing."""
+    """This rule's objection to these values; empty if it has none."""
     try:
         rule(*values, **named)
     except SparseDashError as error:

@@ -91,11 +91,11 @@ class StoredResults:
         )
 
     def why_missing(self, key: str) -> str:
-        """Why there is no record with this key, as the end of a sentence."""
+        """The reason there is no record with this key, as the end of a sentence."""
         return self.store.why_missing(Record, key)
 
     def written_at(self, key: str) -> float | None:
-        """When the record with this key was written; None where there is none."""
+        """Time at which the record with this key was written; None if there is none."""
         return self.store.written_at(Record, key)
 
 

@@ -1,4 +1,4 @@
-"""How often the router of a mixture chooses each expert, and which were removed."""
+"""Frequencies with which a mixture's router chooses each expert, and the removed experts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a sparse model forgot, by kind of text: estimates with intervals."""
+"""Estimates of a sparse model's losses by kind of text, with intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -89,7 +89,7 @@ def search_bounds(n_steps: int, within: Sequence[tuple[int, bool]]) -> tuple[int
 
 
 def first_crossing(points: Iterable[tuple[float, float]], limit: float) -> float | None:
-    """Where straight lines between the points first rise over a limit, or None."""
+    """First crossing of a limit by straight lines between the points, or None."""
     for (x, y), (further, more) in pairwise(points):
         if y <= limit < more:
             return x + (limit - y) / (more - y) * (further - x)

@@ -53,7 +53,7 @@ gives.
 
 @dataclass(frozen=True, kw_only=True)
 class TaskLosses:
-    """What a model lost on a task, before a verdict. broke, fixed, not_judged: as in TaskResult.
+    """A model's losses on a task, before a verdict. broke, fixed, not_judged: as in TaskResult.
 
     moments: of the loss over the questions that both answered, in the unit of `Loss`. least: the
     limit that comes with the task, where the tolerance is narrower and does not name it. clusters:
@@ -316,7 +316,7 @@ def overall_verdict(results: Sequence[TaskResult]) -> TaskVerdict:
 
 
 def _flips(pair: TaskPair) -> tuple[int, int]:
-    """How many answers broke, and how many were fixed."""
+    """Numbers of answers that broke and that were fixed."""
     broke = sum(bool(one.right) and not two.right for one, two in pair.questions)
     return broke, sum(bool(two.right) and not one.right for one, two in pair.questions)
 

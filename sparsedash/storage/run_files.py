@@ -106,7 +106,7 @@ class _RecordSummary(NamedTuple):
 
 
 class _Contents:
-    """What a file holds, without texts and answers, which may be more than fits in memory."""
+    """Contents of a file, without texts and answers, which may be more than fits in memory."""
 
     def __init__(self) -> None:
         self.run: Run | None = None

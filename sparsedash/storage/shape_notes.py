@@ -21,7 +21,7 @@ _PROOF_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class LookedUp:
-    """What the look-up of a config found: a shape, or why such a model cannot be pruned."""
+    """Result of looking up a config: a shape, or the reason such a model cannot be pruned."""
 
     shape: ModelShape | None = None
     problem: str = ""
@@ -33,7 +33,7 @@ def known_shape(store: Store, identity: str) -> ModelShape | None:
 
 
 def looked_up(store: Store, config: Mapping[str, Any]) -> LookedUp | None:
-    """What was found of a model with this config.json; None where it was not looked up yet."""
+    """Result of looking up this config.json; None if it was not looked up yet."""
     return recalled(store, _config_note(config), LookedUp)
 
 

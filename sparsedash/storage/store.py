@@ -120,13 +120,13 @@ class Store:
         return self.has_entry("records", _name(kind, key))
 
     def written_at(self, kind: type[R], key: str) -> float | None:
-        """When the record was written, in seconds since the epoch; None where there is none."""
+        """Time at which the record was written, in seconds since the epoch; None if there is none."""
         query = "SELECT store_time FROM Cache WHERE key = ? AND raw = 1"
         rows = self._select("records", query, _name(kind, key))
         return rows[0][0] if rows else None
 
     def why_missing(self, kind: type[R], key: str) -> str:
-        """Why `get` does not give this record, as the end of a sentence."""
+        """The reason `get` does not return this record, as the end of a sentence."""
         damaged = self.has_entry("records", DAMAGED + _name(kind, key))
         return "was damaged and is set aside" if damaged else "is no longer stored"
 

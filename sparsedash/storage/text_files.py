@@ -205,7 +205,7 @@ MIN_UPLOADED = 5
 
 @dataclass(frozen=True, kw_only=True)
 class TextCount:
-    """What a text file gives. n_texts: not empty. n_passages: different ones with a last word after
+    """Texts and passages of a text file. n_texts: not empty. n_passages: different ones with a last word after
     others.
 
     gaps: the last words of the first passages. no_gap: the first text that is no passage, or
@@ -262,7 +262,7 @@ def split_passage(text: str) -> tuple[str, str] | None:
 
 
 def count_texts(texts: Iterable[str]) -> TextCount:
-    """What these texts give."""
+    """Count of these texts and their passages."""
     seen = set[int]()
     n_texts = 0
     n_characters = 0

@@ -1,4 +1,4 @@
-"""What each user keeps: prompts, choices, and names and pins of runs."""
+"""Each user's prompts, choices, and names and pins of runs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace

@@ -161,7 +161,7 @@ _CHANGED: tuple[Kind, ...] = ("broke", "fixed")
 def _changes(
     result: TaskResult, slices: Sequence[Sequence[str]]
 ) -> Counter[tuple[str, Kind]]:
-    """How many answers of each slice are of each kind. slices: those of every question."""
+    """Numbers of answers of each kind in each slice. slices: those of every question."""
     changes = Counter[tuple[str, Kind]]()
     for names, (dense, sparse) in zip(slices, result.pair.questions, strict=True):
         if dense.right is not None and sparse.right is not None:
@@ -227,7 +227,7 @@ def _show_question(
 
 
 def _number(position: int) -> str:
-    """What the address and the page call a question."""
+    """Name of a question in the address and on the page."""
     return str(position + 1)
 
 

@@ -122,7 +122,7 @@ def show_layers_of(
 
 
 def _why_not_measured(method: MethodSettings) -> str:
-    """Why there is no loss of the layers on the calibration text."""
+    """The reason there is no loss of the layers on the calibration text."""
     if not method.reads_text:
         return "This method reads no calibration text, so no loss on it was measured."
     if not method.needs_statistics:
@@ -322,7 +322,7 @@ def _numbers(pruned: Pruned) -> list[Html]:
 
 
 def _removed_experts(pruned: Pruned) -> str:
-    """How many experts were removed of how many, in all layers."""
+    """Number of experts removed, of how many, in all layers."""
     n_kept = sum(kept for kept, _ in pruned.kept_of_dense)
     n_dense = sum(dense for _, dense in pruned.kept_of_dense)
     return (

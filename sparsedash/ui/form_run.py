@@ -141,7 +141,7 @@ def first_run_settings(backend: Backend) -> RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FormValues:
-    """What the fields of the form hold, before it is checked together.
+    """Values of the form's fields, before they are checked together.
 
     is_search: whether the goal is a search. tolerance: None where it cannot be used. presets,
     custom: the chosen methods; custom: None where its choices do not go together. kinds: types that

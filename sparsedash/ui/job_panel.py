@@ -399,7 +399,7 @@ def watch_live_jobs(backend: Backend, before: dict[int, tuple[str, int]]) -> Non
 
 
 def jobs_sentence(live: Sequence[Job]) -> str:
-    """How many jobs run and how many wait."""
+    """Numbers of jobs that run and that wait."""
     if not live:
         return "Nothing is running."
     n_running = sum(job.state == "running" for job in live)

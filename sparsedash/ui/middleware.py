@@ -45,7 +45,7 @@ _SEE = "docs/deployment.md says what a proxy must pass on."
 
 
 def checked_serving_rules() -> Serving | None:
-    """How others are served; None for this machine alone. Exits where that would not be safe.
+    """Rules for serving others; None for this machine alone. Exits if that would not be safe.
 
     Sets Streamlit's options too: the public host, or its WebSocket is refused, and the header with
     the user, to whom alone it then gives a session back.
@@ -212,7 +212,7 @@ def _not_logged_in(
 
 
 def _foreign(connection: HTTPConnection, rules: Serving | None) -> str:
-    """Why the request is not from a page of this server; empty where it may be."""
+    """The reason the request is not from a page of this server; empty if it may be."""
     host = connection.headers.get("host", "").lower()
     origin = connection.headers.get("origin")
     if rules is None:

@@ -57,7 +57,7 @@ _COARSE = (
 
 
 def exports_sentence(exports: list[Export]) -> str:
-    """How many models are exported, and how small the smallest is."""
+    """Number of exported models, and the size of the smallest."""
     if not exports:
         return "No exported model is kept."
     smallest = min(export.n_bytes / export.base_bytes for export in exports)
@@ -213,7 +213,7 @@ def _saving_words(
     *,
     is_padded: bool,
 ) -> list[str]:
-    """What an export saves. is_padded: its blocks have the dense width."""
+    """Savings of an export. is_padded: its blocks have the dense width."""
     if is_padded:
         return ["saves nothing: all blocks are padded to the dense width"]
     models = {model.record.key: model for model in results.sparse_models}

@@ -223,7 +223,7 @@ def _facts(
 def _measured_facts(
     backend: Backend, row: published_results.PublishedRow
 ) -> dict[str, str]:
-    """What the newest run of the row measured here."""
+    """Measurements of the row's newest run here."""
     here = reproduction.measured_row(row, backend.runs(), backend.record)
     if here is None:
         return {"Measured here": "not yet"}

@@ -1,4 +1,4 @@
-"""What pages are drawn of: headings, notes, tables, buttons, links, downloads, errors in words."""
+"""Building blocks of pages: headings, notes, tables, buttons, links, downloads, errors in words."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager

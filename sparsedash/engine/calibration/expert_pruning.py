@@ -107,7 +107,7 @@ def _prune_block(
     models: Sequence[tuple[MethodSettings, int]],
     report: Callable[[], None],
 ) -> list[KeptExperts]:
-    """What each model keeps of a block, at whose end the walk stands then.
+    """The parts of a block that each model keeps; the walk then stands at the block's end.
 
     models: with their counts.
     """
@@ -170,7 +170,7 @@ def _fitted_tokens(rows: Sequence[int], batch: Batch) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Routing:
-    """What the experts of a block get and give, of every real token.
+    """Inputs and outputs of a block's experts, for every real token.
 
     hidden: (n, d). choices, gates: (n, k), the experts chosen and their weights. output: (n, d).
     shared: inner activations of the shared expert that is as narrow, (n, c); (n, 0) where there is

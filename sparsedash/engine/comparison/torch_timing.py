@@ -211,7 +211,7 @@ def _require_cache(loaded: LoadedModel) -> None:
 
 
 def _kept(record: Record | None) -> KeptParts:
-    """What is left of the model. Raises JobError if it is not timed."""
+    """The parts that the model keeps. Raises JobError if it is not timed."""
     if record is None or record.pruned is None:
         raise JobError(
             "There is no sparse model to time: its result is no longer stored, or is dense.",

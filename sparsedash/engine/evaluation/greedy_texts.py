@@ -119,7 +119,7 @@ def _next_tokens(
 
 
 class _Endings:
-    """Where a written text ends: at a token that ends it, or before a stop text."""
+    """The end of a written text: at a token that ends it, or before a stop text."""
 
     def __init__(self, loaded: LoadedModel, stops: Sequence[str]) -> None:
         self._decode = loaded.tokenizer.decode

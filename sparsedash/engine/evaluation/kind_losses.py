@@ -33,7 +33,7 @@ _VALUES = 2**23
 
 
 class KindMeasurement(NamedTuple):
-    """What a model lost of each kind of text, and the field's figures over all of it."""
+    """A model's loss by kind of text, and the field's usual figures over all of it."""
 
     losses: tuple[KindLoss, ...]
     divergence: DivergenceFigures
@@ -63,7 +63,7 @@ class KindText:
     def measure(
         self, models: Sequence[Applied], on_block: Callable[[], None] = ignore
     ) -> list[KindMeasurement]:
-        """What each of these models lost; streamed weights are read once for all of them.
+        """The loss of each of these models; streamed weights are read once for all of them.
 
         Called while the loaded model is the dense one. on_block: called between blocks; may raise.
         """

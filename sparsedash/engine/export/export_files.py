@@ -162,7 +162,7 @@ def _write_shards(
 
 
 def _tower_tensors(base: Source, loaded: LoadedModel) -> Iterator[tuple[str, Tensor]]:
-    """What a model of text and images has beside its language model, as the checkpoint stores it."""
+    """Tensors beside the language model in a model of text and images, as the checkpoint stores them."""
     if loaded.model.get_decoder() is loaded.model.base_model:
         return
     names = loaded.model.state_dict().keys()
@@ -183,7 +183,7 @@ def _tower_tensors(base: Source, loaded: LoadedModel) -> Iterator[tuple[str, Ten
 
 
 def _layout_words(sparse: SparseModel, widths: Sequence[int] | None) -> str:
-    """What is in the files: "1,024 channels in every block"."""
+    """The files' contents: "1,024 channels in every block"."""
     kept = sparse.kept
     words = []
     if kept.experts:

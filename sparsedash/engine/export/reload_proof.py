@@ -60,7 +60,7 @@ _ADVICE = (
 
 
 class _Expected(NamedTuple):
-    """What the model in memory answers. right: verdicts. logits: of the first questions.
+    """Answers of the model in memory. right: verdicts. logits: of the first questions.
 
     rounded: those logits where this process rounds the inputs of products as llama.cpp does.
     """
@@ -144,7 +144,7 @@ def _expected(
     model_cache: ModelCache,
     on_step: OnStep,
 ) -> _Expected:
-    """What the sparse model in memory answers, its weights rounded as the files keep them."""
+    """Answers of the sparse model in memory, its weights rounded as the files keep them."""
     model = rebuilt.loaded.model
     step = Step(
         "prove", 0, 2 * len(questions), message="Evaluating the model in memory"
@@ -174,7 +174,7 @@ def _expected(
 
 
 def _faults(proof: Proof, answers: Mapping[str, Any]) -> list[str]:
-    """What differs from the sparse model, in words; none where the proof holds."""
+    """Differences from the sparse model, in words; none if the proof holds."""
     faults = []
     if answers["holes"]:
         tensors = ", ".join(answers["holes"][:5])

@@ -211,7 +211,7 @@ def _drawn(
 
 
 def _last_hidden(loaded: LoadedModel, batch: Batch) -> Tensor:
-    """What the output head is given, (n, d), of the real tokens of all rows."""
+    """Inputs of the output head, (n, d), for the real tokens of all rows."""
     output = loaded.model.base_model(
         input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
     )
@@ -475,7 +475,7 @@ class _Student:
 
 
 def _scale(weight: Tensor) -> float:
-    """What the rate of a parameter is multiplied by."""
+    """Factor of a parameter's learning rate."""
     return (
         float(weight.detach().square().mean().sqrt())
         if weight.dim() > 1

@@ -13,7 +13,7 @@ from sparsedash.storage.checkpoint import StageCheckpoint
 
 @dataclass(kw_only=True)
 class HealingState:
-    """How far a healing is, and its held-out divergence.
+    """Progress of a healing, and its held-out divergence.
 
     step: steps done. best: the least divergence, after kept_step. before: the initial one.
     """

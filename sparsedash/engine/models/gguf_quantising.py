@@ -47,7 +47,7 @@ _ADVICE = "Choose other weights, and please report this with the model and the m
 
 
 class ReadBack(NamedTuple):
-    """What a file holds: MLPs, and all other parameters by name.
+    """Contents of a file: MLPs, and all other parameters by name.
 
     tensors: number of each type. fell_back: of these, with rows that are no multiple of the type's.
     """

@@ -301,7 +301,7 @@ _OTHER_TYPE = (
 
 
 def _stored_problem(sparse: PrunedChannels) -> str:
-    """Why the kept weights are not those of the dense file, or ""."""
+    """The reason the kept weights are not those of the dense file, or ""."""
     if not sparse.experts or any(
         narrow.channels is not None for narrow in sparse.experts
     ):
@@ -314,7 +314,7 @@ def _stored_problem(sparse: PrunedChannels) -> str:
 
 
 def _stored(tensor: Any, kept: Array | None) -> Array:
-    """What the file holds of a tensor; of these experts alone, where they are named."""
+    """A tensor's data in the file; those of these experts alone, if they are named."""
     values: Array = tensor.data
     return values if kept is None else np.ascontiguousarray(values[kept])
 

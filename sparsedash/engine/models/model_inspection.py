@@ -56,7 +56,7 @@ _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
 
 def no_causal_type(model_type: str) -> str:
-    """That there is no causal model of this type, with the types whose names come nearest."""
+    """Error for a type without a causal model, with the types whose names come nearest."""
     problem = (
         f"transformers {transformers_version} does not know the type {model_type[:40]}"
     )

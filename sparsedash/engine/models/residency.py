@@ -1,4 +1,4 @@
-"""Where a model's weights are while it runs: all in memory, or streamed from files block by block.
+"""Placement of a model's weights while it runs: all in memory, or streamed from files block by block.
 
 Streamed weights are views of mapped safetensors files: the system reads what is touched, and is
 advised at every block to read the next one ahead and to drop the one before. Numbers are the same,

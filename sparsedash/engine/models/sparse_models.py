@@ -115,7 +115,7 @@ class PrunedChannels:
 
     @property
     def kept(self) -> KeptParts:
-        """What is left of the dense model."""
+        """The parts kept of the dense model."""
         return KeptParts(
             widths=self.widths,
             removed_layers=tuple(sorted(self.removed_layers)),
@@ -125,7 +125,7 @@ class PrunedChannels:
 
     @property
     def _kept_experts(self) -> tuple[int, ...]:
-        """How many of each block; empty where all of them stay."""
+        """Number of experts kept in each block; empty if all of them stay."""
         counts = tuple(len(narrow.kept) for narrow in self.experts)
         return () if counts == self.loaded.shape.experts else counts
 

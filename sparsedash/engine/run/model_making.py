@@ -209,7 +209,7 @@ def what_was_pruned(
     sparse: SparseModel,
     shape: ModelShape,
 ) -> Pruned:
-    """What was removed and healed, without errors or losses. shape: of the dense model."""
+    """Removal and healing, without errors or losses. shape: of the dense model."""
     return Pruned(
         spec=spec,
         calibration=calibration,

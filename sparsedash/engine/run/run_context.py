@@ -221,7 +221,7 @@ class RunContext:
 
     @cached_property
     def dense_scores(self) -> list[Tensor]:
-        """What the dense model predicts on these. Asked while the loaded model is the dense one."""
+        """The dense model's predictions on these. Asked while the loaded model is the dense one."""
         return next_token_scores(self.loaded, self.first_passages)
 
     @cached_property

@@ -26,7 +26,7 @@ class SinglePass:
         return self.step
 
     def progress(self, step: Step) -> Step:
-        """What to report instead of a stage's step."""
+        """Progress to report instead of a stage's step."""
         if step.stage != "calibrate":
             return self.step
         # The calibration counts all blocks.

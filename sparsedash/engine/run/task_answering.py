@@ -153,7 +153,7 @@ def _key(run: RunContext, task: Task, spec: SparseSpec) -> str:
 
 
 def _unheeded_rules(run: RunContext) -> list[str]:
-    """What the model's files ask for that changes its first choices."""
+    """Generation settings in the model's files that change its first choices."""
     config = run.loaded.model.generation_config
     rules = {name: getattr(config, name, None) for name in _RULES_OF_WRITING}
     return [

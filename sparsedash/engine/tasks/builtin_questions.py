@@ -42,7 +42,7 @@ class BuiltinQuestions:
 
     @property
     def n_questions(self) -> int:
-        """How many are asked."""
+        """Number of questions asked."""
         return self.task.n_asked(self.limit)
 
     n_requests = n_questions

@@ -35,7 +35,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a continuation without a context."""
+        """Token before a continuation without a context."""
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else int(bos)
 
@@ -89,7 +89,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return [sum(islice(log_likelihoods, n)) for n in n_windows]
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
-        """What the model writes after each prompt, its first choices up to a stop text."""
+        """Continuations of each prompt: the model's first choices up to a stop text."""
         by_rules = dict[str, list[int]]()
         for place, request in enumerate(requests):
             by_rules.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(

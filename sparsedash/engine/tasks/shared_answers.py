@@ -66,7 +66,7 @@ class SharedAnswers:
     def texts(
         self, prompts: Sequence[str], n_new: int, stops: Sequence[str], front: int
     ) -> list[list[str]]:
-        """What each model writes after these prompts. front: stands for a prompt without tokens."""
+        """Continuations of these prompts by each model. front: stands for a prompt without tokens."""
 
         def answer() -> list[list[str]]:
             tokens = [self.loaded.tokens(prompt) or [front] for prompt in prompts]

@@ -1,4 +1,4 @@
-"""What the fields of a user's task file may hold, and which targets its questions may have.
+"""Values allowed in the fields of a user's task file, and targets of its questions.
 
 Checked before the harness or a template sees them, so that a refusal names the field.
 """
@@ -19,7 +19,7 @@ _KINDS = ("generate_until", "loglikelihood", "loglikelihood_rolling", "multiple_
 
 
 class _Rule(NamedTuple):
-    """What a field may hold, in words and as a test."""
+    """Values allowed in a field, in words and as a test."""
 
     allowed: str
     holds: Callable[[Any], bool]

@@ -269,7 +269,7 @@ def changes_chart(
 
 
 def changes_words(counts: Sequence[int], words: Sequence[str]) -> str:
-    """What the histogram shows, for screen readers."""
+    """The histogram in words, for screen readers."""
     parts = [f"{n:,} {text}" for n, text in zip(counts, words, strict=True) if n]
     return f"{CHANGES_TITLE}, passages: {'; '.join(parts) or 'none'}."
 

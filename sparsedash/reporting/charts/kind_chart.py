@@ -71,7 +71,7 @@ def kind_chart(estimates: Sequence[KindEstimate], theme: Theme = "light") -> go.
 
 
 def kinds_words(estimates: Sequence[KindEstimate]) -> str:
-    """What the chart shows, for screen readers."""
+    """The chart in words, for screen readers."""
     return f"{KINDS_TITLE}: {'; '.join(map(_words, estimates))}."
 
 

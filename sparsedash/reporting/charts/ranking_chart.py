@@ -82,7 +82,7 @@ def ranking_chart(ranking: Ranking, theme: Theme = "light") -> go.Figure:
 
 
 def ranking_chart_words(ranking: Ranking) -> str:
-    """What the chart shows, for screen readers."""
+    """The chart in words, for screen readers."""
     parts = []
     for model in ranking.models:
         parts.append(

@@ -154,7 +154,7 @@ def _upright(x: float, line: dict[str, Any]) -> dict[str, Any]:
 
 
 def task_words(results: Sequence[TaskResult]) -> str:
-    """What the chart shows, for screen readers."""
+    """The chart in words, for screen readers."""
     parts = [
         f"{result.task} {result.loss.value / result.loss.most:.1f}, {result.verdict}"
         for result in results

@@ -434,7 +434,7 @@ def clicked_record(points: Sequence[Mapping[str, Any]]) -> str:
 
 
 def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity") -> str:
-    """What `tradeoff_chart` shows, for screen readers."""
+    """`tradeoff_chart` in words, for screen readers."""
     shares = measure == "share right"
     n_of = _of_all(tradeoff)
     over = f" over {quantity(tradeoff.n_passages, 'passage')}" if n_of else ""
@@ -473,7 +473,7 @@ def _of_all(tradeoff: TradeoffData) -> str:
 
 
 def gain_words(tradeoff: TradeoffData, gained: GainAxis, measure: Measure) -> str:
-    """What `gain_chart` shows, for screen readers."""
+    """`gain_chart` in words, for screen readers."""
     front = {key for key, _, _ in _front(tradeoff, gained, measure)}
     parts = []
     for label, points in tradeoff.lines.items():
@@ -488,7 +488,7 @@ def gain_words(tradeoff: TradeoffData, gained: GainAxis, measure: Measure) -> st
 
 
 def far_words(tradeoff: TradeoffData, measure: Measure) -> str:
-    """What the arrows mean; nothing where there are none."""
+    """Meaning of the arrows; nothing if there are none."""
     bottom = tradeoff_data.loss_axis(tradeoff, measure).bottom
     if any(point.readings[measure][0].value < bottom for point in tradeoff.sparse):
         return "An arrow at the lower edge: the point lies farther down; the table has its value."

@@ -75,7 +75,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class TradeoffData:
-    """What one chart shows: sparse models on their lines against the dense one.
+    """Data of one chart: sparse models on their lines against the dense one.
 
     lines: points by the label of their line, in drawing order; none yet for a method still to come.
     n_passages: what dense answered. sparsity_title: what the sparsity is a share of. planned: sparsities in
@@ -114,7 +114,7 @@ class TradeoffData:
         return min(100.0, max(shares) * 1.06)
 
     def dense_value(self, measure: Measure) -> float:
-        """Where the dense model stands on the axis of a measure."""
+        """Place of the dense model on the axis of a measure."""
         return (
             self.dense.readings[measure][0].value if measure == "share right" else 0.0
         )
@@ -194,7 +194,7 @@ class LossAxis:
     edge: float = -inf
 
     def place(self, reading: Reading) -> float:
-        """Where a value is drawn: at the edge where it is below the bottom."""
+        """Place where a value is drawn: at the edge if it is below the bottom."""
         return self.edge if reading.value < self.bottom else reading.value
 
     @property

@@ -161,7 +161,7 @@ def _zipped(file: Path) -> tuple[_Log, Iterable[Any]]:
 
 
 def _contents(file: Path, entries: Iterable[zipfile.ZipInfo]) -> Iterator[bytes]:
-    """What is packed in these entries. Raises CorpusError where it is damaged or too much."""
+    """Contents packed in these entries. Raises CorpusError where it is damaged or too much."""
     n_bytes = 0
     with file.open("rb") as stream:
         for entry in entries:

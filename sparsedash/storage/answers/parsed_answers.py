@@ -309,7 +309,7 @@ def shared_passage(doc: Any) -> str:
 
 
 def nested_entry(values: Any, *names: str) -> Any:
-    """What nested mappings hold under these names, or None."""
+    """Value of nested mappings under these names, or None."""
     for name in names:
         values = values.get(name) if isinstance(values, Mapping) else None
     return values
