@@ -131,7 +131,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """How much can go. share: the largest within the limits, 0 to 0.9; None if there is none.
+    """Result of a search. share: the largest within the limits, 0 to 0.9; None if there is none.
 
     sentence: the answer in words. trials: in the order they were made; the records that they name are not
     kept.

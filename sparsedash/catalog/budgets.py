@@ -89,7 +89,7 @@ def n_experts_kept(layout: ExpertsLayout, share: float) -> int:
 def fewer_experts(
     shape: ModelShape, method: MethodSettings, permille: int
 ) -> KeptParts:
-    """What is left without so many per mille of the budget in experts, or in channels of them."""
+    """Parts kept without so many per mille of the budget in experts, or in channels of them."""
     share = channel_share(shape, method, permille)
     if not method.removes_experts:
         widths = []

@@ -39,7 +39,7 @@ _SEED = 0
 
 
 class DrawnQuestion(NamedTuple):
-    """What is read, the answer that must follow it, and the kind of question."""
+    """The text read, the answer that must follow it, and the kind of question."""
 
     context: str
     answer: str

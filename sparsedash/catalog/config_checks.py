@@ -1,4 +1,4 @@
-"""What a config.json may say, and what changes in it where layers are removed."""
+"""Limits on a config.json, and changes to it where layers are removed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress

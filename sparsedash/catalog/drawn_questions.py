@@ -1,4 +1,4 @@
-"""What the built-in tasks ask: each function draws one question, with examples before it, and its
+"""Questions of the built-in tasks: each function draws one question, with examples before it, and its
 only answer.
 """
 

@@ -21,7 +21,7 @@ CLUSTER = "cluster"
 
 
 def resume_advice(kind: JobKind) -> str:
-    """What is kept of a job of this kind that ended early, and how it goes on, for a person."""
+    """Advice on a job of this kind that ended early: the parts that are kept, and how it goes on, for a person."""
     if kind in (*RUNS, "part"):
         return "Finished models are kept; “Resume” goes on from the last checkpoint."
     if kind == "continuation":

@@ -83,7 +83,7 @@ TimingOf = Callable[..., TimingSettings]
 def run_gains(
     backend: Backend, results: RunResults, name: GainName, timing_of: TimingOf
 ) -> tuple[GainAxis, Mapping[str, Sequence[ModelResult]]]:
-    """What the models of this run win on one axis; and those of which that is not known, by the
+    """Gains of the models of this run on one axis; and those of which that is not known, by the
     reason.
     """
     known: dict[str, Reading] = {}
@@ -223,7 +223,7 @@ def _better_for_speed(
 def savings(
     backend: Backend, results: RunResults, model: ModelResult, weights: str = ""
 ) -> list[str]:
-    """What a model saves beside dense and beside the file that dense was unpacked from; and memory
+    """Savings of a model beside dense and beside the file that dense was unpacked from; and memory
     and speed where they were measured.
 
     weights: the type of both files' weights; that of the run if not given.
@@ -533,7 +533,7 @@ def _shape_values(
 
 
 def _parts_name(shape: ModelShape) -> str:
-    """What the parts of the blocks are whose bytes are counted: MLPs, experts, or both."""
+    """Name of the parts of the blocks whose bytes are counted: MLPs, experts, or both."""
     names = ["MLPs"] if any(shape.widths) else []
     if shape.structure.mixtures:
         names.append("experts")

@@ -1,4 +1,4 @@
-"""What can be said of a run, as data: the kind of answer, the models that it names, the race, and
+"""Findings on a run, as data: the kind of answer, the models that it names, the race, and
 where the limit is met.
 
 `run_answer` turns it into sentences.
@@ -103,7 +103,7 @@ class LimitEstimate(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What can be said of a run or a search. is_so_far: more models may come."""
+    """Findings on a run or a search. is_so_far: more models may come."""
 
     kind: AnswerKind
     is_so_far: bool
@@ -112,7 +112,7 @@ class Findings:
 
 
 def findings(results: RunResults, ended: bool = False) -> Findings:
-    """What can be said of a run. ended: no more sparse models come, though it is not finished."""
+    """Findings on a run. ended: no more sparse models come, though it is not finished."""
     finished = ended or results.run.finished
     models = results.best
     search = results.judged_search

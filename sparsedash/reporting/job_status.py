@@ -112,7 +112,7 @@ def job_title(job: Job) -> tuple[str, str]:
 
 
 def job_name(backend: Backend, job: Job) -> str:
-    """What a job is: a run after its name, if it has one; another with its model, if a run has
+    """Name of a job: a run after its name, if it has one; another with its model, if a run has
     that.
     """
     title = job_title(job)[0]
@@ -180,7 +180,7 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
 
 
 def _start_words(backend: Backend) -> str:
-    """When the next job starts, after a comma: once the first running one ends; empty if unknown."""
+    """Start of the next job, after a comma: once the first running one ends; empty if unknown."""
     left_s = []
     for job in backend.jobs():
         if job.state == "running" and not job.stopping:
@@ -215,7 +215,7 @@ def _silent_s(job: Job) -> float:
 
 
 def job_announcement(backend: Backend, job: Job) -> str:
-    """How far a live job is, for those who hear it: a new sentence with every stage, model and
+    """Progress of a live job, for screen readers: a new sentence with every stage, model and
     tenth of the whole.
     """
     if job.state == "queued":
@@ -236,7 +236,7 @@ def attempt_words(job: Job) -> str:
 
 
 def waiting_run_estimate(backend: Backend, job: Job) -> str:
-    """How long a waiting run takes once it has started; nothing of other jobs, or where that is not
+    """Time that a waiting run takes once started; nothing of other jobs, or where that is not
     known.
     """
     # A resumed one takes less than when it was asked for.
@@ -258,7 +258,7 @@ def job_request(job: Job) -> RunSettings | FindSettings | None:
 
 
 def stage_facts(job: Job) -> str:
-    """How far a running job is in its stage, and how fast."""
+    """Progress and speed of a running job in its stage."""
     progress = job.progress
     is_counted = progress.unit in COUNTED
     parts = []

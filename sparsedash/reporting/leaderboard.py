@@ -529,7 +529,7 @@ def _loss_values(task: str, loss: Loss) -> dict[str, Value]:
 def _task_notes(
     comparisons: _Comparisons, baseline: str, tolerance: Tolerance
 ) -> dict[str, None]:
-    """Why answers are not paired, why tasks are not judged, and limits of their own."""
+    """Notes on answers that are not paired, tasks that are not judged, and limits of their own."""
     notes: dict[str, None] = {}
     for key, by_task in comparisons.items():
         for task, comparison in by_task.items():

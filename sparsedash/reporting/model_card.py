@@ -143,7 +143,7 @@ def _line(text: str) -> str:
 
 
 def _removed_words(pruned: Pruned) -> tuple[str, str]:
-    """What was done, as a sentence without its end, and how much is gone."""
+    """The pruning as a sentence without its end, and the share removed."""
     if pruned.method.removes_layers:
         return (
             "whole layers were removed",
@@ -198,7 +198,7 @@ def _making_table(facts: CardFacts, pruned: Pruned) -> str:
 
 
 def _experts_words(pruned: Pruned) -> str:
-    """How much of their experts the layers keep of how much; empty where nothing of them goes."""
+    """Share of their experts that the layers keep; empty if all of them stay."""
     if not pruned.method.prunes_experts:
         return ""
     noun = wording.kept_noun(pruned.method)
@@ -217,7 +217,7 @@ def _experts_words(pruned: Pruned) -> str:
 
 
 def _weights_words(facts: CardFacts, pruned: Pruned) -> str:
-    """How many weights a mixture has, and how many of them are active; empty of other models."""
+    """Numbers of a mixture's weights, total and active; empty for other models."""
     if not facts.shape.structure.mixtures:
         return ""
     dense_weights = wording.weights_of(facts.shape, facts.shape.whole)
@@ -261,7 +261,7 @@ intervals allow for every sparse model of the run.
 
 
 def _kinds_section(sparse: Record) -> str:
-    """What the model lost by kind of text, as a table with a sentence; empty where that was not
+    """The model's losses by kind of text, as a table with a sentence; empty where that was not
     measured.
     """
     rows = [tuple(cells) for cells in kind_cells(sparse)]
@@ -287,7 +287,7 @@ def _with_coded_tasks(judged: ModelResult) -> ModelResult:
 
 
 def _tasks_words(verdict: ToleranceVerdict) -> str:
-    """What it lost on tasks, each with its limit and verdict, as the beginning of a paragraph;
+    """The model's losses on tasks, each with its limit and verdict, as the beginning of a paragraph;
     nothing without any.
     """
     lost = [

@@ -54,7 +54,7 @@ class ModelResult:
 
     @property
     def pruned(self) -> Pruned:
-        """How it was made. Raises AssertionError for the dense model."""
+        """Origin of the sparse model. Raises AssertionError for the dense model."""
         assert self.record.pruned is not None, _NOT_PRUNED
         return self.record.pruned
 
@@ -77,7 +77,7 @@ class ModelResult:
 
     @property
     def spec(self) -> SparseSpec:
-        """How the model was pruned, healed and quantised."""
+        """Spec of the model: its pruning, healing and quantising."""
         return self.pruned.spec
 
     @property

@@ -273,7 +273,7 @@ in.
 
 
 def group_losses(pair: Pair, passages: Passages) -> Table:
-    """What every group of enough passages lost from left to right, with intervals that all hold
+    """Losses from left to right of every group of enough passages, with intervals that all hold
     together.
     """
     title = "Which passages break"
@@ -325,7 +325,7 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
 def _group_row(
     pair: Pair, positions: Sequence[int], alpha: float, mean: float
 ) -> tuple[list[str], dict[str, Value]]:
-    """What one group lost, in words and as values. alpha: of each interval. mean: of all passages."""
+    """Loss of one group, in words and as values. alpha: of each interval. mean: of all passages."""
     anytime = pair.left.stopping is not None or pair.right.stopping is not None
     losses = passage_losses([pair.outcomes(i) for i in positions], anytime=anytime)
     interval_of = anytime_mean_interval if anytime else mean_interval

@@ -1,4 +1,4 @@
-"""What quantising costs beside pruning: a sentence where quantising alone does better, and figures
+"""Cost of quantising beside pruning: a sentence where quantising alone does better, and figures
 of each type.
 
 Plain text: escape it before it becomes markup.

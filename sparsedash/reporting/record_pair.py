@@ -96,7 +96,7 @@ class Pair:
         )
 
     def fall(self, position: int) -> float:
-        """How much the target's log-probability fell from left to right; negative where it rose."""
+        """Fall of the target's log-probability from left to right; negative if it rose."""
         first, second = self.outcomes(position)
         return first.log_likelihood - second.log_likelihood
 
@@ -160,7 +160,7 @@ class Pair:
         return positions
 
     def shown(self, left: T, right: T) -> tuple[T, T]:
-        """What belongs to the left and the right model, in the order in which it is shown."""
+        """Values of the left and the right model, in the order in which they are shown."""
         return (right, left) if self.turned else (left, right)
 
     @property

@@ -443,7 +443,7 @@ def _ruler_drawing(ruler: Ruler, lanes: Sequence[int], top: int) -> list[Html]:
 
 
 def _across(percent: float) -> float:
-    """Where a place on a ruler stands in a picture, in pixels. percent: of the ruler's length."""
+    """Place on a ruler in a picture, in pixels. percent: of the ruler's length."""
     return _LEFT + (_WIDTH - 2 * _LEFT) * percent / 100
 
 
@@ -505,7 +505,7 @@ def _text(
 
 
 def _shift(place: float, label: str) -> float:
-    """How much of a label stands left of its place: half, but less or more near the ends; of a long
+    """Share of a label that stands left of its place: half, but less or more near the ends; of a long
     one as large a part as of the ruler, so that it stays within.
     """
     if len(label) > _LONG:

@@ -87,7 +87,7 @@ _ENDED: dict[JobState, str] = {
 
 
 def answer_sentence(results: RunResults, ended: bool = False) -> str:
-    """How much can be removed within the limits, and which method wins a race.
+    """Sentence on the share that can be removed within the limits, and the winner of a race.
 
     ended: no more sparse models come, though the run is not finished.
     """
@@ -136,7 +136,7 @@ def _answer_share(search: FindResult | None) -> str:
 
 
 def find_sentence(search: FindResult, models: Sequence[M]) -> str:
-    """How much can be removed, by a finished search. models: its trials."""
+    """Sentence on the share that can be removed, by a finished search. models: its trials."""
     kind = search_kind(search, search_ends(search, models))
     verdicts = _search_verdicts(search, models)
     return (
@@ -249,7 +249,7 @@ def _tested_on(models: Sequence[M]) -> str:
 
 
 def estimate_words(results: RunResults) -> str:
-    """Where word perplexity meets its limit; empty where it does not."""
+    """Sparsity at which word perplexity meets its limit; empty if it does not."""
     estimate = estimate_limit(results)
     if estimate is None:
         return ""
@@ -342,7 +342,7 @@ def rounding_note(model: ModelResult | ModelVerdict) -> str:
 
 
 def find_steps(search: FindResult) -> str:
-    """How the search got there: trials, steps, and how undecided ones were treated."""
+    """Course of the search: trials, steps, and the treatment of undecided ones."""
     n_evaluated = sum(trial.n_passages for trial in search.trials)
     n_steps = len(search.steps)
     sentence = (

@@ -59,7 +59,7 @@ def n_words(text: str) -> int:
 
 
 def headline(results: RunResults, ended: bool = False) -> str:
-    """How much can be removed within the limit, in at most fourteen words.
+    """The share that can be removed within the limit, in at most fourteen words.
 
     ended: no more sparse models come, though the run is not finished.
     """
@@ -202,7 +202,7 @@ def _shown(models: Sequence[ModelResult]) -> list[ModelResult]:
 def _clauses(
     bounds: Bounds[ModelResult], has_more: bool, first_decided: bool = True
 ) -> list[str]:
-    """What can go, what is too much, what is open, without full stops.
+    """Clauses on the shares that can go, are too much, or are open, without full stops.
 
     has_more: whether the text has passages that the run did not ask.
     """
@@ -275,7 +275,7 @@ def _short_name(model: ModelResult) -> str:
 def _search_sentences(
     results: RunResults, facts: Findings, search: FindResult
 ) -> list[str]:
-    """What a finished search found, with its estimate where that lies between the two ends."""
+    """Result of a finished search, with its estimate if that lies between the two ends."""
     if facts.kind is AnswerKind.SEARCH_TOO_FEW:
         return [f"{quantity(search.n_passages, 'passage')} cannot confirm any share."]
     if facts.kind is AnswerKind.SEARCH_LARGEST and search.answer is not None:

@@ -107,12 +107,12 @@ class RunRow:
 
     @property
     def address(self) -> str:
-        """What names it in an address."""
+        """Its name in an address."""
         return self.key[:RUN_ADDRESS_LENGTH]
 
     @property
     def about(self) -> str:
-        """What it is about, without its name."""
+        """Its subject, without its name."""
         return run_title(self.search or self.settings)
 
     @property
@@ -127,14 +127,14 @@ class RunRow:
 
     @property
     def seconds(self) -> float | None:
-        """How long all its attempts took; None while it is not finished."""
+        """Seconds of all its attempts; None while it is not finished."""
         if self.run is None or not self.run.finished or self.run.finished_at is None:
             return None
         return self.earlier_s + max(0.0, self.run.finished_at - self.run.started_at)
 
     @property
     def texts(self) -> str:
-        """What it is about where the title is a name; its texts and number format."""
+        """Its subject where the title is a name; its texts and number format."""
         settings = self.settings
         evaluation = settings.evaluation
         parts = [self.about] if self.mark.name else []
@@ -386,7 +386,7 @@ def rows_matching(rows: Sequence[RunRow], text: str, model: str) -> list[RunRow]
 
 
 def runs_sentence(rows: Sequence[RunRow]) -> str:
-    """What can be said of all runs by the page's limits, in fourteen words at most."""
+    """Headline on all runs by the page's limits, in fourteen words at most."""
     judged = [row.model.verdict for row in rows if row.model is not None]
     if not judged:
         n_live = sum(row.live for row in rows)
@@ -423,7 +423,7 @@ class _Line:
 
     @property
     def facets(self) -> tuple[str, ...]:
-        """What can tell its run from others: model, number format, text, its size, sparsities."""
+        """Facts that tell its run from others: model, number format, text, its size, sparsities."""
         settings = self.run.run.settings
         calibration = settings.calibration
         text = "no text"
@@ -454,7 +454,7 @@ class Overlay:
 
     @property
     def legend(self) -> Html:
-        """What the letters of the chart stand for; nothing where there are none."""
+        """Key to the letters of the chart; nothing if there are none."""
         items = []
         for i, (sign, label) in enumerate(self.signs.items()):
             mark = element("b", escape(sign), css=f"sd-line-{i}")

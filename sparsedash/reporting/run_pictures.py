@@ -95,7 +95,7 @@ def layer_strip(pruned: Pruned) -> Html:
 
 
 def strip_words(pruned: Pruned) -> str:
-    """How much each layer kept, in a sentence."""
+    """Shares that the layers keep, in a sentence."""
     gone = len(pruned.removed_layers)
     if gone:
         return f"{quantity(gone, 'layer')} of {len(pruned.widths)} gone."
@@ -115,7 +115,7 @@ def strip_words(pruned: Pruned) -> str:
 
 
 def _experts_words(mixtures: Sequence[tuple[int, int]], pruned: Pruned) -> str:
-    """How much of their experts the mixtures keep of how much, in a sentence."""
+    """Share of their experts that the mixtures keep, in a sentence."""
     noun = kept_noun(pruned.method)
     n_layers = len(pruned.widths)
     counts = dict.fromkeys(f"{kept:,} of {dense:,}" for kept, dense in mixtures)

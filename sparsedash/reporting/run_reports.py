@@ -164,7 +164,7 @@ def html_report(
 
 
 def _settings_list(run: Run) -> Html:
-    """How the run was made, and the key under which its settings are stored."""
+    """Settings of the run, and the key under which they are stored."""
     parts = [*wording.stored_run_details(run).split(" · "), f"run {run.key}"]
     return element("ul", *(element("li", escape(part)) for part in parts))
 
@@ -257,7 +257,7 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
 
 
 def _kinds_section(sparse: Record) -> list[Html]:
-    """What the right model lost by kind of text; empty where that was not measured."""
+    """Losses of the right model by kind of text; empty if not measured."""
     if not kind_estimates(sparse.by_kind):
         return []
     sentence = forgotten_sentence(sparse)

@@ -54,7 +54,7 @@ class RunResults:
 
     @property
     def title(self) -> str:
-        """What the run is called, and what it is about."""
+        """Name and subject of the run."""
         return wording.stored_run_title(self.run, self.name)
 
     @property

@@ -115,7 +115,7 @@ def file_row(file: StoredFile, zone: tzinfo | None) -> HeldRow:
 
 
 def file_question(file: StoredFile) -> str:
-    """What is asked before a file is deleted."""
+    """Question before a file is deleted."""
     noun, consequence = _FILES[file.kind]
     return f"Delete this {noun}, {wording.size(file.n_bytes)}? {consequence}"
 
@@ -144,7 +144,7 @@ def cache_table(cache: CacheContents) -> Table:
 
 
 def cache_question(cache: CacheContents) -> list[str]:
-    """What is asked before the cache is emptied, in sentences."""
+    """Question before the cache is emptied, in sentences."""
     spared = []
     if cache.spared:
         n_bytes = sum(item.n_bytes for item in cache.spared)
@@ -170,7 +170,7 @@ def cache_question(cache: CacheContents) -> list[str]:
 
 
 def cache_summary(cache: CacheContents) -> str:
-    """What emptying the cache deleted."""
+    """Report of an emptied cache."""
     return f"Deleted from the cache: {wording.size(cache.n_bytes)}."
 
 
@@ -192,7 +192,7 @@ def deletion_question(plan: RunDeletion, titles: Mapping[str, str]) -> list[str]
 
 
 def deletion_summary(deletion: RunDeletion, titles: Mapping[str, str]) -> str:
-    """What was deleted, in one line."""
+    """Report of a deletion, in one line."""
     deleted = "Nothing was deleted."
     if deletion.runs:
         deleted = f"Deleted: {_parts(deletion, titles)}."
@@ -226,7 +226,7 @@ def _runs(keys: Sequence[str], titles: Mapping[str, str]) -> str:
 
 
 def verification_sentence(verification: Verification, zone: tzinfo | None) -> str:
-    """What verification found, and when."""
+    """Result and time of a verification."""
     n = sum(verification.n_checked.values())
     when = wording.moment(verification.finished_at, zone)
     if verification.n_damaged:
@@ -236,7 +236,7 @@ def verification_sentence(verification: Verification, zone: tzinfo | None) -> st
 
 
 def verification_basis(verification: Verification) -> str:
-    """How much verification read, and how long it took."""
+    """Bytes read by a verification, and its duration."""
     seconds = max(0.0, verification.finished_at - verification.started_at)
     took = wording.duration_words(seconds)
     return f"{wording.size(verification.n_bytes)} read in {took}."

@@ -71,7 +71,7 @@ def _fall(dense: AnsweredQuestion, sparse: AnsweredQuestion) -> float:
 
 
 def answer_text(question: AnsweredQuestion) -> str:
-    """What a model answered, in short: the choice it took, or what it wrote."""
+    """A model's answer, in short: the choice it took, or what it wrote."""
     if question.chosen is not None:
         return readable(question.choices[question.chosen].text)
     if len(question.choices) > 1:

@@ -446,7 +446,7 @@ _REMOVED_WHOLE = {
 
 
 def kept_noun(method: MethodSettings) -> str:
-    """What of each layer is counted that a method keeps."""
+    """Noun for the parts of a layer that a method keeps."""
     nouns = {"expert": "experts", "expert-channel": "channels of each expert"}
     return nouns.get(method.pattern, "channels")
 
@@ -483,7 +483,7 @@ def measured_sparsity(pruned: Pruned) -> str:
 
 
 def healing_words(done: Healed) -> str:
-    """What healing did: "24 steps on calibration text; KL divergence from dense on 1,920 held-out
+    """Result of healing: "24 steps on calibration text; KL divergence from dense on 1,920 held-out
     tokens ...".
     """
     steps = f"{quantity(done.steps, 'step')} on calibration text"
@@ -497,12 +497,12 @@ def healing_words(done: Healed) -> str:
 
 
 def removed_or_zeroed(settings: MethodSettings) -> str:
-    """What happens to the weights that a method takes."""
+    """ "removed" or "set to zero", as a method does to its weights."""
     return "removed" if settings.is_structured else "set to zero"
 
 
 def share_of(settings: MethodSettings) -> str:
-    """What a method takes a share of."""
+    """Name of the whole that a method takes a share of."""
     if settings.is_structured:
         return f"of the {budget_titles([settings])[settings.budget]}"
     return (
@@ -564,7 +564,7 @@ def share_ends(settings: RunSettings) -> str:
 
 
 def stored_run_title(run: Run, name: str = "") -> str:
-    """What a stored run is about, whether it was one of given sparsities or a search; after its
+    """Title of a stored run, whether it was one of given sparsities or a search; after its
     name, if it has one.
     """
     about = run_title(run.find or run.settings)
@@ -572,7 +572,7 @@ def stored_run_title(run: Run, name: str = "") -> str:
 
 
 def file_stem(run: Run) -> str:
-    """What names of a run's files begin with, "smollm2-135m-10-20-3fa9c1d2": model, sparsities,
+    """Beginning of the names of a run's files, "smollm2-135m-10-20-3fa9c1d2": model, sparsities,
     key. Not sanitised: pass it to `file_name`.
     """
     model = run.settings.model.rstrip("/").rpartition("/")[2].rpartition(":")[2][:40]
@@ -601,7 +601,7 @@ def refit_words(n_needed: int, calibration: CalibrationSettings) -> str:
 
 
 def stored_run_details(run: Run) -> str:
-    """How a stored run was made, in one line."""
+    """Settings of a stored run, in one line."""
     details = run_details(run.find or run.settings)
     if run.source_type:
         details += f", unpacked from {run.source_type}"
@@ -646,7 +646,7 @@ def newer_words(newer: Mapping[str, str]) -> str:
 
 
 def source_note(source_type: str) -> str:
-    """What a quantised source means for the numbers; empty where the model was not quantised."""
+    """Note on a quantised source; empty if the model was not quantised."""
     if not source_type:
         return ""
     return (
@@ -667,7 +667,7 @@ def calibration_words(calibration: CalibrationSettings) -> str:
 
 
 def run_details(settings: RunSettings | FindSettings) -> str:
-    """How a run is made, in one line; of a search its limits first."""
+    """Settings of a run, in one line; of a search its limits first."""
     if isinstance(settings, FindSettings):
         limits = tolerance_words(settings.tolerance)
         return f"search made for {limits} · {run_details(planned_run(settings))}"

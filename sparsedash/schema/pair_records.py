@@ -177,7 +177,7 @@ def prompt_texts(
     sparse: str | None,
     continuation_of: Callable[[ContinuationSettings], Continuation | None],
 ) -> Iterator[PromptTexts]:
-    """What two models wrote after the prompts; none of a prompt that the dense one has not
+    """Texts that two models wrote after the prompts; none of a prompt that the dense one has not
     continued.
 
     dense, sparse: record keys. continuation_of: what is stored of a request.
@@ -251,7 +251,7 @@ class TimedPhase:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How fast a sparse model is beside its dense one, on one machine.
+    """Speed of a sparse model beside its dense one, on one machine.
 
     dense, sparse: record keys. machine: its processor or GPU. n_prompt, n_decode: tokens read, and
     written in one sample. dense_bytes, sparse_bytes: of all weights, as a file holds them. precise:

@@ -142,7 +142,7 @@ class QuestionSet:
 
     @property
     def kind(self) -> QuestionKind:
-        """How its questions were answered."""
+        """The kind of answers."""
         return self.questions[0].kind
 
     @property

@@ -184,7 +184,7 @@ class Reached:
 
 @dataclass(frozen=True, kw_only=True)
 class Healed:
-    """What healing did to a sparse model.
+    """Result of healing a sparse model.
 
     steps: trained. kept_step: after which the weights are those kept; 0: none was better, and they
     are as before.
@@ -231,7 +231,7 @@ class Quantised:
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """How a sparse model was made, enough to rebuild it, and how much of it is gone.
+    """Recipe of a sparse model, enough to rebuild it, and the shares removed.
 
     reached: what is gone, of every budget.
     widths: kept inner channels of each block's MLP, 0 where it has none or the whole layer is gone;
@@ -351,7 +351,7 @@ undecided.
 
 @dataclass(frozen=True, kw_only=True)
 class Stopping:
-    """How an evaluation ended that was to stop as soon as the paired difference to dense is
+    """End of an evaluation that was to stop as soon as the paired difference to dense is
     decided.
 
     n_answered of n_passages that were asked for. p_value: of a difference to dense, valid although

@@ -416,7 +416,7 @@ class RunSettings:
 
     @property
     def budget(self) -> Budget:
-        """What its sparsities are a share of, where channels are removed."""
+        """The whole of which its sparsities are shares, where channels are removed."""
         return next(
             (method.budget for method in self.methods if method.is_structured),
             "channels",

@@ -291,7 +291,7 @@ class Backend:
         return self.result(Run, key)
 
     def search(self, key: str) -> FindResult | None:
-        """What a search has found so far, or None. key: of its run."""
+        """Result of a search so far, or None. key: of its run."""
         return self.result(FindResult, key)
 
     def record(self, key: str) -> Record | None:
@@ -307,7 +307,7 @@ class Backend:
     def continuation(
         self, request: pair_records.ContinuationSettings
     ) -> pair_records.Continuation | None:
-        """What these models wrote, on request or in runs of theirs, or None."""
+        """Continuations by these models, on request or in their runs, or None."""
         requested = self.result(pair_records.Continuation, request.key())
         records = request.left, request.right, *request.others
         if requested is not None or not self._access.sees_results(*records):
@@ -317,7 +317,7 @@ class Backend:
     def first_texts(
         self, key: str, settings: RunSettings
     ) -> tuple[pair_records.PromptTexts, ...]:
-        """What dense and the first sparse model of a run write, as soon as they are made.
+        """Continuations by dense and the first sparse model of a run, as soon as they are made.
 
         key: of the run.
         """
@@ -444,7 +444,7 @@ class Backend:
         return run_checks.count_passages(reference, self.data_dir)
 
     def _refusals(self, settings: RunSettings) -> tuple[str, ...]:
-        """What the user may not use of what a run names."""
+        """The reasons the user may not use references in a run's settings."""
         references = self._access.reference_problems(
             *run_checks.named_references(settings)
         )

@@ -58,7 +58,7 @@ class RunDeletion:
 
 
 class Housekeeping:
-    """What the data folder holds, its deletion, and the limit of the artefacts.
+    """Contents of the data folder, their deletion, and the limit of the artefacts.
 
     Users may delete their own runs; all else is for administrators. Every method may raise
     StoreError, and AccessError.
@@ -109,7 +109,7 @@ class Housekeeping:
         return self._store.get(Verification, VerifySettings().key())
 
     def plan_deletion(self, keys: Collection[str]) -> RunDeletion:
-        """What deleting these runs would delete; nothing is deleted yet."""
+        """Plan of deleting these runs; nothing is deleted yet."""
         user_data = UserData(self._store, self._access.user)
         marks = user_data.marks()
         jobs = live_jobs(self._table)
@@ -179,7 +179,7 @@ class Housekeeping:
         return replace(plan, entries=entries)
 
     def cache(self) -> CacheContents:
-        """What emptying the cache would delete, and what it would spare."""
+        """Plan of emptying the cache: the entries to delete and to spare."""
         self._access.require_folder_access()
         verification = self.verification()
         damaged = (

@@ -73,7 +73,7 @@ PART_STAGES: dict[str, tuple[Stage, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Cached:
-    """What of a run is stored: its calibration, the dense answers, the answers of these points."""
+    """Stored parts of a run: its calibration, the dense answers, the answers of these points."""
 
     calibration: bool = False
     dense: bool = False
@@ -105,7 +105,7 @@ class RunPart:
 
 @dataclass(frozen=True, kw_only=True)
 class Duration:
-    """How long a run may take. seconds: of the known parts. unknown: names of the others.
+    """Duration of a run. seconds: of the known parts. unknown: names of the others.
 
     counted: parts that no run has measured here, counted from the speed of this machine. parts:
     the known ones with their seconds.
@@ -350,7 +350,7 @@ def _measured_s(run: Run, stage: Stage) -> float | None:
 
 
 def _pruning(settings: RunSettings) -> set[MethodSettings]:
-    """What decides how long pruning takes: the methods, whatever their budget."""
+    """Settings that decide how long pruning takes: the methods, whatever their budget."""
     return {
         replace(spec.method, budget="channels")
         for spec in settings.points

@@ -1,4 +1,4 @@
-"""What the data folder holds: runs, the cache, files of users, and which records refer to which."""
+"""Contents of the data folder: runs, the cache, files of users, and which records refer to which."""
 
 import shutil
 from collections import Counter
@@ -70,7 +70,7 @@ class RunHolding(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CacheContents:
-    """What emptying the cache deletes, and what it spares for live jobs."""
+    """Entries that emptying the cache deletes, and those it spares for live jobs."""
 
     items: tuple[CacheItem, ...]
     spared: tuple[CacheItem, ...]
@@ -89,7 +89,7 @@ class CacheContents:
 
 @dataclass(frozen=True, kw_only=True)
 class Holdings:
-    """What the data folder holds. runs, files: largest first.
+    """Contents of the data folder. runs, files: largest first.
 
     run_bytes: of all runs, shared parts once. n_bytes: of all but the table of jobs. room_bytes:
     limit of the artefacts. room_fixed: whether the environment sets that.

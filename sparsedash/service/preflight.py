@@ -67,7 +67,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class DiskNeed:
-    """What the run takes in the data folder where nothing of it is stored. free_bytes: of its disk,
+    """Disk space that the run takes where nothing of it is stored. free_bytes: of its disk,
     where it tells.
     """
 
@@ -185,7 +185,7 @@ def _is_answered(
 
 
 def first_texts(settings: RunSettings, store: Store) -> tuple[PromptTexts, ...]:
-    """What dense and the first sparse model of a run under way write after its prompts.
+    """Continuations of a live run's prompts by dense and the first sparse model.
 
     These texts are stored before any record. None of a prompt that dense has not continued.
     """

@@ -203,7 +203,7 @@ class Access:
         return _named(field, self._text_refusal(reference))
 
     def reference_problems(self, *named: tuple[ReferenceField, str]) -> tuple[str, ...]:
-        """What of these fields and references the user may not use."""
+        """The reasons the user may not use some of these references."""
         return tuple(filter(None, starmap(self.reference_problem, named)))
 
     def require_allowed(self, *named: tuple[ReferenceField, str]) -> None:

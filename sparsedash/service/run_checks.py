@@ -32,7 +32,7 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, kw_only=True)
 class RequestRules:
-    """What can be asked for here: the rules of the form, for whatever proposes a request.
+    """The rules of the form, for whatever proposes a request.
 
     lacks: see `lacks_text`. n_passages: see `count_passages`. problems: why a request cannot start.
     """

@@ -76,7 +76,7 @@ class StoredResults:
         return self.store.get(Record, key)
 
     def search(self, key: str) -> FindResult | None:
-        """What the search behind the run with this key has found."""
+        """Result of the search behind the run with this key."""
         return self.store.get(FindResult, key)
 
     @cached_property
@@ -85,7 +85,7 @@ class StoredResults:
         return AnswerCache(self.store)
 
     def continuation(self, settings: ContinuationSettings) -> Continuation | None:
-        """What runs had these models write, or None."""
+        """Continuations by these models in runs, or None."""
         return joined_continuation(
             settings, lambda request: self.store.get(Continuation, request.key())
         )

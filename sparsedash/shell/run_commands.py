@@ -179,7 +179,7 @@ def revision_lines(run: Run, store: Store) -> list[str]:
 
 
 def _still_stored(result: T | None) -> T:
-    """What was stored a moment ago. Raises JobError where it was deleted meanwhile."""
+    """The record stored a moment ago. Raises JobError where it was deleted meanwhile."""
     if result is None:
         raise JobError(
             "Results of this run were deleted while it ran.", "Run it again."

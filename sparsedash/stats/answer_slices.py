@@ -28,7 +28,7 @@ _MAX_TERMS = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """What was lost in a slice of a task. name: "subject: law". result: as of a task, judged together
+    """Loss in a slice of a task. name: "subject: law". result: as of a task, judged together
     with all slices. rest_loss: of the task's other questions, in the unit of `Loss`. p_value: of the
     same loss in the slice and the rest, after Holm over all slices; None where one side has fewer
     than MIN_PASSAGES questions, or clusters.

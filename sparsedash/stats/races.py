@@ -25,7 +25,7 @@ _LARGEST = log10(0.5)
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodDifference:
-    """How much less likely one model finds the targets than another, on the passages that both
+    """Difference in the likelihood of the targets between two models, on the passages that both
     answered.
 
     value, low, high: the mean in nats with its interval at `level`; below zero where it finds them

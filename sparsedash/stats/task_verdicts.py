@@ -301,7 +301,7 @@ def _accuracy_interval(task: TaskLosses, alpha: float) -> tuple[float, float]:
 
 
 def joint_verdict(verdicts: Set[TaskVerdict]) -> TaskVerdict:
-    """That of several models: beyond where any is, within where every one is."""
+    """Verdict on several models: beyond if any is, within if all are."""
     if "beyond" in verdicts:
         return "beyond"
     if verdicts == {"within"}:

@@ -1,3 +1,3 @@
-"""What is kept in the data folder between runs: results, uploads, prompts; and hashes that tell
+"""Data kept between runs: results, uploads, prompts; and hashes that tell
 local files apart.
 """

@@ -219,7 +219,7 @@ class TextCount:
     no_gap: str
 
     def passages_problem(self, fewest: int) -> str:
-        """Why these texts cannot be answered, as the end of a sentence that begins with the file's
+        """The reason these texts cannot be answered, as the end of a sentence that begins with the file's
         name, or empty.
 
         fewest: MIN_UPLOADED of an upload, where each text must be a passage; less of a file,
@@ -289,7 +289,7 @@ def count_texts(texts: Iterable[str]) -> TextCount:
 
 
 def named_text_count(reference: str, data_dir: Path) -> TextCount | None:
-    """What the file of a reference gives; None of one not there or larger than an upload.
+    """Count of a reference's file; None if it is not there or larger than an upload.
 
     Raises CorpusError.
     """
@@ -407,7 +407,7 @@ class Uploads:
         return reference
 
     def reference(self, name: str, content: bytes) -> str:
-        """What names an upload of this content, kept or not."""
+        """Reference to an upload of this content, kept or not."""
         return f"{UPLOAD}{_harmless(name)}@{hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]}"
 
     def kept(self) -> dict[str, int]:

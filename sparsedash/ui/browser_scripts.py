@@ -35,7 +35,7 @@ it likes.
 
 
 class ChartFile(NamedTuple):
-    """What a chart's file is called and what stands above its drawing. Texts may be foreign.
+    """Name of a chart's file, and the text above its drawing. Texts may be foreign.
 
     name: without its ending. about: lines under the title: model, limit, date.
     """

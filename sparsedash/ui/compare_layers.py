@@ -1,4 +1,4 @@
-"""What each layer of a sparse model lost: sentence, at most three numbers, chart, tables of losses
+"""Losses of each layer of a sparse model: sentence, at most three numbers, chart, tables of losses
 and sizes.
 """
 
@@ -131,7 +131,7 @@ def _why_not_measured(method: MethodSettings) -> str:
 
 
 def layers_sentence(pruned: Pruned) -> str:
-    """What the layers lost, in a sentence; above all whether they were fitted to the wrong text."""
+    """The layers' losses, in a sentence; above all whether they were fitted to the wrong text."""
     if pruned.quantised and not pruned.sparsity_permille:
         return "No channel was removed: every layer is dense's, quantised."
     if pruned.method.removes_layers:
@@ -174,7 +174,7 @@ def layers_sentence(pruned: Pruned) -> str:
 
 
 def hidden_losses(pruned: Pruned) -> str:
-    """Why layers with nearly no loss may still make the model diverge; "" where none does."""
+    """The reason layers with nearly no loss may still make the model diverge; "" if none does."""
     if not pruned.layer_errors or not pruned.alone:
         return ""
     usual = median(_of_cut(pruned, pruned.alone))

@@ -222,7 +222,7 @@ def follow_usual(key: str, usual: Any) -> None:
 
 
 def _gives(backend: Backend, field: ReferenceField, reference: str) -> Html:
-    """What a text that was uploaded gives, in words."""
+    """Contents of an uploaded text, in words."""
     try:
         count = named_text_count(reference, backend.data_dir)
     except SparseDashError as error:

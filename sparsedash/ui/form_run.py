@@ -351,7 +351,7 @@ def _draw_fields(backend: Backend) -> tuple[FormValues, _Places]:
 
 
 def _methods_table() -> Table:
-    """What each named method removes, what it costs, and how its models load in transformers."""
+    """Table of the named methods: what each removes, its cost, how its models load in transformers."""
     rows = []
     for method in METHODS:
         settings = method.settings

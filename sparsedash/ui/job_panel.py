@@ -109,7 +109,7 @@ def _head(backend: Backend, job: Job) -> Html:
 
 
 def _details(backend: Backend, job: Job) -> str:
-    """How the job's run is made, and for whom where somebody else asked for it."""
+    """Settings of the job's run, and its user if that is somebody else."""
     _, details = job_status.job_title(job)
     # Who asked for the same does not learn who else did.
     if backend.sees_all and job.owner not in ("", login.current_user()):
@@ -317,7 +317,7 @@ def job_search(job: Job) -> FindSettings | None:
 
 
 def _show_measurements(backend: Backend, job: Job, forecast: Preflight) -> None:
-    """What a run took, next to its estimate."""
+    """Time and memory that a run took, next to the estimates."""
     run = backend.run(job.key)
     if run is None:
         widgets.note("Its results are no longer stored.")

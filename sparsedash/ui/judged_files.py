@@ -93,7 +93,7 @@ def offer_to_open_answers(backend: Backend) -> None:
 
 
 def opened(backend: Backend) -> Opened:
-    """What the address names."""
+    """The judged models that the address names."""
     return _opened(backend, _keys(), query_value(BASELINE))
 
 

@@ -158,7 +158,7 @@ def _show_shares(backend: Backend, results: RunResults) -> None:
 def _resume_without_panel(
     backend: Backend, run: Run, job: Job | None
 ) -> Callable[[], object] | None:
-    """What puts the run in the queue again; None where the panel of its job has the button."""
+    """Action that puts the run in the queue again; None where the panel of its job has the button."""
     if job is not None and job.state != "done":
         return None
     return lambda: job_panel.follow(backend.submit(run.find or run.settings), run.key)
@@ -224,7 +224,7 @@ def _offer_newer(backend: Backend, run: Run) -> None:
 
 
 def _takes(backend: Backend, results: RunResults, step: NextStep) -> str:
-    """What a step takes, as the end of its button; nothing where that is not known, or it is what
+    """Time that a step takes, as the end of its button; nothing where that is not known, or it is what
     ran already.
     """
     if not step.link or step.request in (None, results.run.find, results.run.settings):

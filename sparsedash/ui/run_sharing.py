@@ -1,4 +1,4 @@
-"""What pages share of a run: its report, the pair that its answer names, the passage that broke
+"""Parts of a run that pages share: its report, the pair that its answer names, the passage that broke
 worst.
 """
 

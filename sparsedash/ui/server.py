@@ -30,7 +30,7 @@ LATE_S = 30.0
 
 @dataclass(eq=False)
 class _Rounds:
-    """When the last round of reconciling was complete, and what has failed since."""
+    """Time of the last complete round of reconciling, and failures since."""
 
     done_at: float = field(default_factory=time.monotonic)
     problem: str = ""

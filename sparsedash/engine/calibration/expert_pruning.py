@@ -272,7 +272,7 @@ def _read_again(
     before: list[Tensor],
     after: Sequence[Tensor] | None,
 ) -> tuple[Tensor, _Routing]:
-    """What the kept experts have to make up for, (n, d), and the routing to them, without an output.
+    """Error that the kept experts have to make up for, (n, d), and the routing to them, without an output.
 
     before: hidden states of each batch, which give way to those after the block where it is not
     read again, else None.

@@ -17,7 +17,7 @@ def model_groups(loaded: LoadedModel, models: Sequence[Applied]) -> list[list[in
 def reading(
     loaded: LoadedModel, models: Sequence[Applied], numbers: Sequence[int]
 ) -> Iterator[list[Applied]]:
-    """What to apply while each of these models reads; inside, one in memory is applied already."""
+    """Changes to apply while each of these models reads; inside, one in memory is applied already."""
     if loaded.residency.streamed:
         yield [models[number] for number in numbers]
         return

@@ -192,7 +192,7 @@ def _block_read_back(
 
 
 def _others_read_back(sparse: PrunedChannels, stored: _Stored) -> dict[str, Tensor]:
-    """What a file stores beside MLPs. Parameters that share their memory in the model share it here."""
+    """Parameters that a file stores beside MLPs. Parameters that share their memory in the model share it here."""
     model = sparse.loaded.model
     parameters = dict(model.named_parameters(remove_duplicate=False))
     shared: dict[int, nn.Parameter] = {}

@@ -542,7 +542,7 @@ def _shape_of_experts(
 
 
 def _of_experts(mixture: Experts, narrow: KeptExperts, part: str) -> Array:
-    """What is left of the experts of a block, under GGUF's name for a part of them."""
+    """The kept experts of a block, under GGUF's name for a part of them."""
     tensors = mixture.sliced(narrow)
     if part == "ffn_gate_inp":
         tensor = tensors[f"{mixture.layout.router}.weight"]

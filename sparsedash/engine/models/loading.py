@@ -79,7 +79,7 @@ class LoadedModel:
 
     @property
     def structure(self) -> ModelStructure:
-        """Where its MLPs are."""
+        """Structure of the model: the places of its MLPs."""
         return self.shape.structure
 
     @property

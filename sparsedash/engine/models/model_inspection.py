@@ -1,4 +1,4 @@
-"""What a model's config says without its weights: the structure, proven on a tiny model, and all
+"""Facts in a model's config, without its weights: the structure, proven on a tiny model, and all
 sizes, counted on the meta device.
 """
 
@@ -250,14 +250,14 @@ def _counted(model: PreTrainedModel, structure: ModelStructure) -> ModelShape:
 
 
 class _Channel(NamedTuple):
-    """What leaves with one channel of an MLP."""
+    """Parts removed with one channel of an MLP."""
 
     n_weights: int
     n_biases: int
 
 
 class _Expert(NamedTuple):
-    """What leaves with one expert, its row of the router included; with one of its channels; and
+    """Parts removed with one expert, its row of the router included; with one of its channels; and
     with one of the shared expert beside it.
     """
 

@@ -47,7 +47,7 @@ _STD = 0.15
 
 
 class NotProvenError(Exception):
-    """What differs, as a clause."""
+    """Raised with the difference, as a clause."""
 
 
 def tiny_random_model(config: PretrainedConfig) -> PreTrainedModel:
@@ -418,7 +418,7 @@ def _are_close(first: Tensor, second: Tensor) -> bool:
 
 
 def problem_of(check: Callable[..., None], *arguments: Any) -> str:
-    """What this check found, as a clause; empty where all is well."""
+    """The problem that this check found, as a clause; empty if there is none."""
     try:
         check(*arguments)
     except NotProvenError as error:

@@ -56,7 +56,7 @@ class Experts:
 
     @property
     def module(self) -> Any:
-        """That of all experts."""
+        """The module of all experts."""
         return self.block.get_submodule(self.layout.path)
 
     @property

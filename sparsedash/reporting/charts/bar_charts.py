@@ -150,7 +150,7 @@ class _Panel(NamedTuple):
 
 
 def _panels(pruned: Pruned) -> list[_Panel]:
-    """What each layer keeps, and what its cut alone costs, if measured; of experts the grid has
+    """Panels of the share that each layer keeps, and of its cut's own loss, if measured; of experts the grid has
     it.
     """
     if pruned.method.removes_experts:

@@ -223,7 +223,7 @@ def error_bars(
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """What stands at the right edge for a line that ends at x, y; where there is no y yet, only its
+    """Text at the right edge for a line that ends at x, y; where there is no y yet, only its
     room is kept.
 
     x: None where the line ends at the edge.

@@ -315,7 +315,7 @@ def _line_labels(line: _Line, axis: LossAxis, colours: Palette) -> list[Label]:
 def gain_chart(
     tradeoff: TradeoffData, gained: GainAxis, measure: Measure, theme: Theme = "light"
 ) -> go.Figure:
-    """What is lost, by one measure, against what is won, the Pareto front joined. Only known gains
+    """Chart of the loss, by one measure, against the gain, the Pareto front joined. Only known gains
     are drawn.
     """
     colours = PALETTES[theme]

@@ -8,7 +8,7 @@ from operator import sub
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredChoices:
-    """What was scored of one question, choice by choice.
+    """Scores of one question, choice by choice.
 
     texts: without the delimiter before them; None where that is not known. log_likelihoods: given
     the context.
