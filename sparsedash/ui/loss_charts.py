@@ -65,11 +65,12 @@ _CLICK = "Click a point to compare its answers with the dense model's."
 _BARS_95 = f"Bars: {wording.LEVEL} intervals."
 _BARS = "Bars: confidence intervals behind the verdict."
 _SIGNS = "✓ within, ✕ beyond, ? undecided."
+_SIGNS_HERE = f"Here: {_SIGNS}"
 _NOT_JUDGED = f"Accuracy is not judged: too few answers are right. {_BARS_95}"
 _BAND = "Green band: the acceptable loss."
 _CAPTIONS: dict[Measure, str] = {
-    "word perplexity": _SIGNS,
-    "accuracy": f"Here: {_SIGNS}",
+    "word perplexity": _SIGNS_HERE,
+    "accuracy": _SIGNS_HERE,
     "flips": _BARS_95,
     "share right": f"Bars and blue band: {wording.LEVEL} intervals of each model by itself.",
     "tasks": f"A line for each task that is judged. {_SIGNS}",
@@ -118,7 +119,7 @@ def show_tradeoff_chart(
         caption = [_NOT_JUDGED]
     behind = ""
     paired_words = ""
-    if caption == [_SIGNS]:
+    if caption == [_SIGNS_HERE]:
         behind = _BARS
         paired_words = _PAIRED if paired else ""
     more = [

@@ -113,7 +113,7 @@ def test_a_caption_says_what_the_signs_are_and_the_rest_is_behind_a_question_mar
     open_page, run
 ):
     app = open_page("overview")
-    assert "✓ within, ✕ beyond, ? undecided." in words(app)
+    assert "Here: ✓ within, ✕ beyond, ? undecided." in words(app)
     popovers = {drawn.proto.popover.label: drawn for drawn in app.get("popover")}
     help_ = popovers["How to read this chart: word perplexity"]
     assert "1.25 × means that" in words(
@@ -122,6 +122,14 @@ def test_a_caption_says_what_the_signs_are_and_the_rest_is_behind_a_question_mar
     assert not [box for box in app.selectbox if box.label == "Highlight"], (
         "a single line needs none"
     )
+
+
+def test_signs_and_bars_of_accuracy_are_explained_where_it_is_judged(open_page, run):
+    app = open_page("overview", measure="accuracy")
+    assert "Here: ✓ within, ✕ beyond, ? undecided." in words(app)
+    popovers = {drawn.proto.popover.label: drawn for drawn in app.get("popover")}
+    help_ = popovers["How to read this chart: accuracy"]
+    assert "Bars: confidence intervals behind the verdict." in words(help_)
 
 
 def test_one_of_many_lines_can_be_highlighted_and_the_address_keeps_it(
