@@ -97,13 +97,18 @@ class Ruler:
             self.pin if self.pin is not None and self.pin.percent <= self.end else None
         )
 
+    def percent_of(self, share: float) -> float:
+        """A share of what could be removed as percent of the ruler's length."""
+        return 100 * share / self.end
+
     def pin_span(self, pin: LimitEstimate) -> tuple[float, float, float]:
         """A pin's place and the ends of its range on the ruler, in percent of its length."""
         high = self.end if pin.high is None else min(self.end, pin.high)
-        place, low, high = (
-            100 * share / self.end for share in (pin.percent, pin.low, high)
+        return (
+            self.percent_of(pin.percent),
+            self.percent_of(pin.low),
+            self.percent_of(high),
         )
-        return place, low, high
 
     @property
     def axis_words(self) -> str:
@@ -273,7 +278,7 @@ def _ruler_html(ruler: Ruler, links: Mapping[str, str], has_axis: bool) -> Html:
         # Its room is kept: an estimate may come while a run fills the ruler.
         parts.append(element("div", css="sd-ruler-pin"))
     parts.append(_track_html(ruler))
-    places = [100 * mark.place / ruler.end for mark in ruler.marks]
+    places = [ruler.percent_of(mark.place) for mark in ruler.marks]
     labels = [mark.label for mark in ruler.marks]
     wide = _lanes(places, labels, _LETTER)
     narrow = _lanes(places, labels, _PHONE_LETTER)
@@ -300,7 +305,7 @@ def _track_html(ruler: Ruler) -> Html:
     for words, length in ruler.segments:
         if length > 0:
             css, _ = _SEGMENTS[words]
-            width = f"width: {100 * length / ruler.end:.2f}%"
+            width = f"width: {ruler.percent_of(length):.2f}%"
             drawn.append(
                 element("span", element("b", escape(words)), css=css, style=width)
             )
@@ -355,6 +360,7 @@ def _mark_html(mark: Mark, place: float, lanes: str, address: str) -> Html:
 
 _WIDTH = 960
 _LEFT = 40
+_SPAN = _WIDTH - 2 * _LEFT
 _TOP = 112
 _TRACK = 44
 _LANE = 20
@@ -388,7 +394,7 @@ def rulers_svg(title: str, about: str, basis: str, rulers: Sequence[Ruler]) -> b
     ]
     top = _TOP
     for i, ruler in enumerate(rulers):
-        places = [100 * mark.place / ruler.end for mark in ruler.marks]
+        places = [ruler.percent_of(mark.place) for mark in ruler.marks]
         lanes = _lanes(places, [mark.label for mark in ruler.marks], _LETTER)
         parts += _ruler_drawing(ruler, lanes, top)
         top += _TRACK + 66 + _LANE * max(lanes, default=0)
@@ -418,20 +424,19 @@ def rulers_svg(title: str, about: str, basis: str, rulers: Sequence[Ruler]) -> b
 
 def _ruler_drawing(ruler: Ruler, lanes: Sequence[int], top: int) -> list[Html]:
     """The parts of a picture that show one ruler. lanes: the row of each mark's label."""
-    span = _WIDTH - 2 * _LEFT
     y = top + _TRACK
     drawn = [_text(ruler.title, _LEFT, top + 16)]
     x = float(_LEFT)
     for words, length in ruler.segments or (("", ruler.end),):
         _, fill = _SEGMENTS.get(words, ("", _INKS["ground"]))
-        width = span * length / ruler.end
+        width = _SPAN * length / ruler.end
         drawn.append(_box(x, y, width, 28, fill, stroke=_INKS["line"]))
         if words and width > 9 * len(words):
             drawn.append(_text(words, x + width / 2, y + 19, anchor="middle"))
         x += width
     labels = []
     for mark, lane in zip(ruler.marks, lanes, strict=True):
-        percent = 100 * mark.place / ruler.end
+        percent = ruler.percent_of(mark.place)
         stem = 14 + _LANE * lane
         drawn.append(_box(_across(percent), y + 22, 1.5, stem, _INKS["muted"]))
         labels += _label_drawing(mark, percent, y + 52 + _LANE * lane)
@@ -444,7 +449,7 @@ def _ruler_drawing(ruler: Ruler, lanes: Sequence[int], top: int) -> list[Html]:
 
 def _across(percent: float) -> float:
     """Place on a ruler in a picture, in pixels. percent: of the ruler's length."""
-    return _LEFT + (_WIDTH - 2 * _LEFT) * percent / 100
+    return _LEFT + _SPAN * percent / 100
 
 
 def _label_drawing(mark: Mark, percent: float, y: float) -> list[Html]:

@@ -134,10 +134,10 @@ def run_workload(
     corpus = settings.evaluation.corpus
     n_passages = resources.n_passages(settings)
     passage_tokens: float = resources.passage_tokens(corpus)
-    if n_in_file := count_passages(corpus, data_dir):
-        n_passages = min(n_passages or n_in_file, n_in_file)
-        count = named_text_count(corpus, data_dir)
-        assert count is not None, "its passages were counted"
+    is_usable = bool(count_passages(corpus, data_dir))
+    count = named_text_count(corpus, data_dir) if is_usable else None
+    if count is not None:
+        n_passages = min(n_passages or count.n_passages, count.n_passages)
         passage_tokens = count.n_characters / count.n_texts / CHARACTERS_A_TOKEN
     return Workload(
         shape=shape,

@@ -1,5 +1,6 @@
 """Exports on the models page: the form that requests one, and the list of those written."""
 
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import cast
 
@@ -155,23 +156,10 @@ def request_export(backend: Backend, results: RunResults) -> None:
     assert record.pruned is not None, "only sparse models are offered"
     named = backend.named_model(record.model)
     filled_up = forms_filled_up(record.pruned, named.shape if named else None)
-    usual_forms = [form for form in possible if form not in ("masked", *filled_up)]
     with form_choice:
-        shown = {str(form): f"{form}: {FORM_NAMES[form]}" for form in possible}
-        usual_form = [*usual_forms, *possible][0]
-        form = cast(
-            Form, address_bar.select("form", "Form", shown, usual_form, noun="form")
-        )
-    weights = _number_formats(record, record.pruned.method, form)
+        form = _choose_form(possible, filled_up)
     with number_choice:
-        usual = record.dtype if record.dtype in weights else "float32"
-        number_format = st.selectbox(
-            "Numbers",
-            weights,
-            index=weights.index(cast(Weights, usual)),
-            key="export-weights",
-            bind=address_bar.BOUND,
-        )
+        number_format = _choose_number_format(record, record.pruned.method, form)
     widgets.remark(f"{wording.first_upper(FORMS[form])}.")
     is_padded = form in filled_up
     saves = _saving_words(backend, results, record, number_format, is_padded=is_padded)
@@ -203,6 +191,31 @@ def request_export(backend: Backend, results: RunResults) -> None:
             "Export", lambda: backend.submit(settings()), kind="primary"
         )
         widgets.remark(wording.first_upper(f"{'; '.join(saves)}."))
+
+
+def _choose_form(possible: Sequence[Form], filled_up: Collection[Form]) -> Form:
+    """The form chosen of the possible ones; usually the first that is smaller than dense."""
+    usual_forms = [form for form in possible if form not in ("masked", *filled_up)]
+    usual_form = [*usual_forms, *possible][0]
+    shown = {str(form): f"{form}: {FORM_NAMES[form]}" for form in possible}
+    return cast(
+        Form, address_bar.select("form", "Form", shown, usual_form, noun="form")
+    )
+
+
+def _choose_number_format(
+    record: Record, method: MethodSettings, form: Form
+) -> Weights:
+    """The number format chosen of those that the form has; usually that of the run."""
+    weights = _number_formats(record, method, form)
+    usual = record.dtype if record.dtype in weights else "float32"
+    return st.selectbox(
+        "Numbers",
+        weights,
+        index=weights.index(cast(Weights, usual)),
+        key="export-weights",
+        bind=address_bar.BOUND,
+    )
 
 
 def _saving_words(
