@@ -236,7 +236,7 @@ def savings(
     sizes = None
     if shape is not None and dtype in model_sizes.WEIGHT_BYTES:
         sizes = _file_bytes(shape, pruned, dtype)
-    lines = [_file_line(model, sizes)]
+    lines = [_file_line(model, sizes, dtype)]
     if source_bytes := backend.source_bytes(results.run):
         lines.append(_beside_source(sizes, source_bytes))
     if not model.method.is_structured:
@@ -272,14 +272,22 @@ def savings(
     return lines
 
 
-def _file_line(model: ModelResult, sizes: tuple[int, int] | None) -> str:
-    """Saving of a model's file beside dense's. sizes: of dense's and its own; None if not known."""
+def _file_line(model: ModelResult, sizes: tuple[int, int] | None, weights: str) -> str:
+    """Saving of a model's file beside dense's.
+
+    sizes: of dense's and its own, with weights of this type; None if not known.
+    """
     if not model.method.is_structured:
         return "file as large as dense: zeros stay in it"
     if sizes is None:
         return f"file {percent(model.pruned.reached.bytes)} smaller"
     before, after = sizes
-    return f"file {percent(1 - after / before)} smaller: {size(before)} → {size(after)}"
+    smaller = f"file {percent(1 - after / before)} smaller"
+    # The name of a quantised one has its type.
+    named = smaller if model.spec.is_quantised else f"{weights} {smaller}"
+    number, unit = size(before).split(NBSP)
+    dense_size = number if size(after).endswith(unit) else size(before)
+    return f"{named}: {dense_size} → {size(after)}"
 
 
 def _beside_source(sizes: tuple[int, int] | None, source_bytes: int) -> str:
@@ -293,7 +301,7 @@ def _beside_source(sizes: tuple[int, int] | None, source_bytes: int) -> str:
     ratio = sizes[1] / source_bytes
     if ratio < 1:
         return f"{percent(1 - ratio)} smaller than the {source_size} source"
-    return f"the quantised source: only {source_size}"
+    return f"quantised source: only {source_size}"
 
 
 def _exact_gain(

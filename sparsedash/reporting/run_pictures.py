@@ -8,7 +8,7 @@ from pathlib import Path
 from sparsedash.reporting.html import Html, element, escape, join
 from sparsedash.reporting.model_results import ModelResult
 from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind
-from sparsedash.reporting.verdicts import VERDICT_SIGNS, interval_words, loss_with_limit
+from sparsedash.reporting.verdicts import VERDICT_SIGNS, loss_with_limit
 from sparsedash.reporting.wording import LEVEL, NBSP, kept_noun, quantity
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.stats.significance import shared_outcomes
@@ -17,6 +17,7 @@ PICTURES = Path(__file__).with_name("pictures.css")
 """The style of these pictures and of rulers."""
 MAX_DOTS = 600
 """Of more passages one dot stands for several."""
+_JUDGED_TOGETHER = "undecided: all models are judged together"
 _ANSWERS: tuple[Kind, ...] = ("both-right", "broke", "fixed", "both-wrong")
 
 
@@ -30,12 +31,8 @@ def model_chip(model: ModelResult, name: str, saves: Sequence[str]) -> Html:
     lines = [element("dd", escape(basis), css="sd-muted")]
     loss = model.verdict.perplexity
     if loss.verdict == "undecided" and model.own_perplexity.verdict != "undecided":
-        # By the interval above it would be decided.
-        lines.append(
-            element(
-                "dd", escape(f"judged by its {interval_words(loss)}"), css="sd-muted"
-            )
-        )
+        # By the interval above it would be decided; the one that counts is in the fold.
+        lines.append(element("dd", escape(_JUDGED_TOGETHER), css="sd-muted"))
     if model.verdict.verdict == "beyond":
         for loss in model.verdict.deciding:
             if loss is not model.verdict.perplexity:

@@ -58,9 +58,9 @@ _COARSE = (
 
 
 def exports_sentence(exports: list[Export]) -> str:
-    """Number of exported models, and the size of the smallest."""
+    """Number of exported models, and the size of the smallest; without any, an invitation."""
     if not exports:
-        return "No exported model is kept."
+        return "Export a sparse model."
     smallest = min(export.n_bytes / export.base_bytes for export in exports)
     share = wording.percent(smallest, 0)
     if len(exports) == 1:

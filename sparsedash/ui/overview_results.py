@@ -111,12 +111,13 @@ def _show_head(backend: Backend, results: RunResults) -> None:
         widgets.remark(example, f"{results.title} · {moment}")
         if run.made_on:
             widgets.link("prune", "Run this here", **(form_address(run.settings) or {}))
-        if results.headline is None:
+        if results.headline is None or results.headline_model is None:
             return
         widgets.popover(
             "Share", "share", partial(_show_shares, backend, results), "share"
         )
-        if not run.made_on:
+        verdict = results.headline_model.verdict.verdict
+        if not run.made_on and verdict != "beyond":
             link_to_export(run.key, results.names[results.headline.key])
 
 

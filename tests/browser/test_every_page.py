@@ -65,11 +65,11 @@ SHOWN = [
     ),
     ("finished", "compare?blind=true", "Which answer is better?", ""),
     ("finished", "runs", "None of 2 runs has a model within", "csv"),
-    ("finished", "models", "No exported model is kept.", ""),
+    ("finished", "models", "Export a sparse model.", ""),
     (
         "finished",
         f"models?run={specimens.run()[0].key}",
-        "No exported model is kept.",
+        "Export a sparse model.",
         "",
     ),
     ("finished", "?answers=1", "How do models compare on your tasks?", ""),

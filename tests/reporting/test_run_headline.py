@@ -325,13 +325,13 @@ def test_labels_that_would_cover_each_other_stand_in_rows_of_their_own():
     )
 
 
-def test_a_chip_names_the_wider_interval_that_leaves_its_model_open():
+def test_a_chip_says_why_a_model_is_open_that_its_own_interval_would_decide():
     (near,) = sweep_of(shifted(0.155, 200, spread=0.55)).sparse_models
     drawn = plain(model_chip(near, "20 %", ()))
     assert "perplexity, 95 % interval 1.11 to 1.23" in drawn
-    assert "judged by its 99.2 % interval 1.09 to 1.25" in drawn
+    assert "undecided: all models are judged together" in drawn
     (far,) = sweep_of(shifted(0.3, 200)).sparse_models
-    assert "judged by" not in model_chip(far, "20 %", ())
+    assert "judged together" not in model_chip(far, "20 %", ())
 
 
 def test_the_strip_shows_what_every_layer_kept_and_crosses_out_what_is_gone():

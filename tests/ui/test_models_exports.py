@@ -68,7 +68,7 @@ def add(backend, *exports, folder=None):
 
 def test_without_runs_the_page_invites(open_page):
     app = open_page("models")
-    assert "No exported model is kept." in words(app) and "Prune a model" in links(app)
+    assert "Export a sparse model." in words(app) and "Prune a model" in links(app)
 
 
 def test_a_sparse_model_is_exported_in_the_numbers_of_its_run(open_page, finished):

@@ -582,7 +582,7 @@ def test_prompts_take_the_whole_width_where_no_answer_broke(open_page, backend):
     ("n_bytes", "line"),
     [
         (None, ""),
-        (100_000_000, " the quantised source: only 100 MB"),
+        (100_000_000, " quantised source: only 100 MB"),
         (600_000_000, " 15.9 % smaller than the 600 MB source"),
     ],
 )
@@ -596,4 +596,21 @@ def test_what_is_saved_stands_beside_the_file_that_the_model_was_unpacked_from(
     run, records = specimens.run(replace(SETTINGS, model=str(file)))
     backend.add_run((replace(run, source_type="Q4_1"), records))
     text = words(open_page("overview")).replace("\xa0", " ")
-    assert f"538 MB → 505 MB{line}" in text and ("source" in text) == bool(line)
+    assert f"smaller: 538 → 505 MB{line}" in text and ("source" in text) == bool(line)
+    assert "float32 file " in text
+
+
+@pytest.mark.parametrize(("ratio", "is_offered"), [(1.1, False), (9.0, True)])
+def test_a_model_beyond_the_limit_is_not_offered_for_export_beside_the_headline(
+    open_page, finished, ratio, is_offered
+):
+    settings = replace(SETTINGS, sparsities_permille=(100,))
+    run, (dense, sparse) = specimens.run(settings)
+    lost = [
+        replace(outcome, log_likelihood=outcome.log_likelihood - 1.0)
+        for outcome in dense.outcomes
+    ]
+    worse = replace(sparse, outcomes=tuple(lost))
+    finished.add_run((run, [dense, worse]))
+    app = open_page("overview", run=run.key, limits=f"{ratio:g},90")
+    assert ("Export this model" in links(app)) == is_offered
