@@ -84,7 +84,7 @@ class Race:
 
 
 class LimitEstimate(NamedTuple):
-    """The share in percent of a run's budget at which word perplexity meets its limit.
+    """The share to ask for, in percent of a run's budget, at which word perplexity meets its limit.
 
     low, high: by the upper and the lower ends of the intervals; high: None where these meet none.
     """
@@ -219,8 +219,7 @@ def estimate_limit(
     place = losses.index(over)
     if is_one_layer_apart(models[place - 1] if place else None, models[place]):
         return None
-    budget = results.run.settings.budget
-    shares = [100 * results.removed(model, budget) for model in models]
+    shares = [model.permille / 10 for model in models]
     percent = _crossing(shares, [loss.value for loss in losses], over.most)
     assert percent is not None, "one model is over the limit, and dense is not"
     low = _crossing(shares, [loss.high for loss in losses], over.most)

@@ -217,7 +217,7 @@ def test_the_best_estimate_is_a_share_of_the_budget_whatever_the_chart_s_axis_is
         "bytes",
         "channels",
     )
-    share = 100 * PRUNED.reached.channels * log(1.1) / 0.3
+    share = results.best[0].permille / 10 * log(1.1) / 0.3
     assert estimate_limit(results).percent == pytest.approx(share)
 
 

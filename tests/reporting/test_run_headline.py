@@ -189,6 +189,14 @@ def test_the_ruler_is_green_below_every_share_beyond_and_red_from_the_first_one(
     )
 
 
+def test_marks_of_one_share_have_one_place_however_the_widths_were_rounded():
+    rounded = shifted(0.3, 100, method="random")
+    reached = replace(rounded.pruned.reached, channels=0.125)
+    rounded = replace(rounded, pruned=replace(rounded.pruned, reached=reached))
+    rulers = run_rulers(sweep_of(WITHIN, rounded))
+    assert [ruler.marks[0].place for ruler in rulers] == [10.0, 10.0]
+
+
 def test_a_ruler_goes_on_beyond_what_can_go_until_a_share_is_too_much():
     (small,) = run_rulers(sweep_of(shifted(0.01, 20)))
     assert (small.within, small.end) == (small.marks[0].place, 10.0)
