@@ -7,7 +7,7 @@ As data, and as markup that pages and reports share.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sparsedash.reporting.findings import LimitEstimate, estimate_limit
+from sparsedash.reporting.findings import LimitEstimate, estimate_limit, find_race
 from sparsedash.reporting.html import Html, element, escape, join
 from sparsedash.reporting.model_results import ModelResult, limit_bounds, ranked_methods
 from sparsedash.reporting.run_results import RunResults
@@ -65,9 +65,10 @@ class Mark:
 class Ruler:
     """The models of one method from 0 to `end` percent, by their place.
 
-    title: of the method. axis: what the percents are shares of. within: the end of the green part;
-    beyond: the beginning of the red one. Both None on an axis of file size, which has marks alone.
-    pin: where interpolation meets the limit.
+    title: of the method. is_tied: whether the best one is not shown to beat it. axis: what the
+    percents are shares of. within: the end of the green part; beyond: the beginning of the red one.
+    Both None on an axis of file size, which has marks alone. pin: where interpolation meets the
+    limit.
     """
 
     title: str
@@ -77,6 +78,12 @@ class Ruler:
     within: float | None = None
     beyond: float | None = None
     pin: LimitEstimate | None = None
+    is_tied: bool = False
+
+    @property
+    def shown_title(self) -> str:
+        """The title, with the tie."""
+        return f"{self.title}, tied" if self.is_tied else self.title
 
     @property
     def segments(self) -> tuple[tuple[str, float], ...]:
@@ -121,7 +128,7 @@ class Ruler:
         parts = [f"{mark.label} {_mark_words(mark)}" for mark in self.marks]
         if self.pin is not None:
             parts.append(f"the limit is probably met at {_pin_words(self.pin)}")
-        return f"{self.title}: {', '.join(parts)}."
+        return f"{self.shown_title}: {', '.join(parts)}."
 
 
 def run_rulers(results: RunResults, ended: bool = False) -> list[Ruler]:
@@ -148,8 +155,10 @@ def run_rulers(results: RunResults, ended: bool = False) -> list[Ruler]:
             )
         if marks:
             rulers.append(_ruler(results, title, models, marks))
+    race = find_race(results)
+    tied = {spec_title(model.spec) for model in race.tied} if race else ()
     end = max((ruler.end for ruler in rulers), default=0.0)
-    rulers = [replace(ruler, end=end) for ruler in rulers]
+    rulers = [replace(ruler, end=end, is_tied=ruler.title in tied) for ruler in rulers]
     if len(rulers) == 1 and not settings.names_methods:
         rulers = [replace(rulers[0], title="")]
     files = _file_marks(results)
@@ -272,7 +281,7 @@ def _has_axis(rulers: Sequence[Ruler], i: int) -> bool:
 def _ruler_html(ruler: Ruler, links: Mapping[str, str], has_axis: bool) -> Html:
     parts = []
     if ruler.title:
-        parts.append(element("p", escape(ruler.title), css="sd-ruler-title"))
+        parts.append(element("p", escape(ruler.shown_title), css="sd-ruler-title"))
     if ruler.shown_pin is not None:
         parts.append(_pin_html(ruler, ruler.shown_pin))
     elif ruler.within is not None:
@@ -426,7 +435,7 @@ def rulers_svg(title: str, about: str, basis: str, rulers: Sequence[Ruler]) -> b
 def _ruler_drawing(ruler: Ruler, lanes: Sequence[int], top: int) -> list[Html]:
     """The parts of a picture that show one ruler. lanes: the row of each mark's label."""
     y = top + _TRACK
-    drawn = [_text(ruler.title, _LEFT, top + 16)]
+    drawn = [_text(ruler.shown_title, _LEFT, top + 16)]
     x = float(_LEFT)
     for words, length in ruler.segments or (("", ruler.end),):
         _, fill = _SEGMENTS.get(words, ("", _INKS["ground"]))

@@ -6,6 +6,7 @@ Plain text: escape it before it becomes markup.
 import re
 from collections.abc import Sequence
 
+from sparsedash.catalog.presets import DEFAULT_METHOD
 from sparsedash.reporting.findings import (
     AnswerKind,
     Findings,
@@ -38,6 +39,7 @@ MAX_WORDS = 14
 _MAX_IN_NAME = 3
 """Words of a method's name that a headline has room for."""
 _MAX_SHARES = 2
+_SHARE = re.compile(rf"[\d.]+{NBSP}%")
 _WITHOUT_MODELS = {
     AnswerKind.WAITING: "The dense model is evaluated; no sparse model yet.",
     AnswerKind.NO_MODEL: "The dense model is evaluated; no sparse model was.",
@@ -47,8 +49,8 @@ _WITHOUT_MODELS = {
 _RACE_ENDS = {
     RaceKind.WON: "{best} keeps most",
     RaceKind.INCOMPLETE: "{best} keeps most",
-    RaceKind.TIED: "{tied} are tied",
-    RaceKind.PARTLY_TIED: "{tied} are tied",
+    RaceKind.TIED: "{tied}",
+    RaceKind.PARTLY_TIED: "{tied}",
     RaceKind.BEATEN: "{ahead} beats {best}, yet with {best}",
 }
 
@@ -75,7 +77,22 @@ def headline(results: RunResults, ended: bool = False) -> str:
         sentences[0] = f"So far: {sentences[0]}"
     while len(sentences) > 1 and n_words(" ".join(sentences)) > MAX_WORDS:
         sentences.pop()
-    return " ".join(sentences)
+    words = " ".join(sentences)
+    named = _with_whole(results, words)
+    return named if n_words(named) <= MAX_WORDS else words
+
+
+def _with_whole(results: RunResults, words: str) -> str:
+    """The words with what the first share is a share of behind it."""
+    whole = f" of {_whole(results)}"
+    return words if whole in words else _SHARE.sub(rf"\g<0>{whole}", words, count=1)
+
+
+def _whole(results: RunResults) -> str:
+    """What the shares of the headline are shares of: "MLP channels"."""
+    named = headline_models(results) or results.sparse_models[:1]
+    methods = [model.method for model in results.best or named]
+    return budget_titles(methods)[results.run.settings.budget]
 
 
 def headline_models(results: RunResults) -> list[ModelResult]:
@@ -96,10 +113,13 @@ def basis_words(results: RunResults) -> str:
     named = headline_models(results) or list(results.sparse_models)
     if named:
         parts.append(_judged_by(named[0]))
-        methods = [model.method for model in results.best] or [named[0].method]
-        title = budget_titles(methods)[results.run.settings.budget]
-        if any(model.permille for model in named):
-            parts.append(f"% of the {title}")
+        whole = _whole(results)
+        has_shares = any(model.permille for model in named)
+        if has_shares and f" of {whole}" not in headline(results):
+            parts.append(f"% of the {whole}")
+    titles = [spec_title(model.spec.before_healing) for model in results.sparse_models]
+    if DEFAULT_METHOD in titles:
+        parts.append(f"{DEFAULT_METHOD}: our recommended method")
     search = results.run.find
     if search is not None and search.tolerance != results.tolerance:
         parts.append(f"searched for {limit_factor(search.tolerance.ratio)}")
@@ -182,9 +202,12 @@ def _sentences(results: RunResults, facts: Findings) -> list[str]:
     has_more = results.run.settings.evaluation.n_passages is not None
     clauses = _clauses(bounds, has_more, first_decided=not lead)
     if lead:
-        while len(clauses) > 1 and n_words(f"{lead} {' '.join(clauses)}") > MAX_WORDS:
-            clauses.pop()
-        return [f"{lead}: {', '.join(clauses)}."]
+        named = [_with_whole(results, clauses[0]), *clauses[1:]]
+        for shown in (named, named[:2], clauses, clauses[:2]):
+            sentence = f"{lead}: {', '.join(shown)}."
+            if n_words(sentence) <= MAX_WORDS:
+                return [sentence]
+        return [f"{lead}: {clauses[0]}."]
     sentences = [f"{clause}." for clause in clauses]
     if len(clauses) == 1 and not facts.is_so_far:
         sentences += _not_tested(bounds)
@@ -253,12 +276,13 @@ def _race_words(race: Race) -> str:
         return ""
     best = _short_name(race.best)
     rivals = [_short_name(model) for model in race.tied]
+    tied = f"{and_join([best, *rivals])} are tied"
     if len(rivals) > 1:
-        rivals = [f"{len(rivals)} others"]
+        tied = f"{best} ties {len(rivals)} others"
     ahead = race.ahead[0] if race.ahead else race.best
     return _RACE_ENDS[race.kind].format(
         best=best,
-        tied=and_join([best, *rivals]),
+        tied=tied,
         ahead=_short_name(ahead),
     )
 

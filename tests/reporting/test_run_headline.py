@@ -55,39 +55,39 @@ def searched(**more):
 RESULTS = {
     "between": (
         sweep_of(WITHIN, BEYOND),
-        "10 % can go. 30 % is too much. Between them: not tested.",
+        "10 % of MLP channels can go. 30 % is too much. Between them: not tested.",
     ),
     "undecided-between": (
         sweep_of(WITHIN, UNDECIDED, BEYOND),
-        "10 % can go. 30 % is too much. 20 % is undecided.",
+        "10 % of MLP channels can go. 30 % is too much. 20 % is undecided.",
     ),
     "all-within": (
         sweep_of(WITHIN, shifted(0.02, 200)),
-        "20 % can go. More: not tested.",
+        "20 % of MLP channels can go. More: not tested.",
     ),
     "all-beyond": (
         sweep_of(BEYOND, shifted(0.6, 400)),
-        "30 % is too much. Less: not tested.",
+        "30 % of MLP channels is too much. Less: not tested.",
     ),
     "all-undecided": (
         sweep_of(*(shifted(0.09, share, spread=1.0) for share in (100, 200, 300))),
-        "10 to 30 % are undecided.",
+        "10 to 30 % of MLP channels are undecided.",
     ),
     "random": (
         sweep_of(shifted(12.0, 900, method="random")),
-        "90 % is too much. Less: not tested.",
+        "90 % of MLP channels is too much. Less: not tested.",
     ),
     "contradicting": (
         sweep_of(shifted(0.3, 100), shifted(0.01, 200)),
-        "Results contradict: 10 % is too much, yet 20 % can go.",
+        "Results contradict: 10 % of MLP channels is too much, yet 20 % can go.",
     ),
     "zeros": (
         sweep_of(shifted(0.01, 500, method="magnitude-2:4")),
-        "50 % can be set to zero.",
+        "50 % of MLP weights can be set to zero.",
     ),
     "won": (
         sweep_of(shifted(0.01, 100), shifted(0.6, 100, method="random")),
-        "“least-squares” keeps most: 10 % can go.",
+        "“least-squares” keeps most: 10 % of MLP channels can go.",
     ),
     "tied": (
         sweep_of(
@@ -95,9 +95,12 @@ RESULTS = {
             shifted(0.02, 100, 1.0, "magnitude"),
             shifted(0.4, 100, method="random"),
         ),
-        "“least-squares” and “magnitude” are tied: 10 % can go.",
+        "“least-squares” and “magnitude” are tied: 10 % of MLP channels can go.",
     ),
-    "unfinished": (sweep_of(WITHIN, finished=False), "So far: 10 % can go."),
+    "unfinished": (
+        sweep_of(WITHIN, finished=False),
+        "So far: 10 % of MLP channels can go.",
+    ),
     "waiting": (
         sweep_of(finished=False),
         "The dense model is evaluated; no sparse model yet.",
@@ -109,9 +112,12 @@ RESULTS = {
     "few": (few_passages(WITHIN), "29 passages cannot decide anything."),
     "search": (
         searched(),
-        "At least 58.3 % can go, probably 62 %; 68.8 % is too much.",
+        "At least 58.3 % of MLP channels can go, probably 62 %; 68.8 % is too much.",
     ),
-    "search-open": (searched(n_trials=2), "So far: 45.8 % can go. 68.8 % is too much."),
+    "search-open": (
+        searched(n_trials=2),
+        "So far: 45.8 % of MLP channels can go. 68.8 % is too much.",
+    ),
     "quantised": (
         quantised_run(),
         "Smallest file within: Q4_0 unpruned, 80 MB (dense 200 MB).",
@@ -122,7 +128,7 @@ RESULTS = {
     ),
     "quantised-again": (
         quantised_run(source_type="Q4_1"),
-        "10 % is too much. Less: not tested.",
+        "10 % of MLP channels is too much. Less: not tested.",
     ),
 }
 
@@ -139,13 +145,43 @@ def test_more_passages_are_asked_for_where_the_text_has_them():
     settings = replace(results.run.settings, evaluation=evaluation)
     records = [model.record for model in results.models]
     part = results_of(replace(results.run, settings=settings), records)
-    assert said(part) == "10 % can go. 30 % is too much. 20 % needs more passages."
+    assert (
+        said(part)
+        == "10 % of MLP channels can go. 30 % is too much. 20 % needs more passages."
+    )
+
+
+def test_a_longer_headline_leaves_what_the_shares_are_of_to_the_line_under_it():
+    results = quantised_run(pruned_lost=0.02)
+    assert "MLP channels" not in said(results)
+    assert "% of the MLP channels" in run_headline.basis_words(results)
+
+
+def test_methods_that_tie_are_marked_on_their_rulers_and_best_is_explained():
+    results = sweep_of(
+        WITHIN,
+        shifted(0.02, 100, 1.0, "magnitude"),
+        shifted(0.02, 100, 1.0, "best"),
+        shifted(0.4, 100, method="random"),
+    )
+    assert (
+        said(results) == "“least-squares” ties 2 others: 10 % of MLP channels can go."
+    )
+    titles = [ruler.shown_title for ruler in run_rulers(results)]
+    assert sorted(titles) == [
+        "best, tied",
+        "least-squares",
+        "magnitude, tied",
+        "random",
+    ]
+    words = run_headline.basis_words(results)
+    assert words.endswith(" · best: our recommended method")
 
 
 def test_a_stopped_run_is_not_said_to_go_on():
     assert (
         said(sweep_of(WITHIN, finished=False), ended=True)
-        == "10 % can go. More: not tested."
+        == "10 % of MLP channels can go. More: not tested."
     )
 
 
@@ -155,16 +191,16 @@ def test_widths_that_were_rounded_up_removed_nothing():
         pruned=replace(WITHIN.pruned, reached=replace(PRUNED.reached, channels=0.0)),
     )
     results = sweep_of(unchanged)
-    assert said(results) == "At 10 % nothing was removed: the widths were rounded up."
+    assert (
+        said(results)
+        == "At 10 % of MLP channels nothing was removed: the widths were rounded up."
+    )
     assert run_rulers(results) == []
 
 
 def test_the_line_says_what_the_verdict_rests_on_and_what_the_shares_are_of():
     words = run_headline.basis_words(sweep_of(WITHIN, BEYOND))
-    assert (
-        words
-        == "120 passages · judged by perplexity; accuracy needs more passages · % of the MLP channels"
-    )
+    assert words == "120 passages · judged by perplexity; accuracy needs more passages"
     run, records, result = specimens.search()
     stricter = results_of(run, records, result, tolerance=Tolerance())
     assert run_headline.basis_words(stricter).endswith("searched for 1.30 ×")

@@ -65,7 +65,7 @@ def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions(
         "accuracy −5.8 points (",
         "Broke: 9",
         "Fixed: 2",
-        "10 to 30 % are undecided.",
+        "10 to 30 % of MLP channels are undecided.",
         "Where it was cut: 10 %",
         "calibration: The model's own text, 128 × 256 tokens",
         "torch 2.13.0",

@@ -47,7 +47,7 @@ def test_a_newcomer_finds_one_button_that_submits_the_default_run_and_shows_it_t
         "Nothing has run here yet." in text
         and "Takes about 4 min (from earlier runs)" in text
     )
-    assert "an example 10 to 30 % are undecided." in text
+    assert "an example 10 to 30 % of MLP channels are undecided." in text
     assert (
         markup(app).count('class="sd-ruler"')
         == markup(app).count('class="sd-layers"')
@@ -220,7 +220,7 @@ def test_a_finished_run_shows_a_number_a_model_a_chart_a_table_and_the_next_step
     assert (
         drawn.count('class="sd-ruler"') == 1 and drawn.count('class="sd-layers"') == 1
     )
-    assert "10 to 30 % are undecided." in text
+    assert "10 to 30 % of MLP channels are undecided." in text
     assert app.get("plotly_chart")[0].proto.alt.startswith(
         "Word perplexity over 120 passages"
     )
@@ -496,7 +496,10 @@ def test_a_race_shows_the_paired_difference_beside_its_claim(open_page, backend)
         )
     )
     text = words(open_page("overview"))
-    assert "“least-squares” and “magnitude” are tied: 10 to 30 % are undecided." in text
+    assert (
+        "“least-squares” and “magnitude” are tied: 10 to 30 % of MLP channels are undecided."
+        in text
+    )
     assert "“magnitude” at 10 %: perplexity " in text and "98.3 % interval" in text
     overlap = "Methods whose bars overlap may still differ"
     assert overlap in text and overlap not in words(

@@ -59,7 +59,7 @@ def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(
     )
     _, text = opened(open_page, backend, search)
     assert (
-        "So far: 45.8 % can go. 68.8 % is too much." in text
+        "So far: 45.8 % of MLP channels can go. 68.8 % is too much." in text
         and "Evaluating · trial 3: 20 % sparse" in text
     )
     backend.set_jobs(

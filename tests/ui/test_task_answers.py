@@ -284,7 +284,7 @@ def test_a_run_says_what_its_models_lose_on_tasks_and_leads_to_the_questions(
     open_page, tasked
 ):
     app = open_page("overview", run=tasked.key, limits="1.1,5")
-    assert "10 % is too much. Less: not tested." in words(app)
+    assert "10 % of MLP channels is too much. Less: not tested." in words(app)
     assert "✕ sums −25.0 points (limit −5)" in words(app)
     assert "10 % costs too much: sums −25.0 points (limit −5)." in words(app)
     first, *_ = app.selectbox(key="chosen-right").options
