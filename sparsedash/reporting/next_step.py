@@ -3,15 +3,14 @@
 Plain text: escape it before it becomes markup.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from math import isfinite, log
 from typing import Literal
 
 from sparsedash.catalog.choices import EVALUATION_CORPORA
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
-from sparsedash.reporting.findings import search_ends
+from sparsedash.reporting.findings import estimate_limit, search_ends
 from sparsedash.reporting.model_results import (
     Bounds,
     ModelResult,
@@ -48,9 +47,11 @@ _LARGER_LOSS = "Upload more passages, or allow a larger loss."
 _MORE_QUESTIONS = "Choose tasks with more questions, or allow a larger loss."
 _MIN_GAIN = 1.1
 """A share is worth a run from so many times what is known to be within."""
+_MIN_PART = 0.5
+"""A share is worth a run from this part of where the limit is estimated: a smaller one saves little."""
 _FINE_TO = 50
 """Shares up to this many per mille are tried in halves of a percent, larger ones in whole ones."""
-_MIN_NATS = 1e-4
+_MAX_SPREAD = 1e3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,20 +95,16 @@ def _suggestion(results: RunResults, lengths: Mapping[str, int]) -> NextStep:
     bounds = limit_bounds(results.best)
     if results.n_passages < MIN_PASSAGES and not bounds.beyond:
         return _more_passages(results, lengths)
+    names = percents(model.permille for model in bounds.between)
     if bounds.between and all(_is_open_on_tasks(model) for model in bounds.between):
-        names = percents(model.permille for model in bounds.between)
         sentence = f"Passages cannot decide {names}: tasks are open. {_MORE_QUESTIONS}"
         return NextStep(kind="more passages", sentence=sentence)
-    if not is_one_layer_apart(bounds.within, bounds.beyond):
-        step = _share_worth_most(results, bounds, lengths)
-        if step is not None:
-            return step
+    permille = _share_worth_most(results, bounds, max(lengths.values()))
+    if permille:
+        return _test_share(results, bounds, permille, lengths)
     if bounds.between:
-        names = percents(model.permille for model in bounds.between)
-        sentence = (
-            f"{names} would take more passages than any text here has. {_LARGER_LOSS}"
-        )
-        return NextStep(kind="more passages", sentence=sentence)
+        sentence = f"{names} would take more passages than any text here has."
+        return NextStep(kind="more passages", sentence=f"{sentence} {_LARGER_LOSS}")
     if bounds.within is None:
         return _search_with_best(results, lengths)
     share = sparsity_percent(bounds.within.permille)
@@ -126,74 +123,76 @@ def _is_open_on_tasks(model: ModelResult) -> bool:
 
 
 def _share_worth_most(
-    results: RunResults, bounds: Bounds[ModelResult], lengths: Mapping[str, int]
-) -> NextStep | None:
-    """A test of the largest undecided share that a text within reach is likely to confirm, or else
-    of the largest of all; None where that is hardly more than what is known.
+    results: RunResults, bounds: Bounds[ModelResult], longest: int
+) -> int:
+    """The largest undecided share that a text within reach is likely to confirm, or else the largest
+    of all, in per mille.
+
+    0 where that is hardly more than what is known, or less than half of where the limit is
+    estimated. longest: passages of the longest text.
     """
-    search = results.judged_search
-    is_exact = search is not None and bounds.beyond in search_ends(search, results.best)
-    if is_exact and bounds.within:
-        return None
+    high = 2 * results.best[-1].permille + 1
+    if bounds.beyond:
+        high = bounds.beyond.permille
+    ends = results.judged_search and search_ends(results.judged_search, results.best)
+    is_searched = bounds.within and bounds.beyond in (ends or ())
+    if is_searched or is_one_layer_apart(bounds.within, bounds.beyond):
+        return 0
+    shares = [model.permille for model in reversed(bounds.between)]
+    # Of shares that are all open no estimate is known.
+    limit = shares[0] if shares else 0
+    estimate = estimate_limit(results)
+    if estimate is not None:
+        limit = round(10 * estimate.percent)
     low = bounds.within.permille if bounds.within else 0
-    high = bounds.beyond.permille if bounds.beyond else MAX_SPARSITY_PERMILLE + 1
-    tested = [model.permille for model in reversed(bounds.between)]
-    shares = list(tested)
+    least = max(low * _MIN_GAIN, limit * _MIN_PART)
     if results.best[0].method.pattern not in FIXED_PERMILLE:
         shares += range(MAX_SPARSITY_PERMILLE, _FINE_TO, -10)
         shares += range(_FINE_TO, 0, -5)
     for permille in shares:
-        if not max(low * _MIN_GAIN, low + 4) < permille < high:
-            continue
-        n = passages_needed(results, permille)
-        if n is not None and permille in tested:
-            n = max(n, results.n_passages + 1)
-        if n is not None and n <= max(*lengths.values(), results.n_passages):
-            return _test_share(results, tested, permille, n, lengths)
-    return None
+        if least <= permille < high:
+            n = passages_needed(results, permille)
+            if n is not None and n <= max(longest, results.n_passages):
+                return permille
+    return 0
 
 
 def passages_needed(results: RunResults, permille: int) -> int | None:
     """Passages that confirm a share four times of five; None where it is likely to lose too much.
 
-    Loss and spread are those of the best method at this share, on straight lines between its models
-    over logarithms of both.
+    The loss lies on straight lines between the best method's models, as for the estimated limit; the
+    spread is that of the next one, and grows with the root of the share. A model that is still
+    undecided takes more than it had.
     """
-    losses = [(0.0, 0.0, 0.0)]
+    start = end = (0, 0.0)
+    spread = SPREAD_NATS
+    least = 0
     for model in results.best:
         falls = model.losses.nats
-        if isfinite(falls.mean) and falls.n > 1:
-            losses.append(
-                (float(model.permille), max(falls.mean, _MIN_NATS), falls.deviation)
-            )
-    if len(losses) < 2:
-        return passages_to_judge(0.0, results.tolerance.ratio, ALPHA / 2)
-    ends = next(
-        (pair for pair in pairwise(losses) if permille <= pair[1][0]), losses[-2:]
-    )
-    (start, nats, spread), (end, next_nats, next_spread) = ends
-    if not start:
-        part = permille / end
-        nats = next_nats * part
-        spread = next_spread * part**0.5
-    else:
-        part = log(permille / start) / log(end / start)
-        nats = nats * (next_nats / nats) ** part
-        spread = spread * (max(next_spread, _MIN_NATS) / max(spread, _MIN_NATS)) ** part
+        if end[0] < permille and isfinite(falls.mean) and falls.n > 1:
+            start = end
+            end = (model.permille, falls.mean)
+            spread = min(falls.deviation, _MAX_SPREAD)
+        if model.permille == permille:
+            least = results.n_passages + 1
+    slope = (end[1] - start[1]) / max(1, end[0] - start[0])
+    nats = max(0.0, start[1] + slope * (permille - start[0]))
     if nats >= log(results.tolerance.ratio):
         return None
-    return passages_to_judge(nats, results.tolerance.ratio, ALPHA / 2, min(spread, 1e3))
+    if end[0]:
+        spread *= (permille / end[0]) ** 0.5
+    n = passages_to_judge(nats, results.tolerance.ratio, ALPHA / 2, spread)
+    return None if n is None else max(n, least)
 
 
 def _test_share(
     results: RunResults,
-    tested: Sequence[int],
+    bounds: Bounds[ModelResult],
     permille: int,
-    n: int,
     lengths: Mapping[str, int],
 ) -> NextStep:
-    """A run at one share on so many passages. tested: shares that are open, largest first."""
-    evaluation = _evaluation(results, n, lengths)
+    """A run at one share on the passages that it needs."""
+    evaluation = _evaluation(results, passages_needed(results, permille) or 0, lengths)
     spec = results.best[0].spec
     method = spec.pruning
     if results.run.settings.quantises:
@@ -209,19 +208,12 @@ def _test_share(
         evaluation=evaluation,
     )
     share = sparsity_percent(permille)
-    sentence = (
-        f"Next: test {share} on {_passages_words(results, evaluation, n, lengths)}."
-    )
-    still_open = [share for share in reversed(tested) if share != permille]
+    sentence = f"Next: test {share} on {_passages_words(results, evaluation, lengths)}."
+    tested = [model.permille for model in bounds.between]
+    still_open = [share for share in tested if share != permille]
     if still_open:
         verb = "stays" if len(still_open) == 1 else "stay"
-        sentence = f"{sentence} {percents(still_open)} {verb} open"
-        needed = [passages_needed(results, share) or 0 for share in still_open]
-        if any(needed):
-            sentence = (
-                f"{sentence}: about {round_up(max(needed)):,} passages would decide"
-            )
-        sentence = f"{sentence}."
+        sentence = f"{sentence} {percents(still_open)} {verb} open."
     return NextStep(
         kind="more passages" if permille in tested else "another share",
         sentence=sentence,
@@ -232,22 +224,16 @@ def _test_share(
 
 def _more_passages(results: RunResults, lengths: Mapping[str, int]) -> NextStep:
     """The same shares on as many passages as a verdict takes, or the longest text has."""
+    few = f"{too_few(results.n_passages, 'passage')} for a verdict."
     longest = max(lengths.values())
-    few = too_few(results.n_passages, "passage")
     if longest <= results.n_passages:
-        return NextStep(
-            kind="more passages", sentence=f"{few} for a verdict. {_LARGER_LOSS}"
-        )
-    n = (
-        passages_to_judge(0.0, results.tolerance.ratio, ALPHA / 2, SPREAD_NATS)
-        or longest
-    )
-    n = min(n, longest)
+        return NextStep(kind="more passages", sentence=f"{few} {_LARGER_LOSS}")
+    n = min(passages_needed(results, 0) or longest, longest)
     evaluation = _evaluation(results, n, lengths)
-    n_passages = _passages_words(results, evaluation, n, lengths)
+    passages = _passages_words(results, evaluation, lengths)
     return NextStep(
         kind="more passages",
-        sentence=f"{few} for a verdict. Next: test again on {n_passages}.",
+        sentence=f"{few} Next: test again on {passages}.",
         link="Test on more passages",
         request=replace(results.run.settings, evaluation=evaluation),
     )
@@ -264,36 +250,30 @@ def _search_with_best(results: RunResults, lengths: Mapping[str, int]) -> NextSt
     if method == results.best[0].spec.pruning:
         sentence = f"A smaller share would take more passages than any text here has. {_LARGER_LOSS}"
         return NextStep(kind="more passages", sentence=sentence)
-    evaluation = _evaluation(results, max(lengths.values()), lengths)
     request = FindSettings(
         model=settings.model,
         dtype=settings.dtype,
         method=method,
         calibration=settings.calibration,
-        evaluation=evaluation,
+        evaluation=_evaluation(results, max(lengths.values()), lengths),
         tolerance=results.tolerance,
     )
-    sentence = f"Next: search for the largest share within your limit with “{method_title(method)}”"
-    if evaluation.corpus != settings.evaluation.corpus:
-        sentence = f"{sentence}, on {reference_title(evaluation.corpus)}"
     return NextStep(
         kind="search",
-        sentence=f"{sentence}.",
+        sentence=f"Next: search for the largest share within your limit with “{method_title(method)}”.",
         link=f"Search with {method_title(method)}",
         request=request,
     )
 
 
 def _passages_words(
-    results: RunResults,
-    evaluation: EvaluationSettings,
-    n: int,
-    lengths: Mapping[str, int],
+    results: RunResults, evaluation: EvaluationSettings, lengths: Mapping[str, int]
 ) -> str:
     """ "about 700 passages from “LAMBADA”", "all 402 passages"."""
-    words = f"about {round_up(max(n, results.n_passages)):,} passages"
-    if evaluation.n_passages is None:
-        words = f"all {lengths[evaluation.corpus] or results.n_passages:,} passages"
+    n = evaluation.n_passages
+    words = (
+        f"about {n:,} passages" if n else f"all {lengths[evaluation.corpus]:,} passages"
+    )
     if evaluation.corpus != results.run.settings.evaluation.corpus:
         words = f"{words} from “{reference_title(evaluation.corpus)}”"
     return words

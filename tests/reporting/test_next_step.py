@@ -50,8 +50,8 @@ def on_built_in(results, **changes):
             "more passages",
             "Test 20 %",
         ),
-        ((WITHIN, BEYOND), "another share", "Test 20 %"),
-        ((WITHIN,), "another share", "Test 88 %"),
+        ((WITHIN, BEYOND), "another share", "Test 15 %"),
+        ((WITHIN,), "another share", "Test 20 %"),
         ((BEYOND,), "another share", "Test 9 %"),
         ((BLIND,), "another share", "Test 8 %"),
         ((PATTERN,), "export", "Export 50 %"),
@@ -91,15 +91,22 @@ def test_nothing_is_exported_while_a_larger_share_is_open_and_what_stays_open_is
     assert step.request.sparsities_permille == (100,)
     sentence = plain(step.sentence)
     assert sentence.startswith("Next: test 10 % on about ")
-    assert (
-        sentence.endswith(" passages would decide.")
-        and " 20 % stays open: about " in sentence
+    assert sentence.endswith(
+        " passages from “LAMBADA, OpenAI variant”. 20 % stays open."
     )
     step = next_step(on_built_in(results), NOTHING)
     assert step.kind != "export"
     assert "10 % and 20 %" in plain(
         step.sentence
     ) or step.request.sparsities_permille < (100,)
+
+
+def test_a_share_of_less_than_half_of_the_estimated_limit_is_not_worth_a_run():
+    results = run_of(402, 200, (10, 0.3, 0.9, 190))
+    worth = next_step(on_built_in(results))
+    assert plain(worth.link) == "Test 2.5 %", "the limit is estimated at 3.2 %"
+    step = next_step(on_built_in(results), NOTHING)
+    assert plain(step.link) == "Search with best"
 
 
 def test_a_share_that_no_text_can_confirm_is_not_suggested():
