@@ -296,12 +296,10 @@ def _beside_source(sizes: tuple[int, int] | None, source_bytes: int) -> str:
     sizes: bytes of dense's file and of the model's; None if not known.
     """
     source_size = size(source_bytes)
-    if sizes is None:
-        return f"quantised source: {source_size}"
-    ratio = sizes[1] / source_bytes
-    if ratio < 1:
-        return f"{percent(1 - ratio)} smaller than the {source_size} source"
-    return f"quantised source: only {source_size}"
+    if sizes is not None and sizes[1] < source_bytes:
+        smaller = percent(1 - sizes[1] / source_bytes)
+        return f"{smaller} smaller than the {source_size} source"
+    return f"quantised source: {source_size}"
 
 
 def _exact_gain(

@@ -13,7 +13,6 @@ from sparsedash.reporting.model_results import ModelResult, limit_bounds, ranked
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.wording import (
     NBSP,
-    budget_titles,
     removed_or_zeroed,
     sparsity_percent,
     spec_title,
@@ -65,10 +64,10 @@ class Mark:
 class Ruler:
     """The models of one method from 0 to `end` percent, by their place.
 
-    title: of the method. is_tied: whether the best one is not shown to beat it. axis: what the
-    percents are shares of. within: the end of the green part; beyond: the beginning of the red one.
-    Both None on an axis of file size, which has marks alone. pin: where interpolation meets the
-    limit.
+    title: of the method. is_tied: whether the best one is not shown to beat it. axis: what was done
+    to the shares; the headline or the line under it says what of. within: the end of the green
+    part; beyond: the beginning of the red one. Both None on an axis of file size, which has marks
+    alone. pin: where interpolation meets the limit.
     """
 
     title: str
@@ -119,7 +118,7 @@ class Ruler:
 
     @property
     def axis_words(self) -> str:
-        """Name of the axis: "0 to 52 % of the MLP channels removed"."""
+        """Name of the axis: "0 to 52 % removed"."""
         return f"0 to {self.end:.2g}{NBSP}% {self.axis}"
 
     @property
@@ -188,10 +187,9 @@ def _ruler(
     is_open = is_judged and within > 0 and beyond is None
     end = max(_MIN_END, end * _UNTESTED) if is_open else end * _AIR
     methods = [models[0].method] if models else settings.methods
-    share = f"{budget_titles(methods)[settings.budget]} {removed_or_zeroed(methods[0])}"
     return Ruler(
         title=title,
-        axis=f"of the {share}",
+        axis=removed_or_zeroed(methods[0]),
         end=min(100.0, end),
         marks=tuple(sorted(marks, key=lambda mark: mark.place)),
         within=within,

@@ -263,7 +263,7 @@ def test_a_race_has_a_ruler_a_method_the_best_first_and_all_are_as_long():
         "its axis has no colours"
     )
     picture = rulers_svg("", "", "", [first, second, files]).decode()
-    assert picture.count("of the MLP channels removed") == 1, "one axis for both"
+    assert picture.count("% removed") == 1, "one axis for both"
     assert "of the dense model's file" in html.unescape(picture)
 
 

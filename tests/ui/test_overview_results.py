@@ -585,7 +585,7 @@ def test_prompts_take_the_whole_width_where_no_answer_broke(open_page, backend):
     ("n_bytes", "line"),
     [
         (None, ""),
-        (100_000_000, " quantised source: only 100 MB"),
+        (100_000_000, " quantised source: 100 MB"),
         (600_000_000, " 15.9 % smaller than the 600 MB source"),
     ],
 )
