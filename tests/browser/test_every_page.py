@@ -47,7 +47,7 @@ well, is not.
 
 CHART = "svg png csv"
 SHOWN = [
-    ("finished", "", "10 to 30 % are undecided.", CHART),
+    ("finished", "", "10 to 30 % of MLP channels are undecided.", CHART),
     (
         "finished",
         "compare",
