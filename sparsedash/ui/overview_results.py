@@ -406,8 +406,7 @@ def _draw_pictures(
     job_panel.mention_other_runs(backend, results.run.key)
     _show_next_step(backend, results, step, grows=grows)
     if rulers[MAX_SHOWN:]:
-        n_more = len(rulers) - MAX_SHOWN
-        with st.expander(f"{wording.quantity(n_more, 'more ruler')}"):
+        with st.expander("More methods"):
             widgets.show(rulers_html(rulers[MAX_SHOWN:], addresses))
     if not (results.sparse_models or live_job is not None):
         return

@@ -42,7 +42,7 @@ def mixture(backend):
     [
         ("overview", {}, "2 layers of 3 with experts: each keeps 2 of 4 experts."),
         ("overview", {}, "multiply-adds as dense"),
-        ("overview", {}, "of the experts removed"),
+        ("overview", {}, "of experts are undecided"),
         ("overview", {}, "weights 0.1 million → 0.1 million"),
         ("models", {}, "active 0.1 million → 0.1 million"),
         ("compare", {}, ""),
